@@ -1,0 +1,50 @@
+// Package v1alpha1 is the wire between the API server and the node agents: the messages and service that
+// agent.proto generates, and the names on which both sides agree. PROTOCOL.md describes it.
+package v1alpha1
+
+import "strings"
+
+const (
+	// Namespace is where both programs run.
+	Namespace = "network-observability"
+	// ServiceName is the headless Service whose EndpointSlices name the agents and their nodes.
+	ServiceName = "networkobservability-nodeagent"
+	// ServiceAccountName is the service account of the agents.
+	ServiceAccountName = "networkobservability-nodeagent"
+	// Port is the TCP port on the node at which an agent serves by default.
+	Port = 10261
+
+	// SignerName is the certificates.k8s.io signer of the agents' serving certificates.
+	SignerName = "networkobservability.k8s.io/agent-serving"
+	// SubjectPrefix and a node's name make the common name of its agent's certificate.
+	SubjectPrefix = "system:networkobservability:agent:"
+	// SubjectOrganization is the organization of every agent's certificate.
+	SubjectOrganization = "networkobservability:agents"
+	// ClientCommonName is the common name of the API server's client certificate.
+	ClientCommonName = "networkobservability-apiserver"
+
+	// CAConfigMapName is the ConfigMap that carries both CA bundles to the agents.
+	CAConfigMapName = "networkobservability-ca"
+	// ClientCAKey is the key of the bundle by which agents check the API server.
+	ClientCAKey = "client-ca.crt"
+	// ServingCAKey is the key of the bundle by which the API server checks agents.
+	ServingCAKey = "serving-ca.crt"
+
+	// MaxPodKeys is the largest number of keys in one ReadStatsRequest.
+	MaxPodKeys = 2000
+	// MaxRequestBytes is the largest ReadStatsRequest.
+	MaxRequestBytes = 1 << 20
+	// MaxBatchBytes is the largest ReadStatsResponse.
+	MaxBatchBytes = 256 << 10
+)
+
+const dnsSuffix = ".agent.networkobservability.k8s.io"
+
+// DNSName is the one subject alternative name in the certificate of a node's agent.
+func DNSName(node string) string { return node + dnsSuffix }
+
+// NodeOfDNSName is the inverse of DNSName; ok is false for a name that no agent has.
+func NodeOfDNSName(name string) (node string, ok bool) {
+	node, ok = strings.CutSuffix(name, dnsSuffix)
+	return node, ok && node != ""
+}
