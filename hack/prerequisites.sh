@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Installs what building, testing and the local cluster need on a Debian-like machine, and says what it
+# does. With nothing missing it prints one line.
+set -euo pipefail
+
+go_wanted=1.26.0
+packages=(ca-certificates clang-19 llvm-19 libbpf-dev containerd runc containernetworking-plugins iproute2 iptables
+	nftables busybox-static tcpdump util-linux git make)
+
+if ! command -v go >/dev/null; then
+	echo "prerequisites: Go $go_wanted or later is missing; install it and put it on PATH" >&2
+	exit 1
+fi
+have=$(go env GOVERSION | sed 's/^go//')
+if [ "$(printf '%s\n%s\n' "$go_wanted" "$have" | sort -V | head -1)" != "$go_wanted" ]; then
+	echo "prerequisites: Go $have is older than $go_wanted; install a newer one" >&2
+	exit 1
+fi
+
+missing=()
+for package in "${packages[@]}"; do
+	dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")
+done
+if [ ${#missing[@]} -eq 0 ]; then
+	echo "prerequisites: Go $have and all Debian packages are there"
+	exit 0
+fi
+if [ "$(id -u)" != 0 ]; then
+	echo "prerequisites: run this as root, or install by hand: apt-get install ${missing[*]}" >&2
+	exit 1
+fi
+echo "prerequisites: installing ${missing[*]}"
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+export DEBIAN_FRONTEND=noninteractive
+if ! { apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
+	tail -20 "$log" >&2
+	echo "prerequisites: apt-get could not install: ${missing[*]}" >&2
+	exit 1
+fi
+echo "prerequisites: done"

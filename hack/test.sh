@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Everything that guards a change. Runs all of it, then says in one line what passed.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+hack/prerequisites.sh || exit 1
+status=0
+
+echo "test: 1 of 3: verify"
+hack/verify.sh || status=1
+
+echo "test: 2 of 3: tests of each package, with the race detector (the first time builds for some minutes)"
+packages=$(go list ./... | grep -v /test/e2e)
+CGO_ENABLED=1 go tool -modfile=hack/tools/go.mod gotestsum --format pkgname --hide-summary=output -- \
+	-race -timeout "${TEST_TIMEOUT:-20m}" $packages || status=1
+
+echo "test: 3 of 3: tests on a real local cluster"
+hack/e2e.sh || status=1
+
+if [ $status -eq 0 ]; then echo "test: everything passed"; else echo "test: something failed, see above" >&2; fi
+exit $status
