@@ -10,6 +10,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -102,8 +103,14 @@ func TestAvailability(t *testing.T) {
 	if *server.Spec.Replicas < 2 || len(server.Spec.Template.Spec.TopologySpreadConstraints) == 0 {
 		t.Error("the API server is not spread over two replicas")
 	}
-	if budget := only[*policyv1.PodDisruptionBudget](t, objects, ""); budget.Spec.Selector.MatchLabels["app.kubernetes.io/name"] != server.Name {
-		t.Error("the disruption budget does not select the API server")
+	selectors := []*metav1.LabelSelector{only[*policyv1.PodDisruptionBudget](t, objects, "").Spec.Selector}
+	for _, constraint := range server.Spec.Template.Spec.TopologySpreadConstraints {
+		selectors = append(selectors, constraint.LabelSelector)
+	}
+	for _, selector := range selectors {
+		if selector == nil || selector.MatchLabels["app.kubernetes.io/name"] != server.Name {
+			t.Errorf("the disruption budget or a spread constraint selects %v, not the API server", selector)
+		}
 	}
 }
 
