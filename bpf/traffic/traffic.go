@@ -1,0 +1,161 @@
+// Package traffic counts the packets of one pod in the kernel. traffic.bpf.c says how; this file says what its map
+// holds, and loads it.
+//
+// A newcomer changes the C source, runs bpf/generate.sh, and commits what it wrote. If the map's layout changed,
+// Layout changes too, and nodeagent/collectors/traffic keeps a reader of the old one.
+package traffic
+
+import (
+	"fmt"
+	"sync"
+
+	"github.com/cilium/ebpf"
+)
+
+// Layout names the meaning of the map's bytes. Maps are pinned under it.
+const Layout = "totals-v1"
+
+// Direction is as the pod sees it.
+type Direction int
+
+// The directions, in the order of the map.
+const (
+	Receive Direction = iota
+	Transmit
+	directions
+)
+
+func (d Direction) String() string { return [directions]string{"receive", "transmit"}[d] }
+
+// Cell is one kind of packet. Every packet is counted in exactly one.
+type Cell int
+
+// The cells, in the order of the map.
+const (
+	IPv4Unicast Cell = iota
+	IPv4NonUnicast
+	IPv6Unicast
+	IPv6NonUnicast
+	NonIP
+	cells
+)
+
+// Counters are packets and IP-level bytes as on the wire, and the socket buffers that carried them.
+type Counters struct{ Packets, Bytes, Buffers uint64 }
+
+// Totals is the value of the map's entry 0, of each CPU.
+type Totals [directions][cells]Counters
+
+// Add adds other to t.
+func (t *Totals) Add(other *Totals) {
+	for d := range t {
+		for c := range t[d] {
+			t[d][c].Packets += other[d][c].Packets
+			t[d][c].Bytes += other[d][c].Bytes
+			t[d][c].Buffers += other[d][c].Buffers
+		}
+	}
+}
+
+// Notes is what the agent itself remembers of a pod, kept beside the totals so that it lives exactly as long: the
+// value of the map's entry 1, of the first CPU.
+type Notes struct {
+	// StartUnixNano is when counting began, by the wall clock.
+	StartUnixNano int64
+	// TransmitBase is what the pod's interfaces had sent, in buffers, before counting began on them, less what
+	// interfaces that have gone had sent in all.
+	TransmitBase int64
+	_            [28]uint64 // up to the size of Totals
+}
+
+const (
+	totalsKey uint32 = 0
+	notesKey  uint32 = 1
+)
+
+// NewMap makes the map of one pod, with its notes. The caller closes it.
+func NewMap(notes Notes) (*ebpf.Map, error) {
+	spec, err := specification()
+	if err != nil {
+		return nil, err
+	}
+	m, err := ebpf.NewMap(spec.Maps[objectMapTotals])
+	if err != nil {
+		return nil, fmt.Errorf("making the map of totals: %w", err)
+	}
+	if err := WriteNotes(m, notes); err != nil {
+		m.Close()
+		return nil, err
+	}
+	return m, nil
+}
+
+// Read reads the totals that all CPUs together have counted. Each counter is read whole; a packet that arrives
+// meanwhile may be in one counter and not yet in the next.
+func Read(m *ebpf.Map) (Totals, error) {
+	var sum Totals
+	var perCPU []Totals
+	if err := m.Lookup(totalsKey, &perCPU); err != nil {
+		return sum, fmt.Errorf("reading totals: %w", err)
+	}
+	for i := range perCPU {
+		sum.Add(&perCPU[i])
+	}
+	return sum, nil
+}
+
+// ReadNotes reads what WriteNotes wrote.
+func ReadNotes(m *ebpf.Map) (Notes, error) {
+	var perCPU []Notes
+	if err := m.Lookup(notesKey, &perCPU); err != nil {
+		return Notes{}, fmt.Errorf("reading notes: %w", err)
+	}
+	return perCPU[0], nil
+}
+
+// WriteNotes replaces the notes; totals are not touched.
+func WriteNotes(m *ebpf.Map, notes Notes) error {
+	if err := m.Put(notesKey, []Notes{notes}); err != nil {
+		return fmt.Errorf("writing notes: %w", err)
+	}
+	return nil
+}
+
+// Hook is where a program sits.
+type Hook int
+
+const (
+	// Ether is tcx or clsact of an interface whose frames begin with an Ethernet header.
+	Ether Hook = iota
+	// Raw is tcx or clsact of an interface without link-layer header, such as tun.
+	Raw
+	// Cgroup is cgroup_skb of cgroup version 2.
+	Cgroup
+	hooks
+)
+
+var programNames = [hooks][directions]string{
+	Ether:  {objectProgReceiveEther, objectProgTransmitEther},
+	Raw:    {objectProgReceiveRaw, objectProgTransmitRaw},
+	Cgroup: {objectProgReceiveCgroup, objectProgTransmitCgroup},
+}
+
+// NewProgram loads the program of a hook and direction; it counts into m, which it keeps alive. The caller closes it.
+func NewProgram(m *ebpf.Map, hook Hook, direction Direction) (*ebpf.Program, error) {
+	spec, err := specification()
+	if err != nil {
+		return nil, err
+	}
+	program := spec.Programs[programNames[hook][direction]].Copy()
+	if err := program.Instructions.AssociateMap(objectMapTotals, m); err != nil {
+		return nil, fmt.Errorf("giving %s its map: %w", program.Name, err)
+	}
+	loaded, err := ebpf.NewProgram(program)
+	if err != nil {
+		return nil, fmt.Errorf("loading %s: %w", program.Name, err)
+	}
+	return loaded, nil
+}
+
+// specification parses the embedded object once; it is only read afterwards.
+var specification = sync.OnceValues(loadObject)
