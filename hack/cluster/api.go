@@ -1,0 +1,156 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os/exec"
+	"path/filepath"
+	"time"
+)
+
+// An API asks kube-apiserver as the administrator.
+type API struct {
+	base   string
+	client *http.Client
+}
+
+// api makes a client with a certificate that is signed for the occasion.
+func (p Plan) api() (*API, error) {
+	ca, err := loadAuthority(p.controlDir(), "ca")
+	if err != nil {
+		return nil, err
+	}
+	pair, err := ca.Issue(Subject{Name: "cluster", Groups: []string{"system:masters"}})
+	if err != nil {
+		return nil, err
+	}
+	cert, err := tls.X509KeyPair(pair.Cert, pair.Key)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(ca.cert)
+	transport := &http.Transport{
+		TLSClientConfig: &tls.Config{Certificates: []tls.Certificate{cert}, RootCAs: pool, MinVersion: tls.VersionTLS13},
+	}
+	return &API{base: p.APIServer(), client: &http.Client{Transport: transport, Timeout: 5 * time.Second}}, nil
+}
+
+// do sends a request and decodes the answer into result, unless that is nil.
+func (a *API) do(ctx context.Context, method, path, contentType string, body []byte, result any) error {
+	request, err := http.NewRequestWithContext(ctx, method, a.base+path, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	request.Header.Set("Accept", "application/json")
+	if contentType != "" {
+		request.Header.Set("Content-Type", contentType)
+	}
+	response, err := a.client.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	answer, err := io.ReadAll(response.Body)
+	if err != nil {
+		return err
+	}
+	if response.StatusCode >= 300 {
+		return fmt.Errorf("%s %s: %s: %s", method, path, response.Status, bytes.TrimSpace(answer))
+	}
+	if result == nil {
+		return nil
+	}
+	return json.Unmarshal(answer, result)
+}
+
+// Ready is nil when kube-apiserver serves.
+func (a *API) Ready(ctx context.Context) error {
+	return a.do(ctx, http.MethodGet, "/readyz", "", nil, nil)
+}
+
+// A node is the part of a Node that is looked at here.
+type node struct {
+	Metadata struct {
+		Name string `json:"name"`
+	} `json:"metadata"`
+	Spec struct {
+		PodCIDRs []string `json:"podCIDRs"`
+	} `json:"spec"`
+	Status struct {
+		Conditions []struct {
+			Type    string `json:"type"`
+			Status  string `json:"status"`
+			Message string `json:"message"`
+		} `json:"conditions"`
+	} `json:"status"`
+}
+
+// NodeReady is nil when the node's kubelet says so.
+func (a *API) NodeReady(ctx context.Context, name string) error {
+	var n node
+	if err := a.do(ctx, http.MethodGet, "/api/v1/nodes/"+name, "", nil, &n); err != nil {
+		return err
+	}
+	for _, condition := range n.Status.Conditions {
+		if condition.Type != "Ready" {
+			continue
+		}
+		if condition.Status == "True" {
+			return nil
+		}
+		return fmt.Errorf("node %s is not ready: %s", name, condition.Message)
+	}
+	return fmt.Errorf("node %s has said nothing of its state", name)
+}
+
+// DescribeNode sets what a cloud's controllers would: the role, and the pod networks that the plan fixes.
+func (a *API) DescribeNode(ctx context.Context, p Plan, m Machine) error {
+	pods := p.NodePodNet(m)
+	patch := encode(map[string]any{
+		"metadata": map[string]any{"labels": map[string]string{"node-role.kubernetes.io/worker": ""}},
+		"spec":     map[string]any{"podCIDR": pods.V4.String(), "podCIDRs": []string{pods.V4.String(), pods.V6.String()}},
+	})
+	return a.do(ctx, http.MethodPatch, "/api/v1/nodes/"+m.Name, "application/merge-patch+json", patch, nil)
+}
+
+// DNSAvailable is nil when a CoreDNS pod serves.
+func (a *API) DNSAvailable(ctx context.Context) error {
+	var deployment struct {
+		Metadata struct {
+			Generation int64 `json:"generation"`
+		} `json:"metadata"`
+		Status struct {
+			ObservedGeneration int64 `json:"observedGeneration"`
+			AvailableReplicas  int   `json:"availableReplicas"`
+		} `json:"status"`
+	}
+	if err := a.do(ctx, http.MethodGet, "/apis/apps/v1/namespaces/kube-system/deployments/coredns", "", nil, &deployment); err != nil {
+		return err
+	}
+	if deployment.Status.ObservedGeneration < deployment.Metadata.Generation || deployment.Status.AvailableReplicas == 0 {
+		return errors.New("no CoreDNS pod is available")
+	}
+	return nil
+}
+
+// kubectl prepares a call as the administrator; what kubectl remembers goes with the cluster.
+func (c *Cluster) kubectl(ctx context.Context, args ...string) *exec.Cmd {
+	flags := []string{"--kubeconfig", c.Kubeconfig(), "--cache-dir", filepath.Join(c.StateDir(), "kubectl-cache")}
+	return exec.CommandContext(ctx, filepath.Join(c.Bin, "kubectl"), append(flags, args...)...)
+}
+
+// apply merges a manifest into what is there.
+func (c *Cluster) apply(ctx context.Context, manifest []byte) error {
+	cmd := c.kubectl(ctx, "apply", "--server-side", "--force-conflicts", "-f", "-")
+	cmd.Stdin = bytes.NewReader(manifest)
+	out, err := cmd.CombinedOutput()
+	return explain(err, out)
+}

@@ -1,0 +1,238 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"text/template"
+	"time"
+)
+
+const (
+	controlDeadline = 90 * time.Second
+	nodeDeadline    = 2 * time.Minute
+	dnsDeadline     = 2 * time.Minute
+)
+
+//go:embed manifests/coredns.yaml
+var corednsManifest string
+
+// Up is the sub-command: it leaves a healthy cluster, whatever was there before.
+func (c *Cluster) Up(ctx context.Context) error {
+	if err := checkRoot(); err != nil {
+		return err
+	}
+	release, err := c.claim()
+	if err != nil {
+		return err
+	}
+	defer release()
+	if !c.fresh && c.healthy(ctx) == nil {
+		c.Say("cluster %s is healthy: %d nodes, kubeconfig %s", c.Name, c.Nodes, c.Kubeconfig())
+		return nil
+	}
+	err = c.bringUp(ctx)
+	if err != nil && ctx.Err() == nil && !c.fresh {
+		c.Say("cluster %s cannot be mended (%v): making it anew", c.Name, err)
+		err = c.rebuild(ctx)
+	}
+	if ctx.Err() != nil {
+		return c.interrupted()
+	}
+	if err != nil {
+		return c.explainFailure(err)
+	}
+	c.Say("cluster %s is ready: export KUBECONFIG=%s", c.Name, c.Kubeconfig())
+	return nil
+}
+
+// claim takes the cluster's lock and its plan.
+func (c *Cluster) claim() (release func(), err error) {
+	if err := os.MkdirAll(c.Output, 0o755); err != nil {
+		return nil, err
+	}
+	release, err = lock(c.Output)
+	if err != nil {
+		return nil, err
+	}
+	c.Plan, c.fresh, err = claimPlan(c.Plan)
+	if err != nil {
+		release()
+		return nil, err
+	}
+	return release, nil
+}
+
+// bringUp does what is still to do, in order. Every step leaves alone what is there already.
+func (c *Cluster) bringUp(ctx context.Context) error {
+	if err := c.Step("checking the machine", func() error { return c.preflight(ctx) }); err != nil {
+		return err
+	}
+	if err := c.build(ctx); err != nil {
+		return err
+	}
+	if err := c.Step("writing keys and configuration", c.prepare); err != nil {
+		return err
+	}
+	if err := c.startMachines(ctx); err != nil {
+		return err
+	}
+	api, err := c.api()
+	if err != nil {
+		return err
+	}
+	if err := c.Step("waiting for kube-apiserver", func() error {
+		return poll(ctx, controlDeadline, "kube-apiserver", func() error { return api.Ready(ctx) })
+	}); err != nil {
+		return err
+	}
+	if err := c.waitNodes(ctx, api); err != nil {
+		return err
+	}
+	return c.ensureDNS(ctx, api)
+}
+
+// prepare writes what machines read. A new cluster begins with new logs.
+func (c *Cluster) prepare() error {
+	if c.fresh {
+		for _, old := range []string{filepath.Join(c.Output, "log"), c.Kubeconfig()} {
+			if err := os.RemoveAll(old); err != nil {
+				return err
+			}
+		}
+	}
+	if err := c.installProgram(); err != nil {
+		return err
+	}
+	return c.writeFiles()
+}
+
+// startMachines starts those that do not run. A lost switch takes every machine's link along, so then all
+// start again.
+func (c *Cluster) startMachines(ctx context.Context) error {
+	if !fileExists(filepath.Join(netnsDir, c.Switch())) {
+		if err := c.stopMachines(ctx); err != nil {
+			return err
+		}
+		if err := c.Step("making the network", func() error {
+			if err := c.deleteNetwork(ctx); err != nil {
+				return err
+			}
+			return c.ensureSwitch(ctx)
+		}); err != nil {
+			return err
+		}
+	}
+	for _, m := range c.Machines() {
+		if err := c.bootMachine(ctx, m); err != nil {
+			return err
+		}
+	}
+	return c.routePods(ctx)
+}
+
+func (c *Cluster) bootMachine(ctx context.Context, m Machine) error {
+	pid, err := c.findMachine(m)
+	if err != nil || pid != 0 {
+		return err
+	}
+	return c.Step("starting "+m.Name, func() error { _, err := c.ensureMachine(ctx, m); return err })
+}
+
+// waitNodes gives each node its first images and waits until it is ready.
+func (c *Cluster) waitNodes(ctx context.Context, api *API) error {
+	return c.Step(fmt.Sprintf("loading images and waiting for %d nodes", c.Nodes), func() error {
+		return c.eachNode(func(m Machine) error {
+			if err := c.loadOwnImages(ctx, m); err != nil {
+				return err
+			}
+			if err := poll(ctx, nodeDeadline, m.Name, func() error { return api.NodeReady(ctx, m.Name) }); err != nil {
+				return err
+			}
+			return api.DescribeNode(ctx, c.Plan, m)
+		})
+	})
+}
+
+func (c *Cluster) ensureDNS(ctx context.Context, api *API) error {
+	manifest, err := c.dnsManifest()
+	if err != nil {
+		return err
+	}
+	return c.Step("starting CoreDNS", func() error {
+		if err := c.apply(ctx, manifest); err != nil {
+			return err
+		}
+		return poll(ctx, dnsDeadline, "CoreDNS", func() error { return api.DNSAvailable(ctx) })
+	})
+}
+
+func (p Plan) dnsManifest() ([]byte, error) {
+	t, err := template.New("coredns").Parse(corednsManifest)
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	service := p.DNSService()
+	err = t.Execute(&b, map[string]string{"Domain": clusterDomain, "ServiceV4": service.V4.String(), "ServiceV6": service.V6.String()})
+	return b.Bytes(), err
+}
+
+// healthy is nil when everything that up would make is there and works.
+func (c *Cluster) healthy(ctx context.Context) error {
+	pids, err := c.running()
+	if err != nil {
+		return err
+	}
+	for _, m := range c.Machines() {
+		if pids[m.Name] == 0 {
+			return fmt.Errorf("%s does not run", m.Name)
+		}
+	}
+	if !fileExists(c.Kubeconfig()) {
+		return errors.New("the kubeconfig is gone")
+	}
+	api, err := c.api()
+	if err != nil {
+		return err
+	}
+	if err := api.Ready(ctx); err != nil {
+		return err
+	}
+	for _, m := range c.NodeMachines() {
+		if err := api.NodeReady(ctx, m.Name); err != nil {
+			return err
+		}
+	}
+	return api.DNSAvailable(ctx)
+}
+
+// rebuild makes the cluster anew. What was in it is lost.
+func (c *Cluster) rebuild(ctx context.Context) error {
+	if err := c.remove(ctx); err != nil {
+		return err
+	}
+	var err error
+	if c.Plan, c.fresh, err = claimPlan(c.Plan); err != nil {
+		return err
+	}
+	return c.bringUp(ctx)
+}
+
+// interrupted leaves nothing behind of a cluster that was in the making.
+func (c *Cluster) interrupted() error {
+	if !c.fresh {
+		return errors.New("interrupted: the cluster was there before and is left as it is")
+	}
+	c.Say("interrupted: removing what was made")
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := c.remove(ctx); err != nil {
+		return fmt.Errorf("cleaning up after an interrupt: %w", err)
+	}
+	return errors.New("interrupted")
+}
