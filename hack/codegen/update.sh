@@ -6,6 +6,8 @@ module=github.com/networkobservability/networkobservability
 api=$module/apis/networkobservability/v1alpha1
 generated=apis/generated
 header=$root/hack/boilerplate.go.txt
+# The resources' names are their own plural; without this the clients would ask for podnetworkstatses.
+plural=PodNetworkStats:PodNetworkStats,NodeNetworkStats:NodeNetworkStats
 cd "$root"
 
 tool() { go tool -modfile="$root/hack/tools/go.mod" "$@"; }
@@ -23,11 +25,11 @@ echo "generating: apply configurations"
 tool applyconfiguration-gen --go-header-file "$header" --output-dir $generated/applyconfiguration --output-pkg $module/$generated/applyconfiguration $api
 
 echo "generating: clientset, listers, informers"
-tool client-gen --go-header-file "$header" --clientset-name versioned --input-base "" --input $api \
+tool client-gen --go-header-file "$header" --plural-exceptions $plural --clientset-name versioned --input-base "" --input $api \
 	--apply-configuration-package $module/$generated/applyconfiguration \
 	--output-dir $generated/clientset --output-pkg $module/$generated/clientset
-tool lister-gen --go-header-file "$header" --output-dir $generated/listers --output-pkg $module/$generated/listers $api
-tool informer-gen --go-header-file "$header" --versioned-clientset-package $module/$generated/clientset/versioned \
+tool lister-gen --go-header-file "$header" --plural-exceptions $plural --output-dir $generated/listers --output-pkg $module/$generated/listers $api
+tool informer-gen --go-header-file "$header" --plural-exceptions $plural --versioned-clientset-package $module/$generated/clientset/versioned \
 	--listers-package $module/$generated/listers --output-dir $generated/informers --output-pkg $module/$generated/informers $api
 
 echo "generating: agent protocol"

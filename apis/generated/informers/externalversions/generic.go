@@ -53,10 +53,10 @@ func (f *genericInformer) Lister() cache.GenericLister {
 func (f *sharedInformerFactory) ForResource(resource schema.GroupVersionResource) (GenericInformer, error) {
 	switch resource {
 	// Group=networkobservability.k8s.io, Version=v1alpha1
-	case v1alpha1.SchemeGroupVersion.WithResource("nodenetworkstatses"):
-		return &genericInformer{resource: resource.GroupResource(), informer: f.Networkobservability().V1alpha1().NodeNetworkStatses().Informer()}, nil
-	case v1alpha1.SchemeGroupVersion.WithResource("podnetworkstatses"):
-		return &genericInformer{resource: resource.GroupResource(), informer: f.Networkobservability().V1alpha1().PodNetworkStatses().Informer()}, nil
+	case v1alpha1.SchemeGroupVersion.WithResource("nodenetworkstats"):
+		return &genericInformer{resource: resource.GroupResource(), informer: f.Networkobservability().V1alpha1().NodeNetworkStats().Informer()}, nil
+	case v1alpha1.SchemeGroupVersion.WithResource("podnetworkstats"):
+		return &genericInformer{resource: resource.GroupResource(), informer: f.Networkobservability().V1alpha1().PodNetworkStats().Informer()}, nil
 
 	}
 

@@ -25,10 +25,10 @@ import (
 	cache "k8s.io/client-go/tools/cache"
 )
 
-// NodeNetworkStatsLister helps list NodeNetworkStatses.
+// NodeNetworkStatsLister helps list NodeNetworkStats.
 // All objects returned here must be treated as read-only.
 type NodeNetworkStatsLister interface {
-	// List lists all NodeNetworkStatses in the indexer.
+	// List lists all NodeNetworkStats in the indexer.
 	// Objects returned here must be treated as read-only.
 	List(selector labels.Selector) (ret []*networkobservabilityv1alpha1.NodeNetworkStats, err error)
 	// Get retrieves the NodeNetworkStats from the index for a given name.

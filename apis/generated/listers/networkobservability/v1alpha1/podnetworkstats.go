@@ -25,14 +25,14 @@ import (
 	cache "k8s.io/client-go/tools/cache"
 )
 
-// PodNetworkStatsLister helps list PodNetworkStatses.
+// PodNetworkStatsLister helps list PodNetworkStats.
 // All objects returned here must be treated as read-only.
 type PodNetworkStatsLister interface {
-	// List lists all PodNetworkStatses in the indexer.
+	// List lists all PodNetworkStats in the indexer.
 	// Objects returned here must be treated as read-only.
 	List(selector labels.Selector) (ret []*networkobservabilityv1alpha1.PodNetworkStats, err error)
-	// PodNetworkStatses returns an object that can list and get PodNetworkStatses.
-	PodNetworkStatses(namespace string) PodNetworkStatsNamespaceLister
+	// PodNetworkStats returns an object that can list and get PodNetworkStats.
+	PodNetworkStats(namespace string) PodNetworkStatsNamespaceLister
 	PodNetworkStatsListerExpansion
 }
 
@@ -46,15 +46,15 @@ func NewPodNetworkStatsLister(indexer cache.Indexer) PodNetworkStatsLister {
 	return &podNetworkStatsLister{listers.New[*networkobservabilityv1alpha1.PodNetworkStats](indexer, networkobservabilityv1alpha1.Resource("podnetworkstats"))}
 }
 
-// PodNetworkStatses returns an object that can list and get PodNetworkStatses.
-func (s *podNetworkStatsLister) PodNetworkStatses(namespace string) PodNetworkStatsNamespaceLister {
+// PodNetworkStats returns an object that can list and get PodNetworkStats.
+func (s *podNetworkStatsLister) PodNetworkStats(namespace string) PodNetworkStatsNamespaceLister {
 	return podNetworkStatsNamespaceLister{listers.NewNamespaced[*networkobservabilityv1alpha1.PodNetworkStats](s.ResourceIndexer, namespace)}
 }
 
-// PodNetworkStatsNamespaceLister helps list and get PodNetworkStatses.
+// PodNetworkStatsNamespaceLister helps list and get PodNetworkStats.
 // All objects returned here must be treated as read-only.
 type PodNetworkStatsNamespaceLister interface {
-	// List lists all PodNetworkStatses in the indexer for a given namespace.
+	// List lists all PodNetworkStats in the indexer for a given namespace.
 	// Objects returned here must be treated as read-only.
 	List(selector labels.Selector) (ret []*networkobservabilityv1alpha1.PodNetworkStats, err error)
 	// Get retrieves the PodNetworkStats from the indexer for a given namespace and name.

@@ -24,10 +24,10 @@ import (
 
 // Interface provides access to all the informers in this group version.
 type Interface interface {
-	// NodeNetworkStatses returns a NodeNetworkStatsInformer.
-	NodeNetworkStatses() TypedNodeNetworkStatsInformer
-	// PodNetworkStatses returns a PodNetworkStatsInformer.
-	PodNetworkStatses() TypedPodNetworkStatsInformer
+	// NodeNetworkStats returns a NodeNetworkStatsInformer.
+	NodeNetworkStats() TypedNodeNetworkStatsInformer
+	// PodNetworkStats returns a PodNetworkStatsInformer.
+	PodNetworkStats() TypedPodNetworkStatsInformer
 }
 
 type version struct {
@@ -41,12 +41,12 @@ func New(f internalinterfaces.SharedInformerFactory, namespace string, tweakList
 	return &version{factory: f, namespace: namespace, tweakListOptions: tweakListOptions}
 }
 
-// NodeNetworkStatses returns a TypedNodeNetworkStatsInformer.
-func (v *version) NodeNetworkStatses() TypedNodeNetworkStatsInformer {
+// NodeNetworkStats returns a TypedNodeNetworkStatsInformer.
+func (v *version) NodeNetworkStats() TypedNodeNetworkStatsInformer {
 	return &nodeNetworkStatsInformer{factory: v.factory, tweakListOptions: v.tweakListOptions}
 }
 
-// PodNetworkStatses returns a TypedPodNetworkStatsInformer.
-func (v *version) PodNetworkStatses() TypedPodNetworkStatsInformer {
+// PodNetworkStats returns a TypedPodNetworkStatsInformer.
+func (v *version) PodNetworkStats() TypedPodNetworkStatsInformer {
 	return &podNetworkStatsInformer{factory: v.factory, namespace: v.namespace, tweakListOptions: v.tweakListOptions}
 }

@@ -34,14 +34,14 @@ import (
 )
 
 // NodeNetworkStatsInformer provides access to a shared informer and lister for
-// NodeNetworkStatses. Prefer using the type-safe variant (see [TypedNodeNetworkStatsInformer]).
+// NodeNetworkStats. Prefer using the type-safe variant (see [TypedNodeNetworkStatsInformer]).
 type NodeNetworkStatsInformer interface {
 	Informer() cache.SharedIndexInformer
 	Lister() networkobservabilityv1alpha1.NodeNetworkStatsLister
 }
 
 // TypedNodeNetworkStatsInformer provides access to a shared informer and lister for
-// NodeNetworkStatses, including the type-safe TypedInformer variant.
+// NodeNetworkStats, including the type-safe TypedInformer variant.
 // It is a superset of NodeNetworkStatsInformer.
 type TypedNodeNetworkStatsInformer interface {
 	Informer() cache.SharedIndexInformer
@@ -124,25 +124,25 @@ func NewTypedNodeNetworkStatsInformerWithOptions(client versioned.Interface, opt
 				if tweakListOptions != nil {
 					tweakListOptions(&opts)
 				}
-				return client.NetworkobservabilityV1alpha1().NodeNetworkStatses().List(context.Background(), opts)
+				return client.NetworkobservabilityV1alpha1().NodeNetworkStats().List(context.Background(), opts)
 			},
 			WatchFunc: func(opts v1.ListOptions) (watch.Interface, error) {
 				if tweakListOptions != nil {
 					tweakListOptions(&opts)
 				}
-				return client.NetworkobservabilityV1alpha1().NodeNetworkStatses().Watch(context.Background(), opts)
+				return client.NetworkobservabilityV1alpha1().NodeNetworkStats().Watch(context.Background(), opts)
 			},
 			ListWithContextFunc: func(ctx context.Context, opts v1.ListOptions) (runtime.Object, error) {
 				if tweakListOptions != nil {
 					tweakListOptions(&opts)
 				}
-				return client.NetworkobservabilityV1alpha1().NodeNetworkStatses().List(ctx, opts)
+				return client.NetworkobservabilityV1alpha1().NodeNetworkStats().List(ctx, opts)
 			},
 			WatchFuncWithContext: func(ctx context.Context, opts v1.ListOptions) (watch.Interface, error) {
 				if tweakListOptions != nil {
 					tweakListOptions(&opts)
 				}
-				return client.NetworkobservabilityV1alpha1().NodeNetworkStatses().Watch(ctx, opts)
+				return client.NetworkobservabilityV1alpha1().NodeNetworkStats().Watch(ctx, opts)
 			},
 		}, client),
 		&apisnetworkobservabilityv1alpha1.NodeNetworkStats{},

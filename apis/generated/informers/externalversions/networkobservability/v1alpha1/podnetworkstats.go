@@ -34,14 +34,14 @@ import (
 )
 
 // PodNetworkStatsInformer provides access to a shared informer and lister for
-// PodNetworkStatses. Prefer using the type-safe variant (see [TypedPodNetworkStatsInformer]).
+// PodNetworkStats. Prefer using the type-safe variant (see [TypedPodNetworkStatsInformer]).
 type PodNetworkStatsInformer interface {
 	Informer() cache.SharedIndexInformer
 	Lister() networkobservabilityv1alpha1.PodNetworkStatsLister
 }
 
 // TypedPodNetworkStatsInformer provides access to a shared informer and lister for
-// PodNetworkStatses, including the type-safe TypedInformer variant.
+// PodNetworkStats, including the type-safe TypedInformer variant.
 // It is a superset of PodNetworkStatsInformer.
 type TypedPodNetworkStatsInformer interface {
 	Informer() cache.SharedIndexInformer
@@ -125,25 +125,25 @@ func NewTypedPodNetworkStatsInformerWithOptions(client versioned.Interface, name
 				if tweakListOptions != nil {
 					tweakListOptions(&opts)
 				}
-				return client.NetworkobservabilityV1alpha1().PodNetworkStatses(namespace).List(context.Background(), opts)
+				return client.NetworkobservabilityV1alpha1().PodNetworkStats(namespace).List(context.Background(), opts)
 			},
 			WatchFunc: func(opts v1.ListOptions) (watch.Interface, error) {
 				if tweakListOptions != nil {
 					tweakListOptions(&opts)
 				}
-				return client.NetworkobservabilityV1alpha1().PodNetworkStatses(namespace).Watch(context.Background(), opts)
+				return client.NetworkobservabilityV1alpha1().PodNetworkStats(namespace).Watch(context.Background(), opts)
 			},
 			ListWithContextFunc: func(ctx context.Context, opts v1.ListOptions) (runtime.Object, error) {
 				if tweakListOptions != nil {
 					tweakListOptions(&opts)
 				}
-				return client.NetworkobservabilityV1alpha1().PodNetworkStatses(namespace).List(ctx, opts)
+				return client.NetworkobservabilityV1alpha1().PodNetworkStats(namespace).List(ctx, opts)
 			},
 			WatchFuncWithContext: func(ctx context.Context, opts v1.ListOptions) (watch.Interface, error) {
 				if tweakListOptions != nil {
 					tweakListOptions(&opts)
 				}
-				return client.NetworkobservabilityV1alpha1().PodNetworkStatses(namespace).Watch(ctx, opts)
+				return client.NetworkobservabilityV1alpha1().PodNetworkStats(namespace).Watch(ctx, opts)
 			},
 		}, client),
 		&apisnetworkobservabilityv1alpha1.PodNetworkStats{},

@@ -28,8 +28,8 @@ import (
 
 type NetworkobservabilityV1alpha1Interface interface {
 	RESTClient() rest.Interface
-	NodeNetworkStatsesGetter
-	PodNetworkStatsesGetter
+	NodeNetworkStatsGetter
+	PodNetworkStatsGetter
 }
 
 // NetworkobservabilityV1alpha1Client is used to interact with features provided by the networkobservability.k8s.io group.
@@ -37,12 +37,12 @@ type NetworkobservabilityV1alpha1Client struct {
 	restClient rest.Interface
 }
 
-func (c *NetworkobservabilityV1alpha1Client) NodeNetworkStatses() NodeNetworkStatsInterface {
-	return newNodeNetworkStatses(c)
+func (c *NetworkobservabilityV1alpha1Client) NodeNetworkStats() NodeNetworkStatsInterface {
+	return newNodeNetworkStats(c)
 }
 
-func (c *NetworkobservabilityV1alpha1Client) PodNetworkStatses(namespace string) PodNetworkStatsInterface {
-	return newPodNetworkStatses(c, namespace)
+func (c *NetworkobservabilityV1alpha1Client) PodNetworkStats(namespace string) PodNetworkStatsInterface {
+	return newPodNetworkStats(c, namespace)
 }
 
 // NewForConfig creates a new NetworkobservabilityV1alpha1Client for the given config.

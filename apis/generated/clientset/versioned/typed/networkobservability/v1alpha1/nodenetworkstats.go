@@ -28,10 +28,10 @@ import (
 	gentype "k8s.io/client-go/gentype"
 )
 
-// NodeNetworkStatsesGetter has a method to return a NodeNetworkStatsInterface.
+// NodeNetworkStatsGetter has a method to return a NodeNetworkStatsInterface.
 // A group's client should implement this interface.
-type NodeNetworkStatsesGetter interface {
-	NodeNetworkStatses() NodeNetworkStatsInterface
+type NodeNetworkStatsGetter interface {
+	NodeNetworkStats() NodeNetworkStatsInterface
 }
 
 // NodeNetworkStatsInterface has methods to work with NodeNetworkStats resources.
@@ -42,16 +42,16 @@ type NodeNetworkStatsInterface interface {
 	NodeNetworkStatsExpansion
 }
 
-// nodeNetworkStatses implements NodeNetworkStatsInterface
-type nodeNetworkStatses struct {
+// nodeNetworkStats implements NodeNetworkStatsInterface
+type nodeNetworkStats struct {
 	*gentype.ClientWithList[*networkobservabilityv1alpha1.NodeNetworkStats, *networkobservabilityv1alpha1.NodeNetworkStatsList]
 }
 
-// newNodeNetworkStatses returns a NodeNetworkStatses
-func newNodeNetworkStatses(c *NetworkobservabilityV1alpha1Client) *nodeNetworkStatses {
-	return &nodeNetworkStatses{
+// newNodeNetworkStats returns a NodeNetworkStats
+func newNodeNetworkStats(c *NetworkobservabilityV1alpha1Client) *nodeNetworkStats {
+	return &nodeNetworkStats{
 		gentype.NewClientWithList[*networkobservabilityv1alpha1.NodeNetworkStats, *networkobservabilityv1alpha1.NodeNetworkStatsList](
-			"nodenetworkstatses",
+			"nodenetworkstats",
 			c.RESTClient(),
 			scheme.ParameterCodec,
 			"",

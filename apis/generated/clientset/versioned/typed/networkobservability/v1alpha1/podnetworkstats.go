@@ -28,10 +28,10 @@ import (
 	gentype "k8s.io/client-go/gentype"
 )
 
-// PodNetworkStatsesGetter has a method to return a PodNetworkStatsInterface.
+// PodNetworkStatsGetter has a method to return a PodNetworkStatsInterface.
 // A group's client should implement this interface.
-type PodNetworkStatsesGetter interface {
-	PodNetworkStatses(namespace string) PodNetworkStatsInterface
+type PodNetworkStatsGetter interface {
+	PodNetworkStats(namespace string) PodNetworkStatsInterface
 }
 
 // PodNetworkStatsInterface has methods to work with PodNetworkStats resources.
@@ -42,16 +42,16 @@ type PodNetworkStatsInterface interface {
 	PodNetworkStatsExpansion
 }
 
-// podNetworkStatses implements PodNetworkStatsInterface
-type podNetworkStatses struct {
+// podNetworkStats implements PodNetworkStatsInterface
+type podNetworkStats struct {
 	*gentype.ClientWithList[*networkobservabilityv1alpha1.PodNetworkStats, *networkobservabilityv1alpha1.PodNetworkStatsList]
 }
 
-// newPodNetworkStatses returns a PodNetworkStatses
-func newPodNetworkStatses(c *NetworkobservabilityV1alpha1Client, namespace string) *podNetworkStatses {
-	return &podNetworkStatses{
+// newPodNetworkStats returns a PodNetworkStats
+func newPodNetworkStats(c *NetworkobservabilityV1alpha1Client, namespace string) *podNetworkStats {
+	return &podNetworkStats{
 		gentype.NewClientWithList[*networkobservabilityv1alpha1.PodNetworkStats, *networkobservabilityv1alpha1.PodNetworkStatsList](
-			"podnetworkstatses",
+			"podnetworkstats",
 			c.RESTClient(),
 			scheme.ParameterCodec,
 			namespace,

@@ -28,12 +28,12 @@ type FakeNetworkobservabilityV1alpha1 struct {
 	*testing.Fake
 }
 
-func (c *FakeNetworkobservabilityV1alpha1) NodeNetworkStatses() v1alpha1.NodeNetworkStatsInterface {
-	return newFakeNodeNetworkStatses(c)
+func (c *FakeNetworkobservabilityV1alpha1) NodeNetworkStats() v1alpha1.NodeNetworkStatsInterface {
+	return newFakeNodeNetworkStats(c)
 }
 
-func (c *FakeNetworkobservabilityV1alpha1) PodNetworkStatses(namespace string) v1alpha1.PodNetworkStatsInterface {
-	return newFakePodNetworkStatses(c, namespace)
+func (c *FakeNetworkobservabilityV1alpha1) PodNetworkStats(namespace string) v1alpha1.PodNetworkStatsInterface {
+	return newFakePodNetworkStats(c, namespace)
 }
 
 // RESTClient returns a RESTClient that is used to communicate

@@ -24,18 +24,18 @@ import (
 	gentype "k8s.io/client-go/gentype"
 )
 
-// fakeNodeNetworkStatses implements NodeNetworkStatsInterface
-type fakeNodeNetworkStatses struct {
+// fakeNodeNetworkStats implements NodeNetworkStatsInterface
+type fakeNodeNetworkStats struct {
 	*gentype.FakeClientWithList[*v1alpha1.NodeNetworkStats, *v1alpha1.NodeNetworkStatsList]
 	Fake *FakeNetworkobservabilityV1alpha1
 }
 
-func newFakeNodeNetworkStatses(fake *FakeNetworkobservabilityV1alpha1) networkobservabilityv1alpha1.NodeNetworkStatsInterface {
-	return &fakeNodeNetworkStatses{
+func newFakeNodeNetworkStats(fake *FakeNetworkobservabilityV1alpha1) networkobservabilityv1alpha1.NodeNetworkStatsInterface {
+	return &fakeNodeNetworkStats{
 		gentype.NewFakeClientWithList[*v1alpha1.NodeNetworkStats, *v1alpha1.NodeNetworkStatsList](
 			fake.Fake,
 			"",
-			v1alpha1.SchemeGroupVersion.WithResource("nodenetworkstatses"),
+			v1alpha1.SchemeGroupVersion.WithResource("nodenetworkstats"),
 			v1alpha1.SchemeGroupVersion.WithKind("NodeNetworkStats"),
 			func() *v1alpha1.NodeNetworkStats { return &v1alpha1.NodeNetworkStats{} },
 			func() *v1alpha1.NodeNetworkStatsList { return &v1alpha1.NodeNetworkStatsList{} },

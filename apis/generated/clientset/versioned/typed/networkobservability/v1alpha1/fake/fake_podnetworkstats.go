@@ -24,18 +24,18 @@ import (
 	gentype "k8s.io/client-go/gentype"
 )
 
-// fakePodNetworkStatses implements PodNetworkStatsInterface
-type fakePodNetworkStatses struct {
+// fakePodNetworkStats implements PodNetworkStatsInterface
+type fakePodNetworkStats struct {
 	*gentype.FakeClientWithList[*v1alpha1.PodNetworkStats, *v1alpha1.PodNetworkStatsList]
 	Fake *FakeNetworkobservabilityV1alpha1
 }
 
-func newFakePodNetworkStatses(fake *FakeNetworkobservabilityV1alpha1, namespace string) networkobservabilityv1alpha1.PodNetworkStatsInterface {
-	return &fakePodNetworkStatses{
+func newFakePodNetworkStats(fake *FakeNetworkobservabilityV1alpha1, namespace string) networkobservabilityv1alpha1.PodNetworkStatsInterface {
+	return &fakePodNetworkStats{
 		gentype.NewFakeClientWithList[*v1alpha1.PodNetworkStats, *v1alpha1.PodNetworkStatsList](
 			fake.Fake,
 			namespace,
-			v1alpha1.SchemeGroupVersion.WithResource("podnetworkstatses"),
+			v1alpha1.SchemeGroupVersion.WithResource("podnetworkstats"),
 			v1alpha1.SchemeGroupVersion.WithKind("PodNetworkStats"),
 			func() *v1alpha1.PodNetworkStats { return &v1alpha1.PodNetworkStats{} },
 			func() *v1alpha1.PodNetworkStatsList { return &v1alpha1.PodNetworkStatsList{} },
