@@ -11,7 +11,6 @@ SEMVER  := $(if $(filter v%,$(VERSION)),$(VERSION),v0.0.0-$(VERSION))
 LDFLAGS := -s -w $(foreach p,$(VERSION_PACKAGES),-X $(p).gitVersion=$(SEMVER) -X $(p).gitMajor=0 -X $(p).gitMinor=0)
 export CGO_ENABLED ?= 0
 TEST_TIMEOUT ?= 20m
-CLUSTER := $(OUT)/bin/cluster
 
 .PHONY: help
 help: ## Show this help.
@@ -25,7 +24,7 @@ build: ## Build our programs into _output/bin.
 
 .PHONY: images
 images: build ## Build the container images as archives in _output/images, without a container engine.
-	go run ./artifacts/images --bin $(OUT)/bin --out $(OUT)/images
+	go run ./artifacts/images -bin $(OUT)/bin -out $(OUT)/images apiserver nodeagent
 
 .PHONY: generate
 generate: ## Regenerate all generated code, BPF objects included (needs clang-19).

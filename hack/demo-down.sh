@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Removes the demo's cluster and every trace of it.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+if [ ! -x _output/bin/cluster ]; then
+	CGO_ENABLED=0 go build -o _output/bin/cluster ./hack/cluster
+fi
+_output/bin/cluster down --name demo

@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Starts a real cluster of two nodes in network namespaces, deploys us, runs traffic, and shows the answers.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+failed() {
+	echo "demo: failed; removing what was made (logs stay in _output/demo/log)" >&2
+	[ ! -x _output/bin/cluster ] || _output/bin/cluster down --name demo || true
+}
+trap failed ERR
+trap 'failed; exit 130' INT TERM
+
+hack/prerequisites.sh
+hack/deploy.sh demo 2
+export KUBECONFIG=$PWD/_output/demo/kubeconfig
+export PATH=$PWD/_output/bin:$PATH
+
+echo "demo: starting pods that talk: HTTP between nodes, 64 MiB transfers, look-ups"
+kubectl apply -f hack/demo/workloads.yaml >/dev/null
+kubectl -n shop rollout status deployment/web --timeout=120s >/dev/null
+kubectl -n shop wait --for=condition=Available deployment --all --timeout=120s >/dev/null
+# Rates need two samples, taken 5 seconds apart.
+until kubectl -n shop get podnetworkstats -o jsonpath='{range .items[*]}{.window}{"\n"}{end}' | awk 'NF==0 {missing=1} END {exit missing || NR < 5}'; do
+	kubectl -n shop get podnetworkstats -w --output-watch-events -o name --request-timeout=2s >/dev/null 2>&1 || true
+done
+
+show() {
+	printf '\n$ %s\n' "$*"
+	"$@"
+}
+show kubectl get podnetworkstats -A
+show kubectl get podnetworkstats -n shop -l app=web -o wide
+printf '\n$ kubectl get podnetworkstats -n shop -w     (for 12 seconds)\n'
+timeout 12 kubectl get podnetworkstats -n shop -w || [ $? -eq 124 ]
+show kubectl get nodenetworkstats
+show kubectl auth can-i list nodenetworkstats --as=system:serviceaccount:shop:default || true
+cat <<TXT
+
+The cluster keeps running. Go on from a plain shell:
+
+  export KUBECONFIG=$KUBECONFIG PATH=$PWD/_output/bin:\$PATH
+  kubectl get pns -A -w                                    # short name; follows
+  kubectl get pns -n shop --sort-by=.traffic.transmit.bytes
+  kubectl get pns -A --field-selector nodeName=demo-node-1
+  kubectl describe pns -n shop -l app=backup               # everything that is known of a pod
+  kubectl explain podnetworkstats.traffic --recursive
+  kubectl get nnst -o wide                                 # nodes, their uplinks and agents
+
+make demo-down removes every trace.
+TXT
