@@ -48,7 +48,7 @@ func thirdParty() []program {
 func ours() []program {
 	return []program{
 		{name: "pause", module: ".", pkg: "./hack/cluster/pause", ldflags: "-s -w"},
-		{name: "traffic", module: ".", pkg: "./hack/cluster/traffic", ldflags: "-s -w"},
+		{name: "traffic", module: ".", pkg: "./test/traffic", ldflags: "-s -w"},
 		{name: "images", module: ".", pkg: "./artifacts/images", ldflags: "-s -w"},
 	}
 }

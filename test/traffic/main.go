@@ -2,7 +2,8 @@
 // it in pods.
 //
 //	traffic serve                      TCP and UDP sink on :9000, HTTP on :8080, until it is ended
-//	traffic udp ADDR:PORT COUNT SIZE   COUNT datagrams of SIZE bytes
+//	traffic udp ADDR:PORT COUNT SIZE [PAUSE]
+//	                                   COUNT datagrams (0: until ended) of SIZE bytes, PAUSE apart
 //	traffic tcp ADDR:PORT BYTES        one connection; waits until the sink has confirmed every byte
 //	traffic http URL COUNT PAUSE       COUNT requests (0: until ended), PAUSE apart
 //	traffic dns NAME COUNT PAUSE       COUNT look-ups (0: until ended), PAUSE apart
@@ -38,7 +39,9 @@ func run(ctx context.Context, args []string) error {
 	case len(args) == 1 && args[0] == "serve":
 		return serve(ctx)
 	case len(args) == 4 && args[0] == "udp":
-		return sendUDP(args[1], args[2], args[3])
+		return sendUDP(ctx, args[1], args[2], args[3], "0s")
+	case len(args) == 5 && args[0] == "udp":
+		return sendUDP(ctx, args[1], args[2], args[3], args[4])
 	case len(args) == 3 && args[0] == "tcp":
 		return sendTCP(args[1], args[2])
 	case len(args) == 4 && args[0] == "http":
@@ -49,7 +52,7 @@ func run(ctx context.Context, args []string) error {
 			return err
 		})
 	}
-	return errors.New("usage: traffic serve | udp ADDR:PORT COUNT SIZE | tcp ADDR:PORT BYTES | http URL COUNT PAUSE | dns NAME COUNT PAUSE")
+	return errors.New("usage: traffic serve | udp ADDR:PORT COUNT SIZE [PAUSE] | tcp ADDR:PORT BYTES | http URL COUNT PAUSE | dns NAME COUNT PAUSE")
 }
 
 func serve(ctx context.Context) error {
@@ -111,11 +114,7 @@ func sinkUDP(packets net.PacketConn) error {
 	}
 }
 
-func sendUDP(address, countText, sizeText string) error {
-	count, err := strconv.Atoi(countText)
-	if err != nil {
-		return fmt.Errorf("reading COUNT: %w", err)
-	}
+func sendUDP(ctx context.Context, address, countText, sizeText, pauseText string) error {
 	size, err := strconv.Atoi(sizeText)
 	if err != nil {
 		return fmt.Errorf("reading SIZE: %w", err)
@@ -126,13 +125,10 @@ func sendUDP(address, countText, sizeText string) error {
 	}
 	defer conn.Close()
 	datagram := make([]byte, size)
-	for range count {
-		if _, err := conn.Write(datagram); err != nil {
-			return err
-		}
-	}
-	fmt.Printf("sent %d datagrams of %d bytes\n", count, size)
-	return nil
+	return repeat(ctx, countText, pauseText, func() error {
+		_, err := conn.Write(datagram)
+		return err
+	})
 }
 
 func sendTCP(address, bytesText string) error {
@@ -199,17 +195,23 @@ func repeat(ctx context.Context, countText, pauseText string, do func() error) e
 	if err != nil {
 		return fmt.Errorf("reading PAUSE: %w", err)
 	}
-	for done := 0; count == 0 || done < count; done++ {
+	for done := 0; ctx.Err() == nil && (count == 0 || done < count); done++ {
 		if err := do(); err != nil && count != 0 {
 			return err
 		} else if err != nil {
 			fmt.Fprintln(os.Stderr, "traffic:", err)
+		}
+		if pause == 0 {
+			continue
 		}
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+	}
+	if err := ctx.Err(); err != nil {
+		return err
 	}
 	fmt.Printf("done %d times\n", count)
 	return nil
