@@ -26,10 +26,10 @@ type hierarchy struct {
 // systemGroup holds process 1 of a machine and its services, beside kubelet's kubepods.
 const systemGroup = "system"
 
-// parseHierarchies reads /proc/self/mountinfo. A version 2 tree beside version 1 has no controllers, and
-// kubelet does not use it, so it is left out.
+// parseHierarchies reads /proc/self/mountinfo. Beside version 1 there may be a version 2 tree without
+// controllers; runc puts containers there too.
 func parseHierarchies(mountinfo []byte) []hierarchy {
-	var v1, v2 []hierarchy
+	var all []hierarchy
 	for scanner := bufio.NewScanner(bytes.NewReader(mountinfo)); scanner.Scan(); {
 		before, after, found := strings.Cut(scanner.Text(), " - ")
 		fields := strings.Fields(before)
@@ -38,15 +38,12 @@ func parseHierarchies(mountinfo []byte) []hierarchy {
 		}
 		switch fstype, _, _ := strings.Cut(after, " "); fstype {
 		case "cgroup":
-			v1 = append(v1, hierarchy{mount: fields[4]})
+			all = append(all, hierarchy{mount: fields[4]})
 		case "cgroup2":
-			v2 = append(v2, hierarchy{mount: fields[4], unified: true})
+			all = append(all, hierarchy{mount: fields[4], unified: true})
 		}
 	}
-	if len(v1) > 0 {
-		return v1
-	}
-	return v2
+	return all
 }
 
 func hierarchies() ([]hierarchy, error) {

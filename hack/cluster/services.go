@@ -231,6 +231,9 @@ state = "/run/containerd"
 [grpc]
   address = %q
 
+[plugins."io.containerd.internal.v1.opt"]
+  path = "/var/lib/containerd/opt"
+
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = %q
   # runc could not lower it: that takes CAP_SYS_RESOURCE.

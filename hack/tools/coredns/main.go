@@ -15,12 +15,13 @@ import (
 	_ "github.com/coredns/coredns/plugin/loop"
 	_ "github.com/coredns/coredns/plugin/ready"
 	_ "github.com/coredns/coredns/plugin/reload"
+	_ "github.com/coredns/coredns/plugin/template"
 )
 
 // A query walks the plugins in this order; a directive that is missing here cannot be used in a Corefile.
 func init() {
 	dnsserver.Directives = []string{
-		"reload", "health", "ready", "errors", "log", "cache", "kubernetes", "loop", "forward",
+		"reload", "health", "ready", "errors", "log", "cache", "kubernetes", "template", "loop", "forward",
 	}
 }
 
