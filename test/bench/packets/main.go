@@ -1,0 +1,196 @@
+// Command packets measures what the traffic program adds to each packet: pairs of runs with the program
+// attached and with nothing attached, through the kernel's XDP live frames as the generator, which hand
+// frames to the network stack as a driver would. It works in network namespaces of its own.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"runtime"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/networkobservability/networkobservability/bpf/traffic"
+	"github.com/networkobservability/networkobservability/test/bench/paired"
+)
+
+func main() {
+	pairs := flag.Int("pairs", 40, "pairs of runs, with and without the program")
+	frames := flag.Int("frames", 512_000, "frames in a run, a multiple of 64")
+	flag.Parse()
+	// The namespace below is this thread's, and so is the mask: the scheduler's signal would end a run of
+	// the generator early, and begin it anew.
+	runtime.LockOSThread()
+	var mask unix.Sigset_t
+	mask.Val[0] = 1 << (uint(unix.SIGURG) - 1)
+	if err := unix.PthreadSigmask(unix.SIG_BLOCK, &mask, nil); err != nil {
+		fmt.Fprintln(os.Stderr, "packets: masking a signal:", err)
+		os.Exit(1)
+	}
+	if err := run(*pairs, uint32(*frames)); err != nil {
+		fmt.Fprintln(os.Stderr, "packets:", err)
+		os.Exit(1)
+	}
+}
+
+func run(pairs int, frames uint32) error {
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("making a network namespace: %w", err)
+	}
+	bench, err := newBench(frames)
+	if err != nil {
+		return err
+	}
+	defer bench.close()
+	fmt.Printf("added nanoseconds a packet, %d frames of 64 bytes a run, one flow, medians:\n", frames)
+	for _, one := range []struct {
+		name      string
+		dev       netlink.Link
+		direction traffic.Direction
+		attach    ebpf.AttachType
+		forward   bool
+	}{
+		{"receive", bench.in, traffic.Receive, ebpf.AttachTCXIngress, false},
+		{"transmit", bench.out, traffic.Transmit, ebpf.AttachTCXEgress, true},
+	} {
+		comparison, err := bench.compare(pairs, one.dev, one.direction, one.attach, one.forward)
+		if err != nil {
+			return fmt.Errorf("measuring %s: %w", one.name, err)
+		}
+		fmt.Printf("  %-9s %s\n", one.name, comparison)
+	}
+	return nil
+}
+
+// A bench has two pairs of interfaces: frames come in at in; where a run forwards, they leave by out.
+type bench struct {
+	in, out   netlink.Link
+	generator *ebpf.Program
+	redirect  *ebpf.Program
+	frame     []byte
+	context   []byte
+	frames    uint32
+}
+
+func newBench(frames uint32) (*bench, error) {
+	b := &bench{frames: frames}
+	var err error
+	if b.in, err = addPair("in"); err != nil {
+		return nil, err
+	}
+	if b.out, err = addPair("out"); err != nil {
+		return nil, err
+	}
+	pass := asm.Instructions{asm.Mov.Imm(asm.R0, 2), asm.Return()} // XDP_PASS
+	if b.generator, err = ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, Instructions: pass, License: "Apache-2.0"}); err != nil {
+		return nil, fmt.Errorf("loading the generator: %w", err)
+	}
+	redirect := asm.Instructions{
+		asm.Mov.Imm(asm.R1, int32(b.out.Attrs().Index)), asm.Mov.Imm(asm.R2, 0),
+		asm.FnRedirect.Call(), asm.Return(),
+	}
+	if b.redirect, err = ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.SchedCLS, Instructions: redirect, License: "Apache-2.0"}); err != nil {
+		return nil, fmt.Errorf("loading the forwarder: %w", err)
+	}
+	b.frame = udpFrame(b.in.Attrs().HardwareAddr)
+	b.context = make([]byte, 24) // struct xdp_md: data, data_end, data_meta, ingress_ifindex, ...
+	b.context[4] = byte(len(b.frame))
+	b.context[12] = byte(b.in.Attrs().Index)
+	return b, nil
+}
+
+func (b *bench) close() {
+	b.generator.Close()
+	b.redirect.Close()
+}
+
+func addPair(name string) (netlink.Link, error) {
+	pair := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: name + "peer"}
+	if err := netlink.LinkAdd(pair); err != nil {
+		return nil, fmt.Errorf("adding %s: %w", name, err)
+	}
+	for _, end := range []string{name, name + "peer"} {
+		dev, err := netlink.LinkByName(end)
+		if err != nil {
+			return nil, err
+		}
+		if err := netlink.LinkSetUp(dev); err != nil {
+			return nil, fmt.Errorf("setting %s up: %w", end, err)
+		}
+	}
+	return netlink.LinkByName(name)
+}
+
+// udpFrame is an Ethernet frame of 64 bytes with an IPv4 header, to an address that nobody has: the stack
+// judges it and drops it, at the same cost in both runs of a pair.
+func udpFrame(to net.HardwareAddr) []byte {
+	frame := make([]byte, 64)
+	copy(frame, to)
+	copy(frame[12:], []byte{0x08, 0x00, 0x45, 0, 0, 50, 0, 0, 0, 0, 64, unix.IPPROTO_UDP, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2})
+	return frame
+}
+
+func (b *bench) compare(pairs int, dev netlink.Link, direction traffic.Direction, attach ebpf.AttachType, forward bool) (*paired.Comparison, error) {
+	totals, err := traffic.NewMap(traffic.Notes{})
+	if err != nil {
+		return nil, err
+	}
+	defer totals.Close()
+	program, err := traffic.NewProgram(totals, traffic.Ether, direction)
+	if err != nil {
+		return nil, err
+	}
+	defer program.Close()
+	if forward {
+		forwarder, err := link.AttachTCX(link.TCXOptions{Interface: b.in.Attrs().Index, Program: b.redirect, Attach: ebpf.AttachTCXIngress})
+		if err != nil {
+			return nil, fmt.Errorf("attaching the forwarder: %w", err)
+		}
+		defer forwarder.Close()
+	}
+	if _, err := b.send(); err != nil { // warms caches up
+		return nil, err
+	}
+	comparison, err := paired.Measure(pairs, b.send, func() (float64, error) {
+		hook, err := link.AttachTCX(link.TCXOptions{Interface: dev.Attrs().Index, Program: program, Attach: attach, Anchor: link.Head()})
+		if err != nil {
+			return 0, fmt.Errorf("attaching: %w", err)
+		}
+		defer hook.Close()
+		return b.send()
+	})
+	if err != nil {
+		return nil, err
+	}
+	return comparison, b.check(totals, direction, pairs)
+}
+
+// send lets one run's frames in and returns nanoseconds a frame.
+func (b *bench) send() (float64, error) {
+	const liveFrames = 2 // BPF_F_TEST_XDP_LIVE_FRAMES
+	started := time.Now()
+	_, err := b.generator.Run(&ebpf.RunOptions{Data: b.frame, Context: b.context, Repeat: b.frames, Flags: liveFrames, BatchSize: 64})
+	if err != nil {
+		return 0, fmt.Errorf("running the generator: %w", err)
+	}
+	return float64(time.Since(started).Nanoseconds()) / float64(b.frames), nil
+}
+
+// check makes sure that the program really saw every frame: a hook that is passed by costs nothing.
+func (b *bench) check(totals *ebpf.Map, direction traffic.Direction, pairs int) error {
+	counted, err := traffic.Read(totals)
+	if err != nil {
+		return err
+	}
+	if got, want := counted[direction][traffic.IPv4Unicast].Packets, uint64(pairs)*uint64(b.frames); got != want {
+		return fmt.Errorf("the program counted %d frames of %d", got, want)
+	}
+	return nil
+}
