@@ -76,4 +76,6 @@ func (b *breaker) lengthen(now time.Time) {
 	b.probeAt = now.Add(b.pause)
 }
 
-func beingProbed(reason error) error { return fmt.Errorf("%w (not asked again until a probe is answered)", reason) }
+func beingProbed(reason error) error {
+	return fmt.Errorf("%w (not asked again until a probe is answered)", reason)
+}

@@ -21,9 +21,9 @@ const (
 
 // Reasons for which rows are not taken over.
 const (
-	rowNotAsked  = "not_asked"
-	rowRepeated  = "repeated"
-	rowMissing   = "missing"
+	rowNotAsked = "not_asked"
+	rowRepeated = "repeated"
+	rowMissing  = "missing"
 )
 
 type fleetMetrics struct {
