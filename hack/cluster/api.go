@@ -76,30 +76,41 @@ func (a *API) Ready(ctx context.Context) error {
 	return a.do(ctx, http.MethodGet, "/readyz", "", nil, nil)
 }
 
-// A node is the part of a Node that is looked at here.
-type node struct {
-	Metadata struct {
-		Name string `json:"name"`
-	} `json:"metadata"`
-	Spec struct {
-		PodCIDRs []string `json:"podCIDRs"`
-	} `json:"spec"`
-	Status struct {
-		Conditions []struct {
-			Type    string `json:"type"`
-			Status  string `json:"status"`
-			Message string `json:"message"`
-		} `json:"conditions"`
-	} `json:"status"`
-}
+// leaseDuration is how long kubelet's word holds; it renews its lease every quarter of that.
+const leaseDuration = 40 * time.Second
 
-// NodeReady is nil when the node's kubelet says so.
-func (a *API) NodeReady(ctx context.Context, name string) error {
-	var n node
-	if err := a.do(ctx, http.MethodGet, "/api/v1/nodes/"+name, "", nil, &n); err != nil {
+// NodeReady is nil when the node's kubelet has spoken since a time, and says that it is ready. The Node alone
+// would not do: it keeps the last word of a kubelet that is gone.
+func (a *API) NodeReady(ctx context.Context, name string, since time.Time) error {
+	var lease struct {
+		Spec struct {
+			RenewTime time.Time `json:"renewTime"`
+		} `json:"spec"`
+	}
+	path := "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/" + name
+	if err := a.do(ctx, http.MethodGet, path, "", nil, &lease); err != nil {
 		return err
 	}
-	for _, condition := range n.Status.Conditions {
+	if lease.Spec.RenewTime.Before(since) {
+		return fmt.Errorf("kubelet of %s has not spoken since %s", name, lease.Spec.RenewTime.Format(time.TimeOnly))
+	}
+	return a.nodeCondition(ctx, name)
+}
+
+func (a *API) nodeCondition(ctx context.Context, name string) error {
+	var node struct {
+		Status struct {
+			Conditions []struct {
+				Type    string `json:"type"`
+				Status  string `json:"status"`
+				Message string `json:"message"`
+			} `json:"conditions"`
+		} `json:"status"`
+	}
+	if err := a.do(ctx, http.MethodGet, "/api/v1/nodes/"+name, "", nil, &node); err != nil {
+		return err
+	}
+	for _, condition := range node.Status.Conditions {
 		if condition.Type != "Ready" {
 			continue
 		}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -17,10 +16,11 @@ import (
 type Cluster struct {
 	Plan
 	*Progress
-	Root     string // of the repository
-	Bin      string // built programs
-	ImageDir string // built images
-	fresh    bool   // nothing of the cluster was there when this program began
+	Root     string               // of the repository
+	Bin      string               // built programs
+	ImageDir string               // built images
+	fresh    bool                 // nothing of the cluster was there when this program began
+	booted   map[string]time.Time // machines that this program has started
 }
 
 func newCluster(name string, nodes int, out io.Writer) (*Cluster, error) {
@@ -35,6 +35,7 @@ func newCluster(name string, nodes int, out io.Writer) (*Cluster, error) {
 		Root:     root,
 		Bin:      filepath.Join(output, "bin"),
 		ImageDir: filepath.Join(output, "images"),
+		booted:   map[string]time.Time{},
 	}
 	return c, c.Validate()
 }
@@ -114,5 +115,3 @@ func tailLines(path string, n int) string {
 	lines := strings.Split(strings.TrimRight(string(content), "\n"), "\n")
 	return strings.Join(lines[max(0, len(lines)-n):], "\n") + "\n"
 }
-
-var _ = context.Background

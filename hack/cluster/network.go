@@ -60,7 +60,7 @@ func (p Plan) ensureSwitch(ctx context.Context) error {
 	); err != nil {
 		return err
 	}
-	if err := run(ctx, "ip", "link", "add", p.HostLink(), "type", "veth", "peer", "name", "host", "netns", p.Switch()); err != nil {
+	if err := run(ctx, "ip", "link", "add", p.HostLink(), "address", hardwareAddr(host), "type", "veth", "peer", "name", "host", "netns", p.Switch()); err != nil {
 		return err
 	}
 	if err := ipBatch(ctx, p.Switch(), "link set host master "+bridgeName+" up"); err != nil {
@@ -85,7 +85,7 @@ func (p Plan) makeMachineNetns(ctx context.Context, m Machine) error {
 		return err
 	}
 	if err := ipBatch(ctx, p.Switch(),
-		fmt.Sprintf("link add %s type veth peer name eth0 netns %s", m.Short, m.Name),
+		fmt.Sprintf("link add %s type veth peer name eth0 address %s netns %s", m.Short, hardwareAddr(m.Addrs), m.Name),
 		fmt.Sprintf("link set %s master %s up", m.Short, bridgeName),
 	); err != nil {
 		return err
@@ -99,6 +99,13 @@ func (p Plan) makeMachineNetns(ctx context.Context, m Machine) error {
 		fmt.Sprintf("route add default via %s", gateway.V4),
 		fmt.Sprintf("route add ::/0 via %s", gateway.V6),
 	)
+}
+
+// hardwareAddr is made from the IPv4 address, so that a machine which starts again is the same to its
+// neighbours, and they need not find out that it moved.
+func hardwareAddr(a Pair) string {
+	b := a.V4.As4()
+	return fmt.Sprintf("02:6e:%02x:%02x:%02x:%02x", b[0], b[1], b[2], b[3])
 }
 
 // routePods tells every machine, and the host, which node has which pods.

@@ -10,24 +10,36 @@ import (
 	"os/exec"
 	"path/filepath"
 	"syscall"
+	"time"
 )
 
-// ensureMachine starts a machine unless it runs, and says whether it did.
-func (c *Cluster) ensureMachine(ctx context.Context, m Machine) (started bool, err error) {
+// bootMachine starts a machine unless it runs, and notes when.
+func (c *Cluster) bootMachine(ctx context.Context, m Machine) error {
 	pid, err := c.findMachine(m)
 	if err != nil || pid != 0 {
-		return false, err
+		return err
 	}
-	if err := c.makeMachineNetns(ctx, m); err != nil {
-		return false, err
+	return c.Step("starting "+m.Name, func() error {
+		if err := c.makeMachineNetns(ctx, m); err != nil {
+			return err
+		}
+		if err := removeCgroups(ctx, m); err != nil { // what a crash has left
+			return err
+		}
+		if err := makeCgroups(m); err != nil {
+			return err
+		}
+		c.booted[m.Name] = time.Now()
+		return c.startMachine(m)
+	})
+}
+
+// lastWord is the time since when a node's kubelet must have spoken to be taken for alive.
+func (c *Cluster) lastWord(m Machine) time.Time {
+	if booted, now := c.booted[m.Name]; now {
+		return booted
 	}
-	if err := removeCgroups(ctx, m); err != nil {
-		return false, err
-	}
-	if err := makeCgroups(m); err != nil {
-		return false, err
-	}
-	return true, c.startMachine(m)
+	return time.Now().Add(-leaseDuration)
 }
 
 // startMachine starts process 1 of a machine in the machine's network namespace and in new namespaces of the

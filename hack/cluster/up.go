@@ -135,14 +135,6 @@ func (c *Cluster) startMachines(ctx context.Context) error {
 	return c.routePods(ctx)
 }
 
-func (c *Cluster) bootMachine(ctx context.Context, m Machine) error {
-	pid, err := c.findMachine(m)
-	if err != nil || pid != 0 {
-		return err
-	}
-	return c.Step("starting "+m.Name, func() error { _, err := c.ensureMachine(ctx, m); return err })
-}
-
 // waitNodes gives each node its first images and waits until it is ready.
 func (c *Cluster) waitNodes(ctx context.Context, api *API) error {
 	return c.Step(fmt.Sprintf("loading images and waiting for %d nodes", c.Nodes), func() error {
@@ -150,7 +142,7 @@ func (c *Cluster) waitNodes(ctx context.Context, api *API) error {
 			if err := c.loadOwnImages(ctx, m); err != nil {
 				return err
 			}
-			if err := poll(ctx, nodeDeadline, m.Name, func() error { return api.NodeReady(ctx, m.Name) }); err != nil {
+			if err := poll(ctx, nodeDeadline, m.Name, func() error { return api.NodeReady(ctx, m.Name, c.lastWord(m)) }); err != nil {
 				return err
 			}
 			return api.DescribeNode(ctx, c.Plan, m)
@@ -158,17 +150,37 @@ func (c *Cluster) waitNodes(ctx context.Context, api *API) error {
 	})
 }
 
+// ensureDNS ends when every node gets answers: then Services, routes and CoreDNS work.
 func (c *Cluster) ensureDNS(ctx context.Context, api *API) error {
 	manifest, err := c.dnsManifest()
 	if err != nil {
 		return err
 	}
-	return c.Step("starting CoreDNS", func() error {
+	return c.Step("starting CoreDNS and waiting until every node gets answers", func() error {
 		if err := c.apply(ctx, manifest); err != nil {
 			return err
 		}
-		return poll(ctx, dnsDeadline, "CoreDNS", func() error { return api.DNSAvailable(ctx) })
+		if err := poll(ctx, dnsDeadline, "CoreDNS", func() error { return api.DNSAvailable(ctx) }); err != nil {
+			return err
+		}
+		return c.eachNode(func(m Machine) error {
+			return poll(ctx, dnsDeadline, "DNS on "+m.Name, func() error { return c.resolves(ctx, m) })
+		})
 	})
+}
+
+// resolves is nil when a node gets an answer from the DNS Service, over either family.
+func (c *Cluster) resolves(ctx context.Context, m Machine) error {
+	for _, server := range c.DNSService().Strings() {
+		cmd, err := c.inMachine(ctx, m, "busybox", "timeout", "2", "busybox", "nslookup", "kubernetes.default.svc."+clusterDomain, server)
+		if err != nil {
+			return err
+		}
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("asking %s from %s: %w", server, m.Name, explain(err, out))
+		}
+	}
+	return nil
 }
 
 func (p Plan) dnsManifest() ([]byte, error) {
@@ -204,11 +216,11 @@ func (c *Cluster) healthy(ctx context.Context) error {
 		return err
 	}
 	for _, m := range c.NodeMachines() {
-		if err := api.NodeReady(ctx, m.Name); err != nil {
+		if err := api.NodeReady(ctx, m.Name, c.lastWord(m)); err != nil {
 			return err
 		}
 	}
-	return api.DNSAvailable(ctx)
+	return c.eachNode(func(m Machine) error { return c.resolves(ctx, m) })
 }
 
 // rebuild makes the cluster anew. What was in it is lost.
