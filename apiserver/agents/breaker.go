@@ -49,7 +49,8 @@ func (b *breaker) failed(now time.Time, reason error, timeout bool) {
 
 // probeDue says that a probe should be sent now; it is then under way until probed or reset.
 func (b *breaker) probeDue(now time.Time) bool {
-	if !b.open || b.probing || now.Before(b.probeAt) {
+	// A wait of more than a pause means that the clock stepped back.
+	if wait := b.probeAt.Sub(now); !b.open || b.probing || (wait > 0 && wait <= lastPause) {
 		return false
 	}
 	b.probing = true

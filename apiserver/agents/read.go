@@ -144,7 +144,7 @@ func (f *Fleet) giveUpOn(tickets map[string]ticket, replies map[string]Reply) {
 		case <-t.flight.done:
 			replies[node] = t.reply()
 		default:
-			replies[node] = Reply{Err: fmt.Errorf("%s: not read within %v, for all the agents that do not answer", node, f.readTimeout)}
+			replies[node] = Reply{Err: fmt.Errorf("%s: not reached within %v, as too many agents do not answer", node, f.readTimeout)}
 		}
 	}
 }
