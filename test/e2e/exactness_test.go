@@ -1,0 +1,252 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"strconv"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/networkobservability/networkobservability/apis/networkobservability/v1alpha1"
+)
+
+// sinkPort is where `traffic serve` takes UDP and TCP.
+const sinkPort = "9000"
+
+// bed is what the tests of exactness send between: a sink and two senders, one on the sink's node.
+type bed struct {
+	sink, near, far counted
+}
+
+func newBed(t *testing.T, c *cluster) bed {
+	t.Helper()
+	namespace, nodes := c.namespace(t), c.nodes(t)
+	pods := c.start(t, namespace, sink("sink", nodes[0]), sink("near", nodes[0]), sink("far", nodes[1]))
+	from := map[string]string{}
+	for _, sender := range pods[1:] {
+		from["from_"+sender.Name+"_ipv4"] = "ip saddr " + address(t, sender, "ipv4")
+		from["from_"+sender.Name+"_ipv6"] = "ip6 saddr " + address(t, sender, "ipv6")
+	}
+	b := bed{c.count(t, pods[0], from), c.count(t, pods[1], nil), c.count(t, pods[2], nil)}
+	// Neighbours are found before anything is counted: while they are not, datagrams are dropped on the way.
+	for _, sender := range []counted{b.near, b.far} {
+		for _, family := range []string{"ipv4", "ipv6"} {
+			c.exec(t, sender.Pod, "/bin/traffic", "tcp", b.target(t, family), "1")
+		}
+	}
+	return b
+}
+
+func (b bed) target(t *testing.T, family string) string {
+	return net.JoinHostPort(address(t, b.sink.Pod, family), sinkPort)
+}
+
+// sender is the pod that is on the sink's node, or the one that is not.
+func (b bed) sender(near bool) counted {
+	if near {
+		return b.near
+	}
+	return b.far
+}
+
+// TestExactness sends known amounts, one packet a buffer, and demands that every counter of both pods rises
+// exactly as nftables' counters in the same network namespaces.
+func TestExactness(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	b := newBed(t, c)
+	for _, pod := range []counted{b.near, b.far} {
+		pod.netns.run(t, "", "ip", "link", "set", "eth0", "gso_max_segs", "1")
+	}
+	before := c.snapshot(t, b.sink, b.near, b.far)
+	for _, protocol := range []string{"udp", "tcp"} {
+		for _, family := range []string{"ipv4", "ipv6"} {
+			for _, near := range []bool{true, false} {
+				place := map[bool]string{true: "same node", false: "other node"}[near]
+				t.Run(fmt.Sprintf("%s over %s to the %s", protocol, family, place), func(t *testing.T) {
+					after := b.send(t, c, protocol, family, near)
+					b.checkSent(t, protocol, family, near, before, after)
+					before = after
+				})
+			}
+		}
+	}
+}
+
+const (
+	datagrams    = 3000
+	datagramSize = 700
+	streamBytes  = 1 << 20
+)
+
+func (b bed) send(t *testing.T, c *cluster, protocol, family string, near bool) snapshot {
+	t.Helper()
+	amount := []string{strconv.Itoa(datagrams), strconv.Itoa(datagramSize)}
+	if protocol == "tcp" {
+		amount = []string{strconv.Itoa(streamBytes)}
+	}
+	command := append([]string{"/bin/traffic", protocol, b.target(t, family)}, amount...)
+	c.exec(t, b.sender(near).Pod, command...)
+	return c.snapshot(t, b.sink, b.near, b.far)
+}
+
+func (b bed) checkSent(t *testing.T, protocol, family string, near bool, before, after snapshot) {
+	t.Helper()
+	for _, pod := range []counted{b.sink, b.near, b.far} {
+		changeOf(pod.Name, before, after).checkEqual(t, pod.Name, wireCells()...)
+	}
+	sender, digit := b.sender(near), family[3:]
+	sent, got := changeOf(sender.Name, before, after), changeOf("sink", before, after)
+	arrived := got.nft["from_"+sender.Name+"_"+family]
+	if left := sent.stats["transmit"+digit]; family == "ipv4" && (left.Packets != arrived.Packets || left.Bytes != arrived.Bytes) {
+		t.Errorf("%s sent %+v by its statistics, and %+v of it arrived at the sink by nftables", sender.Name, left, arrived)
+	}
+	switch headers := map[string]int64{"ipv4": 20, "ipv6": 40}[family] + 8; {
+	case protocol == "udp" && family == "ipv4":
+		want := v1alpha1.TrafficCounters{Packets: datagrams, Bytes: datagrams * (datagramSize + headers), Buffers: datagrams}
+		if got.stats["receive4"] != want {
+			t.Errorf("the sink received %+v, and %+v was sent", got.stats["receive4"], want)
+		}
+	case protocol == "udp": // neighbour discovery may add packets
+		if got.stats["receive6"].Bytes < datagrams*(datagramSize+headers) {
+			t.Errorf("the sink received %+v, and %d datagrams of %d bytes were sent", got.stats["receive6"], datagrams, datagramSize)
+		}
+	default:
+		if got.stats["receive"+digit].Bytes < streamBytes {
+			t.Errorf("the sink received %+v, and a stream of %d bytes was sent", got.stats["receive"+digit], streamBytes)
+		}
+	}
+}
+
+// TestExactnessGSO lets TCP send super-packets. The sink's interface gets them cut into packets by the node,
+// so that nftables in the sink counts what a wire would have carried.
+func TestExactnessGSO(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	b := newBed(t, c)
+	c.segmentBefore(t, b.sink)
+	for _, family := range []string{"ipv4", "ipv6"} {
+		for _, near := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s near=%v", family, near), func(t *testing.T) {
+				const size = 16 << 20
+				sender, digit := b.sender(near), family[3:]
+				before := c.snapshot(t, b.sink, b.near, b.far)
+				c.exec(t, sender.Pod, "/bin/traffic", "tcp", b.target(t, family), strconv.Itoa(size))
+				after := c.snapshot(t, b.sink, b.near, b.far)
+
+				got, sent := changeOf("sink", before, after), changeOf(sender.Name, before, after)
+				got.checkEqual(t, "sink", wireCells()...)
+				arrived, left := got.nft["from_"+sender.Name+"_"+family], sent.stats["transmit"+digit]
+				if left.Packets != arrived.Packets || left.Bytes != arrived.Bytes {
+					t.Errorf("%s sent %+v by its statistics, and %+v arrived by nftables", sender.Name, left, arrived)
+				}
+				if buffers := sent.nft["transmit"+digit]; left.Buffers != buffers.Packets || left.Buffers >= left.Packets {
+					t.Errorf("%s sent %+v by its statistics, and %+v buffers by nftables", sender.Name, left, buffers)
+				}
+			})
+		}
+	}
+}
+
+// segmentBefore makes the node cut super-packets before they enter a pod.
+func (c *cluster) segmentBefore(t *testing.T, pod counted) {
+	t.Helper()
+	type link struct {
+		Name  string `json:"ifname"`
+		Index int    `json:"ifindex"`
+		Peer  int    `json:"link_index"`
+	}
+	read := func(out string) (links []link) {
+		if err := json.Unmarshal([]byte(out), &links); err != nil {
+			t.Fatalf("reading links: %v", err)
+		}
+		return links
+	}
+	node := podNetns(t, c.agents(t)[pod.Spec.NodeName])
+	inside := read(pod.netns.run(t, "", "ip", "-json", "link", "show", "dev", "eth0"))
+	for _, l := range read(node.run(t, "", "ip", "-json", "link", "show", "type", "veth")) {
+		if l.Index == inside[0].Peer {
+			node.run(t, "", "ip", "link", "set", "dev", l.Name, "gso_max_segs", "1")
+			return
+		}
+	}
+	t.Fatalf("node %s has no veth with index %d", pod.Spec.NodeName, inside[0].Peer)
+}
+
+// TestExactnessTwoCPUs sends from two processors at once: counters are per processor, and nothing may be lost
+// in adding them up.
+func TestExactnessTwoCPUs(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	b := newBed(t, c)
+	const each = 60000
+	before := c.snapshot(t, b.sink, b.near)
+	group, ctx := errgroup.WithContext(t.Context())
+	for cpu := range 2 {
+		group.Go(func() error { return b.sendFrom(ctx, t, cpu, each) })
+	}
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	after := c.snapshot(t, b.sink, b.near)
+	for _, pod := range []counted{b.sink, b.near} {
+		changeOf(pod.Name, before, after).checkEqual(t, pod.Name, wireCells()...)
+	}
+	if sent := changeOf("near", before, after).stats["transmit4"]; sent.Packets != 2*each {
+		t.Errorf("two processors sent %d datagrams each, and the statistics count %d", each, sent.Packets)
+	}
+}
+
+// sendFrom runs the pod's own program on one processor in the pod's network namespace.
+func (b bed) sendFrom(ctx context.Context, t *testing.T, cpu, datagrams int) error {
+	program := fmt.Sprintf("/proc/%d/root/bin/traffic", process(t, b.near.Pod, "traffic"))
+	cmd := b.near.netns.command(ctx, "taskset", "--cpu-list", strconv.Itoa(cpu), program, "udp", b.target(t, "ipv4"), strconv.Itoa(datagrams), "100")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("sending on processor %d: %w: %s", cpu, err, out)
+	}
+	return nil
+}
+
+// TestLoopbackIsNotCounted sends over loopback inside a pod, which is in no total.
+func TestLoopbackIsNotCounted(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	pod := c.count(t, c.start(t, c.namespace(t), sink("alone", c.nodes(t)[0]))[0], nil)
+	before := c.snapshot(t, pod)
+	c.exec(t, pod.Pod, "/bin/traffic", "udp", net.JoinHostPort("127.0.0.1", sinkPort), "1000", "100")
+	after := c.snapshot(t, pod)
+	moved := changeOf(pod.Name, before, after)
+	moved.checkEqual(t, pod.Name, wireCells()...)
+	if sent := moved.stats["transmit4"]; sent.Packets > 10 {
+		t.Errorf("loopback traffic is in the totals: %+v", sent)
+	}
+	if received := after.stats[pod.Name].Protocols.UDP.InDatagrams - before.stats[pod.Name].Protocols.UDP.InDatagrams; received < 900 {
+		t.Errorf("the kernel's own statistics should show the 1000 datagrams, and show %d", received)
+	}
+}
+
+// TestFirstSecondsAreCounted lets a pod send at once: what it sent before anybody asked is in its counters,
+// as long as the agent had its two seconds to see the pod.
+func TestFirstSecondsAreCounted(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	namespace, nodes := c.namespace(t), c.nodes(t)
+	receiver := c.start(t, namespace, sink("receiver", nodes[0]))[0]
+	target := net.JoinHostPort(address(t, receiver, "ipv4"), sinkPort)
+	pod := c.start(t, namespace, toolbox("early", nodes[1], "/bin/sh", "-c",
+		"sleep 2; /bin/traffic udp "+target+" 500 100; exec sleep 3600"))[0]
+	eventually(t, 30*time.Second, "the first datagrams to be counted", func(ctx context.Context) error {
+		stats, err := c.get(ctx, pod)
+		if err != nil {
+			return err
+		}
+		if stats.Traffic == nil || stats.Traffic.Transmit.IPv4.Unicast.Packets < 500 {
+			return fmt.Errorf("%s %s %+v", stats.State, stats.Message, stats.Traffic)
+		}
+		return nil
+	})
+}
