@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
@@ -79,9 +80,40 @@ func (a *API) Ready(ctx context.Context) error {
 // leaseDuration is how long kubelet's word holds; it renews its lease every quarter of that.
 const leaseDuration = 40 * time.Second
 
-// NodeReady is nil when the node's kubelet has spoken since a time, and says that it is ready. The Node alone
-// would not do: it keeps the last word of a kubelet that is gone.
+// NodeReady is nil when the node's kubelet has spoken since a time, and says that it is ready. The last word
+// of a kubelet that is gone does not count.
 func (a *API) NodeReady(ctx context.Context, name string, since time.Time) error {
+	var node struct {
+		Status struct {
+			Conditions []condition `json:"conditions"`
+		} `json:"status"`
+	}
+	if err := a.do(ctx, http.MethodGet, "/api/v1/nodes/"+name, "", nil, &node); err != nil {
+		return err
+	}
+	i := slices.IndexFunc(node.Status.Conditions, func(c condition) bool { return c.Type == "Ready" })
+	if i < 0 {
+		return fmt.Errorf("node %s has said nothing of its state", name)
+	}
+	ready := node.Status.Conditions[i]
+	if ready.Status != "True" {
+		return fmt.Errorf("node %s is not ready: %s", name, ready.Message)
+	}
+	if !ready.LastHeartbeatTime.Before(since.Truncate(time.Second)) {
+		return nil
+	}
+	return a.leaseRenewed(ctx, name, since) // a state that stays the same is rarely repeated
+}
+
+// A condition is of a Node.
+type condition struct {
+	Type              string    `json:"type"`
+	Status            string    `json:"status"`
+	Message           string    `json:"message"`
+	LastHeartbeatTime time.Time `json:"lastHeartbeatTime"`
+}
+
+func (a *API) leaseRenewed(ctx context.Context, name string, since time.Time) error {
 	var lease struct {
 		Spec struct {
 			RenewTime time.Time `json:"renewTime"`
@@ -94,32 +126,7 @@ func (a *API) NodeReady(ctx context.Context, name string, since time.Time) error
 	if lease.Spec.RenewTime.Before(since) {
 		return fmt.Errorf("kubelet of %s has not spoken since %s", name, lease.Spec.RenewTime.Format(time.TimeOnly))
 	}
-	return a.nodeCondition(ctx, name)
-}
-
-func (a *API) nodeCondition(ctx context.Context, name string) error {
-	var node struct {
-		Status struct {
-			Conditions []struct {
-				Type    string `json:"type"`
-				Status  string `json:"status"`
-				Message string `json:"message"`
-			} `json:"conditions"`
-		} `json:"status"`
-	}
-	if err := a.do(ctx, http.MethodGet, "/api/v1/nodes/"+name, "", nil, &node); err != nil {
-		return err
-	}
-	for _, condition := range node.Status.Conditions {
-		if condition.Type != "Ready" {
-			continue
-		}
-		if condition.Status == "True" {
-			return nil
-		}
-		return fmt.Errorf("node %s is not ready: %s", name, condition.Message)
-	}
-	return fmt.Errorf("node %s has said nothing of its state", name)
+	return nil
 }
 
 // DescribeNode sets what a cloud's controllers would: the role, and the pod networks that the plan fixes.

@@ -34,12 +34,16 @@ func (c *Cluster) setPorts(ctx context.Context, nodes []string, state string) er
 		if err != nil {
 			return err
 		}
-		if err := run(ctx, "bridge", "-n", c.Switch(), "link", "set", "dev", m.Short, "state", state); err != nil {
+		if err := c.setPort(ctx, m, state); err != nil {
 			return err
 		}
 		c.Say("uplink of %s: %s", m.Name, state)
 	}
 	return nil
+}
+
+func (p Plan) setPort(ctx context.Context, m Machine, state string) error {
+	return run(ctx, "bridge", "-n", p.Switch(), "link", "set", "dev", m.Short, "state", state)
 }
 
 // machineNamed finds a machine by its full or its short name.

@@ -32,7 +32,7 @@ func machineMounts(spec MachineSpec) []mountStep {
 		{why: "giving it /var/log", source: spec.LogDir, target: "/var/log", flags: unix.MS_BIND},
 		{why: "parking the cgroups", source: "/sys/fs/cgroup", target: parked, flags: unix.MS_BIND | unix.MS_REC},
 		{why: "showing the machine's interfaces in /sys", source: "sysfs", target: "/sys", fstype: "sysfs"},
-		{why: "putting the cgroups back", source: parked, target: "/sys/fs/cgroup", flags: unix.MS_BIND | unix.MS_REC},
+		{why: "putting the cgroups back", source: parked, target: "/sys/fs/cgroup", flags: unix.MS_MOVE},
 		{why: "giving it a bpffs", source: "bpf", target: "/sys/fs/bpf", fstype: "bpf", data: "mode=700"},
 	}
 	for file := range spec.Sysctls {

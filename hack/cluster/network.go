@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -39,23 +40,26 @@ var machineSysctls = map[string]string{
 	"ipv6/conf/default/accept_dad": "0",
 }
 
-// ensureSwitch makes the switch and the host's link to it, unless they are there.
-func (p Plan) ensureSwitch(ctx context.Context) error {
-	if fileExists(filepath.Join(netnsDir, p.Switch())) {
-		return nil
-	}
+// switchWhole says whether the switch is there with all that makeSwitch makes, the host's link last.
+func (p Plan) switchWhole() bool {
+	link, err := net.InterfaceByName(p.HostLink())
+	return err == nil && link.Flags&net.FlagUp != 0 && fileExists(filepath.Join(netnsDir, p.Switch()))
+}
+
+// makeSwitch makes the switch and the host's link to it.
+func (p Plan) makeSwitch(ctx context.Context) error {
 	if err := run(ctx, "ip", "netns", "add", p.Switch()); err != nil {
 		return err
 	}
 	if err := inNetns(p.Switch(), func() error { return writeSysctls(switchSysctls) }); err != nil {
 		return err
 	}
-	net, gateway, host := p.MachineNet(), p.SwitchAddrs(), p.HostAddrs()
+	subnets, gateway, host := p.MachineNet(), p.SwitchAddrs(), p.HostAddrs()
 	if err := ipBatch(ctx, p.Switch(),
 		"link set lo up",
 		"link add "+bridgeName+" type bridge",
-		fmt.Sprintf("addr add %s/%d dev %s", gateway.V4, net.V4.Bits(), bridgeName),
-		fmt.Sprintf("addr add %s/%d dev %s nodad", gateway.V6, net.V6.Bits(), bridgeName),
+		fmt.Sprintf("addr add %s/%d dev %s", gateway.V4, subnets.V4.Bits(), bridgeName),
+		fmt.Sprintf("addr add %s/%d dev %s nodad", gateway.V6, subnets.V6.Bits(), bridgeName),
 		"link set "+bridgeName+" up",
 	); err != nil {
 		return err
@@ -67,8 +71,8 @@ func (p Plan) ensureSwitch(ctx context.Context) error {
 		return err
 	}
 	return ipBatch(ctx, "",
-		fmt.Sprintf("addr add %s/%d dev %s", host.V4, net.V4.Bits(), p.HostLink()),
-		fmt.Sprintf("addr add %s/%d dev %s nodad", host.V6, net.V6.Bits(), p.HostLink()),
+		fmt.Sprintf("addr add %s/%d dev %s", host.V4, subnets.V4.Bits(), p.HostLink()),
+		fmt.Sprintf("addr add %s/%d dev %s nodad", host.V6, subnets.V6.Bits(), p.HostLink()),
 		"link set "+p.HostLink()+" up",
 	)
 }
@@ -90,11 +94,11 @@ func (p Plan) makeMachineNetns(ctx context.Context, m Machine) error {
 	); err != nil {
 		return err
 	}
-	net, gateway := p.MachineNet(), p.SwitchAddrs()
+	subnets, gateway := p.MachineNet(), p.SwitchAddrs()
 	return ipBatch(ctx, m.Name,
 		"link set lo up",
-		fmt.Sprintf("addr add %s/%d dev eth0", m.Addrs.V4, net.V4.Bits()),
-		fmt.Sprintf("addr add %s/%d dev eth0 nodad", m.Addrs.V6, net.V6.Bits()),
+		fmt.Sprintf("addr add %s/%d dev eth0", m.Addrs.V4, subnets.V4.Bits()),
+		fmt.Sprintf("addr add %s/%d dev eth0 nodad", m.Addrs.V6, subnets.V6.Bits()),
 		"link set eth0 up",
 		fmt.Sprintf("route add default via %s", gateway.V4),
 		fmt.Sprintf("route add ::/0 via %s", gateway.V6),
@@ -108,13 +112,16 @@ func hardwareAddr(a Pair) string {
 	return fmt.Sprintf("02:6e:%02x:%02x:%02x:%02x", b[0], b[1], b[2], b[3])
 }
 
-// routePods tells every machine, and the host, which node has which pods.
-func (p Plan) routePods(ctx context.Context) error {
+// joinMachines tells every machine, and the host, which node has which pods, and heals partitions.
+func (p Plan) joinMachines(ctx context.Context) error {
 	if err := ipBatch(ctx, "", p.podRoutes("")...); err != nil {
 		return err
 	}
 	for _, m := range p.Machines() {
 		if err := ipBatch(ctx, m.Name, p.podRoutes(m.Name)...); err != nil {
+			return err
+		}
+		if err := p.setPort(ctx, m, portOpen); err != nil {
 			return err
 		}
 	}

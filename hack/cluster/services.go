@@ -174,7 +174,6 @@ func (p Plan) kubeletConfig(m Machine) []byte {
 		"failCgroupV1":                     false,
 		"failSwapOn":                       false,
 		"oomScoreAdj":                      0, // lowering it needs CAP_SYS_RESOURCE
-		"localStorageCapacityIsolation":    false,
 		"makeIPTablesUtilChains":           false,
 		"imageMinimumGCAge":                "24h", // no registry could bring an image back
 		"imageGCHighThresholdPercent":      100,

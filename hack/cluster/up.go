@@ -78,19 +78,14 @@ func (c *Cluster) bringUp(ctx context.Context) error {
 	if err := c.Step("writing keys and configuration", c.prepare); err != nil {
 		return err
 	}
-	if err := c.startMachines(ctx); err != nil {
+	if err := c.ensureNetwork(ctx); err != nil {
 		return err
 	}
-	api, err := c.api()
+	api, err := c.ensureControl(ctx)
 	if err != nil {
 		return err
 	}
-	if err := c.Step("waiting for kube-apiserver", func() error {
-		return poll(ctx, controlDeadline, "kube-apiserver", func() error { return api.Ready(ctx) })
-	}); err != nil {
-		return err
-	}
-	if err := c.waitNodes(ctx, api); err != nil {
+	if err := c.ensureNodes(ctx, api); err != nil {
 		return err
 	}
 	return c.ensureDNS(ctx, api)
@@ -111,32 +106,47 @@ func (c *Cluster) prepare() error {
 	return c.writeFiles()
 }
 
-// startMachines starts those that do not run. A lost switch takes every machine's link along, so then all
-// start again.
-func (c *Cluster) startMachines(ctx context.Context) error {
-	if !fileExists(filepath.Join(netnsDir, c.Switch())) {
+// ensureNetwork makes the switch. A lost switch has taken every machine's link along, so then all start again.
+func (c *Cluster) ensureNetwork(ctx context.Context) error {
+	if c.switchWhole() {
+		return nil
+	}
+	return c.Step("making the network", func() error {
 		if err := c.stopMachines(ctx); err != nil {
 			return err
 		}
-		if err := c.Step("making the network", func() error {
-			if err := c.deleteNetwork(ctx); err != nil {
-				return err
-			}
-			return c.ensureSwitch(ctx)
-		}); err != nil {
+		if err := c.deleteNetwork(ctx); err != nil {
 			return err
 		}
+		return c.makeSwitch(ctx)
+	})
+}
+
+// ensureControl starts the control plane. The nodes come after it: a kubelet that finds nobody takes its time
+// to ask again.
+func (c *Cluster) ensureControl(ctx context.Context) (*API, error) {
+	if err := c.bootMachine(ctx, c.Control()); err != nil {
+		return nil, err
 	}
-	for _, m := range c.Machines() {
+	api, err := c.api()
+	if err != nil {
+		return nil, err
+	}
+	return api, c.Step("waiting for kube-apiserver", func() error {
+		return poll(ctx, controlDeadline, "kube-apiserver", func() error { return api.Ready(ctx) })
+	})
+}
+
+// ensureNodes starts the nodes, gives each its first images and waits until it is ready.
+func (c *Cluster) ensureNodes(ctx context.Context, api *API) error {
+	for _, m := range c.NodeMachines() {
 		if err := c.bootMachine(ctx, m); err != nil {
 			return err
 		}
 	}
-	return c.routePods(ctx)
-}
-
-// waitNodes gives each node its first images and waits until it is ready.
-func (c *Cluster) waitNodes(ctx context.Context, api *API) error {
+	if err := c.joinMachines(ctx); err != nil {
+		return err
+	}
 	return c.Step(fmt.Sprintf("loading images and waiting for %d nodes", c.Nodes), func() error {
 		return c.eachNode(func(m Machine) error {
 			if err := c.loadOwnImages(ctx, m); err != nil {
