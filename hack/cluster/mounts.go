@@ -3,8 +3,10 @@ package main
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -35,7 +37,7 @@ func machineMounts(spec MachineSpec) []mountStep {
 		{why: "putting the cgroups back", source: parked, target: "/sys/fs/cgroup", flags: unix.MS_MOVE},
 		{why: "giving it a bpffs", source: "bpf", target: "/sys/fs/bpf", fstype: "bpf", data: "mode=700"},
 	}
-	for file := range spec.Sysctls {
+	for _, file := range slices.Sorted(maps.Keys(spec.Sysctls)) {
 		steps = append(steps, mountStep{why: "pinning " + file, source: sysctlFile(file),
 			target: filepath.Join("/proc/sys", file), flags: unix.MS_BIND})
 	}
