@@ -1,0 +1,214 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
+
+	"github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
+	"github.com/networkobservability/networkobservability/nodeagent/collectors"
+	"github.com/networkobservability/networkobservability/nodeagent/collectors/traffic"
+	"github.com/networkobservability/networkobservability/nodeagent/podmap"
+	"github.com/networkobservability/networkobservability/nodeagent/serve"
+)
+
+// drainFor is how long reads under way may take when the agent is told to end.
+const drainFor = 5 * time.Second
+
+// run is the agent. What it attached stays when it ends.
+func run(ctx context.Context, o options) error {
+	klog.InfoS("Starting", "version", programVersion(), "node", o.nodeName)
+	client, err := newClient(o.kubeconfig)
+	if err != nil {
+		return err
+	}
+	set := collectors.New(o.collectorsConfig())
+	pods, err := podmap.New(podmap.Config{OwnKey: o.podUID, Changed: set.Follow})
+	if err != nil {
+		return err
+	}
+	certificate := serve.NewCertificate(client, o.nodeName, o.caDir, o.dataDir)
+	server := serve.NewServer(newReader(pods, set), serve.Transport(o.caDir, certificate.Current))
+	health := &serve.Health{}
+	looked := make(chan struct{})
+
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return pods.Run(ctx, func() { close(looked) }) })
+	group.Go(func() error { set.Run(ctx); return nil })
+	group.Go(func() error { logStates(ctx, set); return nil })
+	group.Go(func() error { return certificate.Run(ctx) })
+	group.Go(func() error { return serveHealth(ctx, o.healthAddress, health) })
+	group.Go(func() error {
+		if err := awaitStart(ctx, looked, certificate); err != nil {
+			return nil
+		}
+		return serveAPI(ctx, o.listen, server, health)
+	})
+	err = group.Wait()
+	klog.InfoS("Ended; counting goes on")
+	return err
+}
+
+// cleanup removes what agents have left in place.
+func cleanup(ctx context.Context, o options, out io.Writer) error {
+	var found []*podmap.Pod
+	pods, err := podmap.New(podmap.Config{OwnKey: o.podUID, Changed: func(pods []*podmap.Pod) { found = pods }})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var removed []string
+	var problem error
+	err = pods.Run(ctx, func() {
+		removed, problem = traffic.Cleanup(o.collectorsConfig().Traffic, found)
+		cancel()
+	})
+	for _, what := range removed {
+		fmt.Fprintln(out, "removed", what)
+	}
+	fmt.Fprintf(out, "removed %d in all\n", len(removed))
+	return errors.Join(err, problem)
+}
+
+func newClient(kubeconfig string) (kubernetes.Interface, error) {
+	config, err := restConfig(kubeconfig)
+	if err != nil {
+		return nil, fmt.Errorf("preparing to reach Kubernetes: %w", err)
+	}
+	config.UserAgent = "networkobservability-nodeagent/" + programVersion()
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("preparing to reach Kubernetes: %w", err)
+	}
+	return client, nil
+}
+
+func restConfig(kubeconfig string) (*rest.Config, error) {
+	if kubeconfig == "" {
+		return rest.InClusterConfig()
+	}
+	return clientcmd.BuildConfigFromFlags("", kubeconfig)
+}
+
+// reader answers the service from the pods and the collectors.
+type reader struct {
+	pods  *podmap.Map
+	set   *collectors.Set
+	about v1alpha1.AgentInfo
+}
+
+func newReader(pods *podmap.Map, set *collectors.Set) *reader {
+	r := &reader{pods: pods, set: set}
+	r.about.Version = programVersion()
+	r.about.StartUnixNano = time.Now().UnixNano()
+	var name unix.Utsname
+	if unix.Uname(&name) == nil {
+		r.about.KernelVersion = unix.ByteSliceToString(name.Release[:])
+	}
+	return r
+}
+
+// ReadPod implements serve.Reader.
+func (r *reader) ReadPod(key string) *v1alpha1.PodStats {
+	if pod, ok := r.pods.Lookup(key); ok {
+		return r.set.ReadPod(pod)
+	}
+	return &v1alpha1.PodStats{Key: key, Measurement: &v1alpha1.Measurement{
+		State: v1alpha1.State_STATE_NOT_FOUND, Message: "no process of the pod was found on this node",
+		TimeUnixNano: time.Now().UnixNano(),
+	}}
+}
+
+// ReadNode implements serve.Reader.
+func (r *reader) ReadNode() *v1alpha1.NodeStats {
+	node := r.set.ReadNode()
+	node.Agent.Version, node.Agent.StartUnixNano, node.Agent.KernelVersion = r.about.Version, r.about.StartUnixNano, r.about.KernelVersion
+	return node
+}
+
+// logStates logs each collector's state when it changes.
+func logStates(ctx context.Context, set *collectors.Set) {
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+	last := map[string]string{}
+	for {
+		for _, c := range set.States() {
+			if state := c.State.String() + " " + c.Message; last[c.Name] != state {
+				last[c.Name] = state
+				klog.InfoS("Collector changed", "collector", c.Name, "state", c.State, "message", c.Message)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+func awaitStart(ctx context.Context, looked <-chan struct{}, certificate *serve.Certificate) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-looked:
+	}
+	klog.InfoS("Looked for pods; waiting for a serving certificate")
+	ticker := time.NewTicker(200 * time.Millisecond)
+	defer ticker.Stop()
+	for certificate.Current() == nil {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-ticker.C:
+		}
+	}
+	return nil
+}
+
+func serveAPI(ctx context.Context, address string, server *grpc.Server, health *serve.Health) error {
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return fmt.Errorf("--listen: %w", err)
+	}
+	klog.InfoS("Serving", "address", listener.Addr().String())
+	health.SetReady(true)
+	defer context.AfterFunc(ctx, func() {
+		health.SetReady(false)
+		force := time.AfterFunc(drainFor, server.Stop)
+		defer force.Stop()
+		server.GracefulStop()
+	})()
+	if err := server.Serve(listener); err != nil {
+		return fmt.Errorf("serving: %w", err)
+	}
+	return nil
+}
+
+func serveHealth(ctx context.Context, address string, health *serve.Health) error {
+	if address == "" {
+		return nil
+	}
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return fmt.Errorf("--health-address: %w", err)
+	}
+	server := health.Server()
+	defer context.AfterFunc(ctx, func() { server.Close() })()
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serving health: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,276 @@
+package traffic
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	bpf "github.com/networkobservability/networkobservability/bpf/traffic"
+	"github.com/networkobservability/networkobservability/nodeagent/collectors/rates"
+	"github.com/networkobservability/networkobservability/nodeagent/podmap"
+)
+
+// A target is one pod whose packets are counted.
+type target struct {
+	mu     sync.Mutex
+	pod    *podmap.Pod
+	ledger *ledger
+	notes  bpf.Notes
+	// pins is the folder of its links.
+	pins       string
+	interfaces map[int]*counted // by index
+	window     rates.Window[bpf.Totals]
+	// bypassed never falls: reading it races with the packets.
+	bypassed int64
+	// problem is why counting does not work or not everywhere; retry is when to try again.
+	problem error
+	retry   time.Time
+}
+
+// counted is an interface with our programs on it.
+type counted struct {
+	name string
+	// unit is true when the driver counts transmitted socket buffers, as the programs do, and not segments.
+	unit bool
+	// transmitted is how many buffers it had sent when last looked at.
+	transmitted int64
+}
+
+func (t *target) close() {
+	if t.ledger != nil {
+		t.ledger.close()
+	}
+}
+
+// attach brings the programs onto all that belongs to the pod.
+func (c *Collector) attach(t *target, pod *podmap.Pod) error {
+	if t.ledger == nil {
+		ledger, err := c.openLedger(pod.Key)
+		if err != nil {
+			return err
+		}
+		t.ledger = ledger
+		if t.notes, err = bpf.ReadNotes(ledger.totals); err != nil {
+			return err
+		}
+	}
+	if pod.HostNetwork {
+		return c.attachToCgroup(t, pod)
+	}
+	return c.attachToInterfaces(t, pod)
+}
+
+func (c *Collector) attachToCgroup(t *target, pod *podmap.Pod) error {
+	path := filepath.Join(c.config.CgroupRoot, pod.Cgroup)
+	var stat unix.Stat_t
+	if err := unix.Stat(path, &stat); err != nil {
+		return fmt.Errorf("looking at cgroup %s: %w", path, err)
+	}
+	t.pins = c.cgroupPins(stat.Ino)
+	return c.withPrograms(t.ledger.totals, bpf.Cgroup, func(programs [2]*ebpf.Program) error {
+		return attachCgroup(path, t.pins, programs)
+	})
+}
+
+func (c *Collector) attachToInterfaces(t *target, pod *podmap.Pod) error {
+	t.pins = c.namespacePins(pod.NetnsCookie)
+	return pod.Enter(func() error {
+		links, err := netlink.LinkList()
+		if err != nil {
+			return fmt.Errorf("listing interfaces: %w", err)
+		}
+		found := map[int]bool{}
+		var problems []error
+		for _, iface := range leadingOut(links) {
+			attrs := iface.Attrs()
+			found[attrs.Index] = true
+			if t.interfaces[attrs.Index] != nil {
+				continue
+			}
+			if err := c.attachToInterface(t, pod, iface); err != nil {
+				problems = append(problems, fmt.Errorf("attaching to %s: %w", attrs.Name, err))
+			}
+		}
+		t.forget(found)
+		return errors.Join(append(problems, bpf.WriteNotes(t.ledger.totals, t.notes))...)
+	})
+}
+
+func (c *Collector) attachToInterface(t *target, pod *podmap.Pod, iface netlink.Link) error {
+	kind := bpf.Raw
+	if iface.Attrs().EncapType == "ether" {
+		kind = bpf.Ether
+	}
+	attrs := iface.Attrs()
+	return c.withPrograms(t.ledger.totals, kind, func(programs [2]*ebpf.Program) error {
+		fresh, err := c.attachBest(iface, c.interfacePins(pod.NetnsCookie, attrs.Index), programs)
+		if err != nil {
+			return err
+		}
+		sent, err := transmitted(attrs.Index)
+		if err != nil {
+			return err
+		}
+		if fresh {
+			t.notes.TransmitBase += sent
+		}
+		t.interfaces[attrs.Index] = &counted{name: attrs.Name, unit: countsBuffers(iface.Type()), transmitted: sent}
+		return nil
+	})
+}
+
+// withPrograms loads the programs of both directions for the time of do; what they are attached to keeps them.
+func (c *Collector) withPrograms(totals *ebpf.Map, kind bpf.Hook, do func([2]*ebpf.Program) error) error {
+	var programs [2]*ebpf.Program
+	for _, direction := range directions {
+		program, err := bpf.NewProgram(totals, kind, direction)
+		if err != nil {
+			return err
+		}
+		defer program.Close()
+		programs[direction] = program
+	}
+	return do(programs)
+}
+
+// forget drops interfaces that are gone; what they had sent stays in the reckoning of what bypassed the hooks.
+func (t *target) forget(found map[int]bool) {
+	for index, iface := range t.interfaces {
+		if !found[index] {
+			t.notes.TransmitBase -= iface.transmitted
+			delete(t.interfaces, index)
+		}
+	}
+}
+
+// transmitted is how many packets an interface of the calling thread's namespace has sent or dropped on the way.
+func transmitted(ifindex int) (int64, error) {
+	iface, err := netlink.LinkByIndex(ifindex)
+	if err != nil {
+		return 0, fmt.Errorf("reading statistics: %w", err)
+	}
+	statistics := iface.Attrs().Statistics
+	if statistics == nil {
+		return 0, errors.New("reading statistics: the kernel gave none")
+	}
+	return int64(statistics.TxPackets + statistics.TxDropped), nil
+}
+
+// countsBuffers tells drivers that count a buffer as one packet, so that a difference from our count means something.
+func countsBuffers(kind string) bool {
+	switch kind {
+	case "veth", "macvlan", "ipvlan", "netkit":
+		return true
+	}
+	return false
+}
+
+// leadingOut chooses the interfaces that lead out of the pod. Others, such as a bridge or tunnel that a pod has made
+// for itself, carry the same packets again. Where none seems to lead out, all but loopback do.
+func leadingOut(links []netlink.Link) []netlink.Link {
+	var all, out []netlink.Link
+	for _, iface := range links {
+		attrs := iface.Attrs()
+		if attrs.Flags&net.FlagLoopback != 0 || isFallback(attrs) {
+			continue
+		}
+		all = append(all, iface)
+		if leadsOut(iface, links) {
+			out = append(out, iface)
+		}
+	}
+	if len(out) == 0 {
+		return all
+	}
+	return out
+}
+
+// isFallback tells the tunnel devices that the kernel puts into every namespace, unused.
+func isFallback(attrs *netlink.LinkAttrs) bool {
+	if attrs.Flags&net.FlagUp != 0 {
+		return false
+	}
+	switch attrs.Name {
+	case "tunl0", "sit0", "gre0", "gretap0", "erspan0", "ip6tnl0", "ip6gre0", "ip_vti0", "ip6_vti0":
+		return true
+	}
+	return false
+}
+
+func leadsOut(iface netlink.Link, links []netlink.Link) bool {
+	attrs := iface.Attrs()
+	switch iface.Type() {
+	case "device": // hardware
+		return true
+	case "veth", "netkit", "macvlan", "macvtap", "ipvlan", "ipvtap", "vlan":
+		// The other end, or the interface beneath, is in another namespace.
+		return attrs.NetNsID >= 0 && !isNested(attrs, links)
+	}
+	return false
+}
+
+// isNested tells the near end of a container inside the pod, on a bridge that the pod made beside its own interface.
+// A bridge with hardware or the pod's own veth on it (as virtual machines use) has ports to one outer namespace only.
+func isNested(attrs *netlink.LinkAttrs, links []netlink.Link) bool {
+	if attrs.MasterIndex == 0 {
+		return false
+	}
+	for _, other := range links {
+		o := other.Attrs()
+		if o.Index != attrs.Index && o.MasterIndex == 0 && o.NetNsID >= 0 && o.NetNsID != attrs.NetNsID {
+			return true
+		}
+	}
+	return false
+}
+
+// readBypassed is how many buffers the interfaces sent that the programs did not see. The caller reads the interfaces
+// first and the totals after: then a packet on its way can hide one that bypassed, for a moment, but never be taken
+// for one. ok is false where the drivers count in another unit.
+func (t *target) readBypassed(devices []byte, totals *bpf.Totals) (bypassed int64, ok bool) {
+	if len(t.interfaces) == 0 {
+		return 0, false
+	}
+	sent := -t.notes.TransmitBase
+	for _, iface := range t.interfaces {
+		now, found := sentBy(devices, iface.name)
+		if !iface.unit || !found {
+			return 0, false
+		}
+		iface.transmitted = now
+		sent += now
+	}
+	for _, cell := range totals[bpf.Transmit] {
+		sent -= int64(cell.Buffers)
+	}
+	t.bypassed = max(t.bypassed, sent)
+	return t.bypassed, true
+}
+
+// sentBy finds the packets that an interface has sent or dropped in /proc/net/dev: the tenth and twelfth number.
+func sentBy(devices []byte, name string) (int64, bool) {
+	for line := range bytes.Lines(devices) {
+		// A name may hold a colon, the numbers do not.
+		colon := bytes.LastIndexByte(line, ':')
+		if colon < 0 || string(bytes.TrimSpace(line[:colon])) != name {
+			continue
+		}
+		fields := bytes.Fields(line[colon+1:])
+		if len(fields) < 12 {
+			return 0, false
+		}
+		packets, err1 := strconv.ParseInt(string(fields[9]), 10, 64)
+		dropped, err2 := strconv.ParseInt(string(fields[11]), 10, 64)
+		return packets + dropped, err1 == nil && err2 == nil
+	}
+	return 0, false
+}

@@ -1,0 +1,199 @@
+// The nodeagent runs on every node. It finds the node's pods in the kernel, counts their traffic with eBPF, and answers
+// the API server, which asks when somebody asks it. It calls nobody, but for its own certificate.
+//
+//	main.go      flags and commands
+//	agent.go     the whole program on a page: what is made, and what runs
+//	podmap/      which pods there are
+//	collectors/  sources of numbers, a folder each
+//	serve/       gRPC, certificates, health
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"runtime/debug"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
+
+	"github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
+	"github.com/networkobservability/networkobservability/nodeagent/collectors"
+	"github.com/networkobservability/networkobservability/nodeagent/collectors/traffic"
+)
+
+// version is set by the linker.
+var version = ""
+
+type options struct {
+	nodeName, podUID, listen, healthAddress string
+	bpffs, cgroupRoot, caDir, dataDir       string
+	kubeconfig, trafficHook                 string
+	disabled, nodeIPs                       []string
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+	err := command().ExecuteContext(ctx)
+	stop()
+	klog.Flush()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "Error:", err)
+		os.Exit(1)
+	}
+}
+
+func command() *cobra.Command {
+	var o options
+	root := &cobra.Command{
+		Use:           "networkobservability-nodeagent",
+		Short:         "Counts the network traffic of this node's pods and answers the API server about it.",
+		Args:          cobra.NoArgs,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if err := o.validate(); err != nil {
+				return err
+			}
+			return run(c.Context(), o)
+		},
+	}
+	o.addTo(root)
+	root.AddCommand(
+		&cobra.Command{
+			Use: "version", Short: "Prints the version.", Args: cobra.NoArgs,
+			RunE: func(c *cobra.Command, _ []string) error {
+				_, err := fmt.Fprintln(c.OutOrStdout(), programVersion())
+				return err
+			},
+		},
+		&cobra.Command{
+			Use: "cleanup", Args: cobra.NoArgs,
+			Short: "Removes all programs, pins and filters of this node's agent, and says what it removed.",
+			Long: "Removes all programs, pins and filters of this node's agent, and says what it removed.\n" +
+				"An agent leaves them in place when it ends, so that counting goes on; run this after the last one.",
+			RunE: func(c *cobra.Command, _ []string) error {
+				if err := o.validate(); err != nil {
+					return err
+				}
+				return cleanup(c.Context(), o, c.OutOrStdout())
+			},
+		},
+	)
+	return root
+}
+
+func (o *options) addTo(c *cobra.Command) {
+	flags := c.PersistentFlags()
+	flags.StringVar(&o.nodeName, "node-name", os.Getenv("NODE_NAME"), "Name of this node (default: the environment's NODE_NAME).")
+	flags.StringVar(&o.podUID, "pod-uid", os.Getenv("POD_UID"), "UID of the agent's own pod (default: the environment's POD_UID). Without one, pods of every kubelet on this kernel are taken for this node's.")
+	flags.StringSliceVar(&o.nodeIPs, "node-ips", environmentList("NODE_IPS"), "Addresses of this node (default: the environment's NODE_IPS). Interfaces that carry one are uplinks.")
+	flags.StringVar(&o.listen, "listen", fmt.Sprintf(":%d", v1alpha1.Port), "Address at which the API server is answered.")
+	flags.StringVar(&o.healthAddress, "health-address", "127.0.0.1:10262", "Loopback address of /healthz and /readyz; empty for none.")
+	flags.StringVar(&o.bpffs, "bpffs", "/sys/fs/bpf", "Where the BPF file system is mounted.")
+	flags.StringVar(&o.cgroupRoot, "cgroup-root", "", "Where the host's cgroup version 2 is mounted (default: found below /sys/fs/cgroup).")
+	flags.StringVar(&o.caDir, "ca-dir", "/etc/networkobservability/ca", "Folder with the CA bundles "+v1alpha1.ClientCAKey+" and "+v1alpha1.ServingCAKey+".")
+	flags.StringVar(&o.dataDir, "data-dir", "/var/lib/networkobservability", "Folder for the agent's certificate.")
+	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "How to reach Kubernetes, for the agent's certificate only (default: as a pod does).")
+	flags.StringSliceVar(&o.disabled, "disable-collectors", nil, "Collectors to switch off: "+strings.Join(collectors.Names, ", ")+".")
+	flags.StringVar(&o.trafficHook, "traffic-hook", "auto", "How traffic is counted: auto, tcx, clsact or off.")
+	klogFlags := flag.NewFlagSet("klog", flag.ContinueOnError)
+	klog.InitFlags(klogFlags)
+	flags.AddGoFlag(klogFlags.Lookup("v"))
+}
+
+func environmentList(name string) []string {
+	return strings.FieldsFunc(os.Getenv(name), func(r rune) bool { return r == ',' })
+}
+
+// nodeNames are those that Kubernetes allows: DNS subdomains.
+var nodeNames = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
+
+func (o *options) validate() error {
+	if len(o.nodeName) > 253 || !nodeNames.MatchString(o.nodeName) {
+		return fmt.Errorf("--node-name: %q is not the name of a node", o.nodeName)
+	}
+	if !slices.Contains([]string{"auto", "tcx", "clsact", "off"}, o.trafficHook) {
+		return fmt.Errorf("--traffic-hook: %q is none of auto, tcx, clsact and off", o.trafficHook)
+	}
+	for _, name := range o.disabled {
+		if !slices.Contains(collectors.Names, name) {
+			return fmt.Errorf("--disable-collectors: %q is none of %s", name, strings.Join(collectors.Names, ", "))
+		}
+	}
+	for _, ip := range o.nodeIPs {
+		if _, err := netip.ParseAddr(ip); err != nil {
+			return fmt.Errorf("--node-ips: %w", err)
+		}
+	}
+	if _, _, err := net.SplitHostPort(o.listen); err != nil {
+		return fmt.Errorf("--listen: %w", err)
+	}
+	if o.healthAddress != "" {
+		address, err := netip.ParseAddrPort(o.healthAddress)
+		if err != nil {
+			return fmt.Errorf("--health-address: %w", err)
+		}
+		if !address.Addr().IsLoopback() {
+			return fmt.Errorf("--health-address: %s is not a loopback address", address.Addr())
+		}
+	}
+	var stat unix.Statfs_t
+	if err := unix.Statfs(o.bpffs, &stat); o.trafficHook != "off" && (err != nil || stat.Type != unix.BPF_FS_MAGIC) {
+		return fmt.Errorf("--bpffs: no BPF file system is mounted at %s", o.bpffs)
+	}
+	return nil
+}
+
+// collectorsConfig is what the flags mean for the collectors.
+func (o *options) collectorsConfig() collectors.Config {
+	config := collectors.Config{
+		Traffic: traffic.Config{BPFFS: o.bpffs, Node: o.nodeName, CgroupRoot: o.cgroupRoot, Hook: traffic.Hook(o.trafficHook)},
+		Off:     map[string]string{},
+	}
+	if config.Traffic.CgroupRoot == "" {
+		config.Traffic.CgroupRoot = findCgroupRoot()
+	}
+	for _, ip := range o.nodeIPs {
+		config.NodeIPs = append(config.NodeIPs, netip.MustParseAddr(ip))
+	}
+	if o.trafficHook == "off" {
+		config.Off["traffic"] = "is switched off by --traffic-hook"
+	}
+	for _, name := range o.disabled {
+		config.Off[name] = "is switched off by --disable-collectors"
+	}
+	return config
+}
+
+// findCgroupRoot looks where version 2 is mounted whole: in a container's own mount the pods' cgroups are not to be
+// found. The root of the file system has inode 1.
+func findCgroupRoot() string {
+	for _, path := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
+		var system unix.Statfs_t
+		var stat unix.Stat_t
+		if unix.Statfs(path, &system) == nil && system.Type == unix.CGROUP2_SUPER_MAGIC && unix.Stat(path, &stat) == nil && stat.Ino == 1 {
+			return filepath.Clean(path)
+		}
+	}
+	return ""
+}
+
+func programVersion() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "unknown"
+}

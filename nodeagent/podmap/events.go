@@ -1,0 +1,108 @@
+package podmap
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// ownNamespace stands for the namespace of the listener, which the kernel does not number.
+const ownNamespace = -1
+
+// An event is an interface that came or went, or a whole namespace that went. Changes of state are not heard of.
+type event struct {
+	// namespace is the number that the namespace has in that of the listener.
+	namespace int
+	// appeared is false for what went.
+	appeared bool
+}
+
+// A listener hears of interfaces that come, change or go, in its own network namespace and in every one that has a
+// number there, and of namespaces that go.
+type listener struct {
+	socket *os.File
+	// everywhere is false without CAP_NET_BROADCAST: then only the own namespace is heard.
+	everywhere bool
+}
+
+func listen() (*listener, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("opening a route socket: %w", err)
+	}
+	groups := uint32(1<<(unix.RTNLGRP_LINK-1) | 1<<(unix.RTNLGRP_NSID-1))
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups}); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("subscribing to interfaces: %w", err)
+	}
+	everywhere := unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_LISTEN_ALL_NSID, 1) == nil
+	return &listener{socket: os.NewFile(uintptr(fd), "route socket"), everywhere: everywhere}, nil
+}
+
+// close ends run.
+func (l *listener) close() { l.socket.Close() }
+
+// run calls heard for each event until close. When the kernel had more to tell than the socket holds, it makes up an
+// event of the own namespace, which has everything looked at.
+func (l *listener) run(heard func(event)) error {
+	raw, err := l.socket.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("using the route socket: %w", err)
+	}
+	// A message is cut where the buffer ends, which does no harm: only its head is read.
+	buffer, control := make([]byte, 4096), make([]byte, 256)
+	for {
+		var n, controlled int
+		var receiveError error
+		if err := raw.Read(func(fd uintptr) bool {
+			n, controlled, _, _, receiveError = unix.Recvmsg(int(fd), buffer, control, 0)
+			return !errors.Is(receiveError, unix.EAGAIN)
+		}); err != nil {
+			return nil // closed
+		}
+		switch {
+		case errors.Is(receiveError, unix.ENOBUFS):
+			heard(event{namespace: ownNamespace, appeared: true})
+		case errors.Is(receiveError, unix.EINTR):
+		case receiveError != nil:
+			return fmt.Errorf("listening for interfaces: %w", receiveError)
+		default:
+			if appeared, ok := read(buffer[:n]); ok {
+				heard(event{namespace: namespaceOf(control[:controlled]), appeared: appeared})
+			}
+		}
+	}
+}
+
+// read tells what a message is about. The change mask of a new interface, or one moved here from another namespace,
+// is all ones.
+func read(message []byte) (appeared, ok bool) {
+	const changeMask = unix.NLMSG_HDRLEN + 12 // in struct ifinfomsg
+	if len(message) < unix.NLMSG_HDRLEN {
+		return false, false
+	}
+	switch binary.NativeEndian.Uint16(message[4:]) {
+	case unix.RTM_NEWLINK:
+		isNew := len(message) >= changeMask+4 && binary.NativeEndian.Uint32(message[changeMask:]) == ^uint32(0)
+		return true, isNew
+	case unix.RTM_DELLINK, unix.RTM_DELNSID:
+		return false, true
+	}
+	return false, false
+}
+
+func namespaceOf(control []byte) int {
+	messages, err := unix.ParseSocketControlMessage(control)
+	if err != nil {
+		return ownNamespace
+	}
+	for _, message := range messages {
+		if message.Header.Level == unix.SOL_NETLINK && message.Header.Type == unix.NETLINK_LISTEN_ALL_NSID && len(message.Data) >= 4 {
+			return int(int32(binary.NativeEndian.Uint32(message.Data)))
+		}
+	}
+	return ownNamespace
+}

@@ -1,0 +1,131 @@
+// Package serve answers the API server over gRPC, as apis/agent/v1alpha1/PROTOCOL.md describes.
+//
+//	serve.go        the service: limits, rows into batches
+//	tls.go          who may dial: TLS 1.3, the client CA as it is now, the one common name
+//	certificate.go  the agent's own certificate, asked for and renewed through certificates.k8s.io
+//	health.go       answers to the kubelet's probes
+package serve
+
+import (
+	"context"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
+)
+
+// Reader reads rows at the moment of the call.
+type Reader interface {
+	// ReadPod makes the row of one key, whatever the key is.
+	ReadPod(key string) *v1alpha1.PodStats
+	ReadNode() *v1alpha1.NodeStats
+}
+
+const (
+	maxKeyBytes = 253
+	// maxReads is how many reads may be under way.
+	maxReads = 8
+	// maxStreams is how many streams a connection may have.
+	maxStreams = 32
+)
+
+// NewServer makes a server that answers from reader to whom transport lets in.
+func NewServer(reader Reader, transport credentials.TransportCredentials) *grpc.Server {
+	server := grpc.NewServer(
+		grpc.Creds(transport),
+		grpc.MaxRecvMsgSize(v1alpha1.MaxRequestBytes),
+		grpc.MaxConcurrentStreams(maxStreams),
+	)
+	v1alpha1.RegisterAgentServer(server, &agent{reader: reader, reads: make(chan struct{}, maxReads)})
+	return server
+}
+
+type agent struct {
+	v1alpha1.UnimplementedAgentServer
+	reader Reader
+	// reads holds a token for each read under way.
+	reads chan struct{}
+}
+
+// ReadStats implements the service.
+func (a *agent) ReadStats(request *v1alpha1.ReadStatsRequest, stream grpc.ServerStreamingServer[v1alpha1.ReadStatsResponse]) error {
+	if err := validate(request); err != nil {
+		return err
+	}
+	select {
+	case a.reads <- struct{}{}:
+		defer func() { <-a.reads }()
+	default:
+		return status.Errorf(codes.ResourceExhausted, "%d reads are under way", maxReads)
+	}
+	return a.send(request, stream)
+}
+
+func validate(request *v1alpha1.ReadStatsRequest) error {
+	if n := len(request.GetPodKeys()); n > v1alpha1.MaxPodKeys {
+		return status.Errorf(codes.InvalidArgument, "pod_keys has %d keys, at most %d may be asked for", n, v1alpha1.MaxPodKeys)
+	}
+	for i, key := range request.GetPodKeys() {
+		if key == "" || len(key) > maxKeyBytes {
+			return status.Errorf(codes.InvalidArgument, "pod_keys[%d] has %d bytes, 1 to %d are allowed", i, len(key), maxKeyBytes)
+		}
+	}
+	return nil
+}
+
+func (a *agent) send(request *v1alpha1.ReadStatsRequest, stream grpc.ServerStreamingServer[v1alpha1.ReadStatsResponse]) error {
+	batch := batcher{send: stream.Send}
+	if request.GetNode() {
+		batch.response.Node = a.reader.ReadNode()
+		batch.size = proto.Size(&batch.response)
+	}
+	answered := make(map[string]bool, len(request.GetPodKeys()))
+	for _, key := range request.GetPodKeys() {
+		if answered[key] {
+			continue // a key has one row, however often it was asked for
+		}
+		answered[key] = true
+		if err := context.Cause(stream.Context()); err != nil {
+			return status.FromContextError(err).Err()
+		}
+		if err := batch.add(a.reader.ReadPod(key)); err != nil {
+			return err
+		}
+	}
+	return batch.flush()
+}
+
+// A batcher gathers rows into messages below the limit.
+type batcher struct {
+	send     func(*v1alpha1.ReadStatsResponse) error
+	response v1alpha1.ReadStatsResponse
+	size     int
+}
+
+// frame is more than a row's tag and length take in its message.
+const frame = 16
+
+func (b *batcher) add(row *v1alpha1.PodStats) error {
+	size := proto.Size(row) + frame
+	if b.size+size > v1alpha1.MaxBatchBytes {
+		if err := b.flush(); err != nil {
+			return err
+		}
+	}
+	b.response.Pods = append(b.response.Pods, row)
+	b.size += size
+	return nil
+}
+
+func (b *batcher) flush() error {
+	if b.size == 0 {
+		return nil
+	}
+	err := b.send(&v1alpha1.ReadStatsResponse{Pods: b.response.Pods, Node: b.response.Node})
+	b.response.Pods, b.response.Node, b.size = nil, nil, 0
+	return err
+}
