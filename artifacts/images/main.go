@@ -50,7 +50,7 @@ func writeAll(bin, out string, wanted []string) error {
 }
 
 // writeImage leaves either the whole archive or what was there before.
-func writeImage(path string, image archive.Image) (err error) {
+func writeImage(path string, image archive.Image) error {
 	file, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
 	if err != nil {
 		return err
