@@ -1,0 +1,88 @@
+package live
+
+import (
+	"bytes"
+
+	"google.golang.org/protobuf/proto"
+	"k8s.io/apimachinery/pkg/types"
+
+	agentv1 "github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
+)
+
+// A memory is the last reading of a watched object: by it a watch knows that numbers changed, and what the numbers
+// were when something else does. It is kept as on the wire, in a fifth of the space.
+type memory struct {
+	hostUID types.UID
+	// wire holds everything but the times of the reading, which differ each time.
+	wire             []byte
+	time, windowNano int64
+	isNode           bool
+	silent           error
+}
+
+func remember(record *Record, reading Reading) memory {
+	m := memory{hostUID: record.HostUID, silent: reading.Err}
+	switch {
+	case reading.Pod != nil:
+		measurement := m.withoutTimes(reading.Pod.GetMeasurement())
+		m.wire = marshal(&agentv1.PodStats{
+			Key: reading.Pod.Key, Measurement: measurement, Traffic: reading.Pod.Traffic, Protocols: reading.Pod.Protocols,
+		})
+	case reading.Node != nil:
+		measurement := m.withoutTimes(reading.Node.GetMeasurement())
+		m.isNode = true
+		m.wire = marshal(&agentv1.NodeStats{
+			Measurement: measurement, Interfaces: reading.Node.Interfaces, Protocols: reading.Node.Protocols, Agent: reading.Node.Agent,
+		})
+	}
+	return m
+}
+
+func (m *memory) withoutTimes(measurement *agentv1.Measurement) *agentv1.Measurement {
+	m.time, m.windowNano = measurement.GetTimeUnixNano(), measurement.GetWindowNano()
+	return &agentv1.Measurement{
+		State: measurement.GetState(), Message: measurement.GetMessage(), StartUnixNano: measurement.GetStartUnixNano(),
+	}
+}
+
+func marshal(message proto.Message) []byte {
+	wire, err := proto.MarshalOptions{Deterministic: true}.Marshal(message)
+	if err != nil {
+		// Only a text that is not UTF-8 can do this, and a message with one is refused when it is read.
+		return nil
+	}
+	return wire
+}
+
+// same says whether two memories tell the same. A node that stays silent tells nothing new by another cause.
+func (m memory) same(other memory) bool {
+	if m.silent != nil || other.silent != nil {
+		return m.hostUID == other.hostUID && m.silent != nil && other.silent != nil
+	}
+	return m.hostUID == other.hostUID && bytes.Equal(m.wire, other.wire)
+}
+
+// of returns the reading, if it is one of this record.
+func (m memory) of(record *Record) Reading {
+	if m.hostUID != record.HostUID || m.silent != nil || m.wire == nil {
+		return Reading{Err: m.silent}
+	}
+	if m.isNode {
+		node := &agentv1.NodeStats{}
+		if err := proto.Unmarshal(m.wire, node); err != nil {
+			return Reading{}
+		}
+		m.restoreTimes(node.Measurement)
+		return Reading{Node: node}
+	}
+	pod := &agentv1.PodStats{}
+	if err := proto.Unmarshal(m.wire, pod); err != nil {
+		return Reading{}
+	}
+	m.restoreTimes(pod.Measurement)
+	return Reading{Pod: pod}
+}
+
+func (m memory) restoreTimes(measurement *agentv1.Measurement) {
+	measurement.TimeUnixNano, measurement.WindowNano = m.time, m.windowNano
+}
