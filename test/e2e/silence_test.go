@@ -1,0 +1,197 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	agentv1 "github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
+	"github.com/networkobservability/networkobservability/apis/networkobservability/v1alpha1"
+)
+
+const agentProgram = "networkobservability-nodeagent"
+
+// breakerDeadline is for a list while a node is known to be silent.
+const breakerDeadline = 2 * time.Second
+
+// stopAgent freezes an agent until the returned function is called.
+func (c *cluster) stopAgent(t *testing.T, agent *corev1.Pod) (resume func()) {
+	t.Helper()
+	pid := process(t, agent, agentProgram)
+	signal(t, pid, unix.SIGSTOP)
+	resume = func() { signal(t, pid, unix.SIGCONT) }
+	t.Cleanup(resume)
+	return resume
+}
+
+// cutOffAgent drops everything that is sent to an agent, in the node, without telling anybody.
+func (c *cluster) cutOffAgent(t *testing.T, agent *corev1.Pod) (heal func()) {
+	t.Helper()
+	node := podNetns(t, agent)
+	node.run(t, fmt.Sprintf(`table inet netobs_e2e_cut {
+		chain input { type filter hook input priority -300; tcp dport %d drop; }
+	}`, agentv1.Port), "nft", "-f", "-")
+	healed := false
+	heal = func() {
+		if healed {
+			return
+		}
+		healed = true
+		if out, err := node.command(context.Background(), "nft", "delete", "table", "inet", "netobs_e2e_cut").CombinedOutput(); err != nil {
+			t.Errorf("joining the node again: %v: %s", err, out)
+		}
+	}
+	t.Cleanup(heal)
+	return heal
+}
+
+// TestSilentNode makes the agent of one node silent, in two ways, and reads while it is. It disturbs the whole
+// cluster, so it runs alone.
+func TestSilentNode(t *testing.T) {
+	c := newCluster(t)
+	nodes := c.nodes(t)
+	namespace := c.namespace(t)
+	pods := c.start(t, namespace, sink("here", nodes[0]), sink("there", nodes[1]))
+	c.waitMeasured(t, answerDeadline, pods...)
+	for _, test := range []struct {
+		name    string
+		silence func(*cluster, *testing.T, *corev1.Pod) func()
+	}{
+		{"agent stopped", (*cluster).stopAgent},
+		{"node cut off", (*cluster).cutOffAgent},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f := c.follow(t, namespace)
+			before := c.list(t, namespace).of(t, pods[1])
+			restore := test.silence(c, t, c.agents(t)[nodes[1]])
+			c.checkSilence(t, pods[0], pods[1])
+			if gone := f.deletions(); len(gone) != 0 {
+				t.Errorf("the informer was told that %v are gone, and every pod is there", gone)
+			}
+			f.waitFor(t, "there", "that the node is silent", func(s *v1alpha1.PodNetworkStats) bool { return s.State == v1alpha1.NodeSilent })
+			restore()
+			t.Logf("recovered within %v", c.waitMeasured(t, answerDeadline, pods[1]).Round(time.Millisecond))
+			checkRisen(t, before, c.list(t, namespace).of(t, pods[1]))
+			f.waitFor(t, "there", "the node's answer", func(s *v1alpha1.PodNetworkStats) bool { return s.State == v1alpha1.Measured })
+			if gone := f.deletions(); len(gone) != 0 {
+				t.Errorf("the informer was told that %v are gone, and every pod is there", gone)
+			}
+			f.checkFaults(t)
+		})
+	}
+}
+
+// checkSilence reads in every way while the node of silent does not answer.
+func (c *cluster) checkSilence(t *testing.T, measured, silent *corev1.Pod) {
+	t.Helper()
+	first := c.list(t, "")
+	t.Logf("the first list took %v and warned: %q", first.took.Round(time.Millisecond), first.warnings)
+	c.checkPartial(t, first, measured, silent)
+	if first.took > answerDeadline {
+		t.Errorf("the first list took %v", first.took)
+	}
+	second := c.list(t, "")
+	t.Logf("the second list took %v", second.took.Round(time.Millisecond))
+	c.checkPartial(t, second, measured, silent)
+	if second.took > breakerDeadline {
+		t.Errorf("the second list took %v, though the node was known to be silent", second.took)
+	}
+	c.checkUnavailable(t, silent)
+	c.checkSilentInKubectl(t, silent)
+	c.checkSilentNodeStats(t, silent.Spec.NodeName)
+}
+
+// checkPartial demands an answer that holds everything of the nodes that answer, and names the one that does not.
+func (c *cluster) checkPartial(t *testing.T, a answer, measured, silent *corev1.Pod) {
+	t.Helper()
+	if warned := strings.Join(a.warnings, "\n"); !strings.Contains(warned, silent.Spec.NodeName) || strings.Contains(warned, measured.Spec.NodeName) {
+		t.Errorf("the warnings should name %s and no other node: %q", silent.Spec.NodeName, a.warnings)
+	}
+	if stats := a.of(t, measured); stats.State != v1alpha1.Measured || stats.Traffic == nil {
+		t.Errorf("a pod of a node that answers is %s: %s", stats.State, stats.Message)
+	}
+	stats := a.of(t, silent)
+	if stats.State != v1alpha1.NodeSilent || stats.Message == "" || stats.Traffic != nil || stats.Protocols != nil || stats.Timestamp != nil {
+		t.Errorf("a pod of the silent node is %s (%s), traffic %v", stats.State, stats.Message, stats.Traffic)
+	}
+	if stats.NodeName != silent.Spec.NodeName || len(stats.PodIPs) != len(silent.Status.PodIPs) {
+		t.Errorf("what the control plane knows of the pod should be there: node %q, addresses %v", stats.NodeName, stats.PodIPs)
+	}
+}
+
+// checkUnavailable demands 503 for a single object, and nothing that makes clients wait.
+func (c *cluster) checkUnavailable(t *testing.T, pod *corev1.Pod) {
+	t.Helper()
+	start := time.Now()
+	response := c.raw(t, fmt.Sprintf("/apis/%s/namespaces/%s/podnetworkstats/%s", v1alpha1.SchemeGroupVersion, pod.Namespace, pod.Name))
+	var status metav1.Status
+	if err := json.NewDecoder(response.Body).Decode(&status); err != nil {
+		t.Fatalf("reading the answer: %v", err)
+	}
+	if response.StatusCode != http.StatusServiceUnavailable || status.Reason != metav1.StatusReasonServiceUnavailable || !strings.Contains(status.Message, pod.Spec.NodeName) {
+		t.Errorf("a single object gives %s: %s", response.Status, status.Message)
+	}
+	if retry, there := response.Header["Retry-After"]; there || status.Details != nil && status.Details.RetryAfterSeconds != 0 {
+		t.Errorf("the answer asks to try again: %v, %+v", retry, status.Details)
+	}
+	if took := time.Since(start); took > answerDeadline {
+		t.Errorf("a single object took %v", took)
+	}
+}
+
+func (c *cluster) checkSilentInKubectl(t *testing.T, pod *corev1.Pod) {
+	t.Helper()
+	r := c.kubectlFails(t, "get", "podnetworkstats", pod.Name, "--namespace", pod.Namespace)
+	if !strings.Contains(r.stderr, "(ServiceUnavailable)") || !strings.Contains(r.stderr, pod.Spec.NodeName) || r.took > answerDeadline {
+		t.Errorf("kubectl get of one pod took %v and says %s", r.took, r.stderr)
+	}
+	r = c.kubectlRun(t, "get", "podnetworkstats", "--namespace", pod.Namespace, "--output=wide")
+	if r.err != nil || !strings.Contains(r.stderr, "Warning: ") || !strings.Contains(r.stderr, pod.Spec.NodeName) || r.took > answerDeadline {
+		t.Errorf("kubectl get of all took %v (%v) and says %s", r.took, r.err, r.stderr)
+	}
+	if !strings.Contains(r.stdout, string(v1alpha1.NodeSilent)) || !strings.Contains(r.stdout, "<unknown>") {
+		t.Errorf("the table does not show that the node is silent:\n%s", r.stdout)
+	}
+}
+
+func (c *cluster) checkSilentNodeStats(t *testing.T, node string) {
+	t.Helper()
+	list, err := c.stats.NetworkobservabilityV1alpha1().NodeNetworkStats().List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatalf("listing the statistics of nodes: %v", err)
+	}
+	for _, stats := range list.Items {
+		if silent := stats.Name == node; silent != (stats.State == v1alpha1.NodeSilent) || silent != (stats.Traffic == nil) {
+			t.Errorf("node %s is %s: %s", stats.Name, stats.State, stats.Message)
+		}
+	}
+	if len(list.Items) != len(c.nodes(t)) {
+		t.Errorf("%d nodes are listed", len(list.Items))
+	}
+}
+
+// checkRisen demands that no counter is lower than before, and that counting has not begun anew.
+func checkRisen(t *testing.T, before, after v1alpha1.PodNetworkStats) {
+	t.Helper()
+	if before.Traffic == nil || after.Traffic == nil {
+		t.Errorf("no traffic to compare: %s, then %s", before.State, after.State)
+		return
+	}
+	if !before.StartTime.Equal(after.StartTime) {
+		t.Errorf("counting of %s began at %v, and later at %v", after.Name, before.StartTime, after.StartTime)
+	}
+	old := cells(&before)
+	for name, now := range cells(&after) {
+		if now.Packets < old[name].Packets || now.Bytes < old[name].Bytes || now.Buffers < old[name].Buffers {
+			t.Errorf("%s of %s went back from %+v to %+v", name, after.Name, old[name], now)
+		}
+	}
+}
