@@ -6,7 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"sort"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -64,37 +64,55 @@ func (c *Cluster) load() error {
 	return err
 }
 
-// eachNode calls f for all nodes at once and waits for all.
+// eachNode calls f for all nodes at once and waits for all. Errors say which node they are about.
 func (c *Cluster) eachNode(f func(Machine) error) error {
 	nodes := c.NodeMachines()
 	errs := make([]error, len(nodes))
 	var wg sync.WaitGroup
 	for i, m := range nodes {
-		wg.Go(func() { errs[i] = f(m) })
+		wg.Go(func() { errs[i] = about(m, f(m)) })
 	}
 	wg.Wait()
 	return errors.Join(errs...)
 }
 
-// explainFailure adds to an error what the logs say last, those first that were written to last.
+// about says which machine an error is about, if it is one.
+func about(m Machine, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &MachineError{Machine: m, Err: err}
+}
+
+// A MachineError is what went wrong with one machine, whose logs then tell why.
+type MachineError struct {
+	Machine Machine
+	Err     error
+}
+
+func (e *MachineError) Error() string { return e.Machine.Name + ": " + e.Err.Error() }
+func (e *MachineError) Unwrap() error { return e.Err }
+
+// explainFailure adds to an error what the logs of the machine that it is about say last.
 func (c *Cluster) explainFailure(err error) error {
-	const logs, lines = 3, 12
 	var b strings.Builder
-	for _, log := range recentLogs(filepath.Join(c.Output, "log"), c.start)[:] {
-		if b.Len() > 0 && strings.Count(b.String(), "\n==> ") >= logs {
-			break
-		}
-		if tail := tailLines(log, lines); tail != "" {
-			fmt.Fprintf(&b, "\n==> %s\n%s", log, tail)
+	var at *MachineError
+	if errors.As(err, &at) {
+		const logs, lines = 3, 12
+		for i, log := range recentLogs(c.LogDir(at.Machine), c.start) {
+			if i == logs {
+				break
+			}
+			fmt.Fprintf(&b, "\n==> %s\n%s", log, tailLines(log, lines))
 		}
 	}
-	return fmt.Errorf("%w\n%s\nThe cluster is left for you to look at; `down` removes it. Logs: %s",
+	return fmt.Errorf("%w\n%s\nwhat was made is left for you to look at; `down` removes it. Logs: %s",
 		err, b.String(), filepath.Join(c.Output, "log"))
 }
 
-// recentLogs lists the logs written to since a time, latest first.
+// recentLogs lists the logs in a folder that were written to since a time, latest first.
 func recentLogs(dir string, since time.Time) []string {
-	files, _ := filepath.Glob(filepath.Join(dir, "*", "*.log")) // the pattern is a good one
+	files, _ := filepath.Glob(filepath.Join(dir, "*.log")) // the pattern is a good one
 	written := map[string]time.Time{}
 	var recent []string
 	for _, file := range files {
@@ -103,7 +121,7 @@ func recentLogs(dir string, since time.Time) []string {
 			recent = append(recent, file)
 		}
 	}
-	sort.Slice(recent, func(i, j int) bool { return written[recent[i]].After(written[recent[j]]) })
+	slices.SortFunc(recent, func(a, b string) int { return written[b].Compare(written[a]) })
 	return recent
 }
 

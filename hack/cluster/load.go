@@ -22,7 +22,7 @@ const pauseImage = "localhost/pause:dev"
 
 // waitContainerd waits until a node's containerd answers.
 func (c *Cluster) waitContainerd(ctx context.Context, m Machine) error {
-	return poll(ctx, 30*time.Second, "containerd of "+m.Name, func() error {
+	return poll(ctx, 30*time.Second, "containerd", func() error {
 		_, err := c.ctr(ctx, m, nil, "version")
 		return err
 	})

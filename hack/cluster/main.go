@@ -14,10 +14,22 @@ import (
 	"syscall"
 )
 
-// A command is a sub-command.
+// A command is a sub-command. One without a word for its arguments takes none.
 type command struct {
 	name, args, help string
 	run              func(context.Context, *Cluster, []string) error
+}
+
+func (c command) check(args []string) error {
+	for _, arg := range args {
+		if strings.HasPrefix(arg, "-") {
+			return fmt.Errorf("%s comes too late: flags go before arguments", arg)
+		}
+	}
+	if c.args == "" && len(args) > 0 {
+		return fmt.Errorf("%s takes no arguments, and got %q", c.name, args)
+	}
+	return nil
 }
 
 func commands() []command {
@@ -25,7 +37,7 @@ func commands() []command {
 		{"up", "", "make the cluster, or mend it; nothing is done to a healthy one", func(ctx context.Context, c *Cluster, _ []string) error { return c.Up(ctx) }},
 		{"down", "", "remove every trace of the cluster but its logs", func(ctx context.Context, c *Cluster, _ []string) error { return c.Down(ctx) }},
 		{"status", "", "say what runs; the exit code is 1 when the cluster is not healthy", func(ctx context.Context, c *Cluster, _ []string) error { return c.Status(ctx, os.Stdout) }},
-		{"load", "ARCHIVE...", "import image archives on every node", (func(ctx context.Context, c *Cluster, args []string) error { return c.loaded(ctx, args, c.Load) })},
+		{"load", "ARCHIVE...", "import image archives on every node", func(ctx context.Context, c *Cluster, args []string) error { return c.loaded(ctx, args, c.Load) }},
 		{"partition", "NODE", "cut a node off from the network, silently", func(ctx context.Context, c *Cluster, args []string) error { return c.loaded(ctx, args, c.Partition) }},
 		{"heal", "NODE", "join a node that was cut off", func(ctx context.Context, c *Cluster, args []string) error { return c.loaded(ctx, args, c.Heal) }},
 	}
@@ -59,6 +71,9 @@ func runCommand(ctx context.Context, args []string) error {
 	name := flags.String("name", "demo", "name of the cluster, and prefix of every name it gives")
 	nodes := flags.Int("nodes", 2, "number of nodes, for up")
 	if err := flags.Parse(args[1:]); err != nil {
+		return err
+	}
+	if err := all[i].check(flags.Args()); err != nil {
 		return err
 	}
 	c, err := newCluster(*name, *nodes, os.Stdout)

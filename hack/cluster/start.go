@@ -30,7 +30,7 @@ func (c *Cluster) bootMachine(ctx context.Context, m Machine) error {
 			return err
 		}
 		c.booted[m.Name] = time.Now()
-		return c.startMachine(m)
+		return about(m, c.startMachine(m))
 	})
 }
 

@@ -37,7 +37,7 @@ func (c *Cluster) Up(ctx context.Context) error {
 	}
 	err = c.bringUp(ctx)
 	if err != nil && ctx.Err() == nil && !c.fresh {
-		c.Say("cluster %s cannot be mended (%v): making it anew", c.Name, err)
+		c.Say("cluster %s cannot be mended and is made anew, without what was in it: %v", c.Name, err)
 		err = c.rebuild(ctx)
 	}
 	if ctx.Err() != nil {
@@ -132,8 +132,8 @@ func (c *Cluster) ensureControl(ctx context.Context) (*API, error) {
 	if err != nil {
 		return nil, err
 	}
-	return api, c.Step("waiting for kube-apiserver", func() error {
-		return poll(ctx, controlDeadline, "kube-apiserver", func() error { return api.Ready(ctx) })
+	return api, c.Step("waiting until kube-apiserver serves", func() error {
+		return about(c.Control(), poll(ctx, controlDeadline, "an answer", func() error { return api.Ready(ctx) }))
 	})
 }
 
@@ -152,7 +152,7 @@ func (c *Cluster) ensureNodes(ctx context.Context, api *API) error {
 			if err := c.loadOwnImages(ctx, m); err != nil {
 				return err
 			}
-			if err := poll(ctx, nodeDeadline, m.Name, func() error { return api.NodeReady(ctx, m.Name, c.lastWord(m)) }); err != nil {
+			if err := poll(ctx, nodeDeadline, "the node", func() error { return api.NodeReady(ctx, m.Name, c.lastWord(m)) }); err != nil {
 				return err
 			}
 			return api.DescribeNode(ctx, c.Plan, m)
@@ -174,7 +174,7 @@ func (c *Cluster) ensureDNS(ctx context.Context, api *API) error {
 			return err
 		}
 		return c.eachNode(func(m Machine) error {
-			return poll(ctx, dnsDeadline, "DNS on "+m.Name, func() error { return c.resolves(ctx, m) })
+			return poll(ctx, dnsDeadline, "DNS", func() error { return c.resolves(ctx, m) })
 		})
 	})
 }
