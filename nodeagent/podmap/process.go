@@ -95,17 +95,17 @@ func (p *process) open(name string) (file int, err error) {
 func (p *process) control(do func(fd int) error) error {
 	raw, err := p.directory.SyscallConn()
 	if err != nil {
-		return gone(err)
+		return ErrGone
 	}
 	var inner error
 	if err := raw.Control(func(fd uintptr) { inner = do(int(fd)) }); err != nil {
-		return gone(err)
+		return ErrGone // closed, because the process was found to be gone
 	}
 	return gone(inner)
 }
 
 func gone(err error) error {
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) || errors.Is(err, os.ErrClosed) {
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) {
 		return ErrGone
 	}
 	return err

@@ -323,3 +323,10 @@ func sum(totals *bpf.Totals, d bpf.Direction) (packets, bytes int64) {
 	}
 	return packets, bytes
 }
+
+// Close lets go of the maps. What is attached goes on counting, and a new collector finds it.
+func (c *Collector) Close() {
+	for key, t := range c.snapshot() {
+		c.drop(key, t)
+	}
+}
