@@ -172,3 +172,12 @@ func TestNetworkPolicies(t *testing.T) {
 		}
 	}
 }
+
+// TestAuthenticationReader guards against a namespace for all, which would move the binding out of the one
+// namespace in which it grants anything.
+func TestAuthenticationReader(t *testing.T) {
+	binding := only[*rbacv1.RoleBinding](t, build(t), "networkobservability-apiserver:authentication-reader")
+	if binding.Namespace != metav1.NamespaceSystem {
+		t.Errorf("the binding is in namespace %s, and the role in %s", binding.Namespace, metav1.NamespaceSystem)
+	}
+}
