@@ -19,8 +19,8 @@ help: ## Show this help.
 .PHONY: build
 build: ## Build our programs into _output/bin.
 	@mkdir -p $(OUT)/bin
-	go build -trimpath -ldflags "$(LDFLAGS)" -o $(OUT)/bin/networkobservability-apiserver ./apiserver
-	go build -trimpath -ldflags "$(LDFLAGS)" -o $(OUT)/bin/networkobservability-nodeagent ./nodeagent
+	go build -ldflags "$(LDFLAGS)" -o $(OUT)/bin/networkobservability-apiserver ./apiserver
+	go build -ldflags "-s -w -X main.version=$(SEMVER)" -o $(OUT)/bin/networkobservability-nodeagent ./nodeagent
 
 .PHONY: images
 images: build ## Build the container images as archives in _output/images, without a container engine.
