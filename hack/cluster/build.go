@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"time"
 )
 
 // kubernetesVersion is that of the module in hack/tools/kubernetes. A test holds the two together.
@@ -101,6 +102,12 @@ func (c *Cluster) buildThirdParty(ctx context.Context, p program) error {
 	return writeFile(stampFile, []byte(stamp), 0o644)
 }
 
+// letFinish makes the end of the context an interrupt, on which the program can put its things in order.
+func letFinish(cmd *exec.Cmd) {
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = 20 * time.Second
+}
+
 // stamp changes with whatever the program is built from.
 func (c *Cluster) stamp(p program) (string, error) {
 	files, err := filepath.Glob(filepath.Join(c.Root, p.module, "*"))
@@ -124,6 +131,7 @@ func (c *Cluster) goBuild(ctx context.Context, p program) error {
 	cmd := exec.CommandContext(ctx, "go", "build", "-ldflags", p.ldflags, "-o", filepath.Join(c.Bin, p.name), p.pkg)
 	cmd.Dir = filepath.Join(c.Root, p.module)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
+	letFinish(cmd)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("running %s in %s: %w\n%s", strings.Join(cmd.Args, " "), cmd.Dir, err, bytes.TrimSpace(out))
 	}

@@ -67,3 +67,19 @@ func TestMachineNamed(t *testing.T) {
 		}
 	}
 }
+
+func TestLossRules(t *testing.T) {
+	m := Machine{Name: "demo-node-2", Short: "node-2"}
+	for percent, want := range map[int][]string{
+		0: {"add table netdev loss-node-2", "delete table netdev loss-node-2", ""},
+		100: {"add table netdev loss-node-2", "delete table netdev loss-node-2", "add table netdev loss-node-2",
+			`add chain netdev loss-node-2 ingress { type filter hook ingress device "node-2" priority 0; }`,
+			"add rule netdev loss-node-2 ingress numgen random mod 100 < 100 counter drop",
+			`add chain netdev loss-node-2 egress { type filter hook egress device "node-2" priority 0; }`,
+			"add rule netdev loss-node-2 egress numgen random mod 100 < 100 counter drop", ""},
+	} {
+		if got := lossRules(m, percent); got != strings.Join(want, "\n") {
+			t.Errorf("%d%%:\n%s", percent, got)
+		}
+	}
+}

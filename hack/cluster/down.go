@@ -27,8 +27,9 @@ func (c *Cluster) Down(ctx context.Context) error {
 	defer release()
 	have, err := loadPlan(c.Name)
 	switch {
+	case err == nil && have.Output != c.Output && fileExists(have.Output):
+		return fmt.Errorf("cluster %s belongs to %s: take it down from there", c.Name, have.Output)
 	case err == nil:
-		have.Nodes = max(have.Nodes, c.Nodes)
 		c.Plan = have
 	case !errors.Is(err, fs.ErrNotExist):
 		c.Say("the plan is unreadable (%v): removing by name", err)

@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"os/exec"
+	"path/filepath"
 	"slices"
+	"strconv"
 )
 
 // Port states, as `bridge link` spells them.
@@ -20,7 +22,47 @@ func (c *Cluster) Partition(ctx context.Context, nodes []string) error {
 	return c.setPorts(ctx, nodes, portClosed)
 }
 
-// Heal is the sub-command: undo Partition.
+// Lose is the sub-command: drop packets of a node at random, in each direction.
+func (c *Cluster) Lose(ctx context.Context, args []string) error {
+	if len(args) != 2 {
+		return fmt.Errorf("want a node and a percentage, got %q", args)
+	}
+	m, err := c.machineNamed(args[0])
+	if err != nil {
+		return err
+	}
+	percent, err := strconv.Atoi(args[1])
+	if err != nil || percent < 0 || percent > 100 {
+		return fmt.Errorf("percentage %q: want a whole number from 0 to 100", args[1])
+	}
+	if err := c.setLoss(ctx, m, percent); err != nil {
+		return err
+	}
+	c.Say("uplink of %s: loses %d%% each way", m.Name, percent)
+	return nil
+}
+
+// lossRules replaces what was lost before; the table is made first so that it can be deleted.
+func lossRules(m Machine, percent int) string {
+	table := "netdev loss-" + m.Short
+	rules := fmt.Sprintf("add table %s\ndelete table %s\n", table, table)
+	if percent == 0 {
+		return rules
+	}
+	rules += "add table " + table + "\n"
+	for _, hook := range []string{"ingress", "egress"} {
+		rules += fmt.Sprintf("add chain %s %s { type filter hook %s device %q priority 0; }\n", table, hook, hook, m.Short)
+		rules += fmt.Sprintf("add rule %s %s numgen random mod 100 < %d counter drop\n", table, hook, percent)
+	}
+	return rules
+}
+
+func (p Plan) setLoss(ctx context.Context, m Machine, percent int) error {
+	netns := "--net=" + filepath.Join(netnsDir, p.Switch())
+	return runInput(ctx, []byte(lossRules(m, percent)), "nsenter", netns, "nft", "-f", "-")
+}
+
+// Heal is the sub-command: undo Partition and Lose.
 func (c *Cluster) Heal(ctx context.Context, nodes []string) error {
 	return c.setPorts(ctx, nodes, portOpen)
 }
@@ -42,7 +84,13 @@ func (c *Cluster) setPorts(ctx context.Context, nodes []string, state string) er
 	return nil
 }
 
+// setPort closes a machine's port, or opens it for all packets.
 func (p Plan) setPort(ctx context.Context, m Machine, state string) error {
+	if state == portOpen {
+		if err := p.setLoss(ctx, m, 0); err != nil {
+			return err
+		}
+	}
 	return run(ctx, "bridge", "-n", p.Switch(), "link", "set", "dev", m.Short, "state", state)
 }
 

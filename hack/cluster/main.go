@@ -38,8 +38,9 @@ func commands() []command {
 		{"down", "", "remove every trace of the cluster but its logs", func(ctx context.Context, c *Cluster, _ []string) error { return c.Down(ctx) }},
 		{"status", "", "say what runs; the exit code is 1 when the cluster is not healthy", func(ctx context.Context, c *Cluster, _ []string) error { return c.Status(ctx, os.Stdout) }},
 		{"load", "ARCHIVE...", "import image archives on every node", func(ctx context.Context, c *Cluster, args []string) error { return c.loaded(ctx, args, c.Load) }},
-		{"partition", "NODE", "cut a node off from the network, silently", func(ctx context.Context, c *Cluster, args []string) error { return c.loaded(ctx, args, c.Partition) }},
-		{"heal", "NODE", "join a node that was cut off", func(ctx context.Context, c *Cluster, args []string) error { return c.loaded(ctx, args, c.Heal) }},
+		{"partition", "NODE...", "cut a node off from the network, silently", func(ctx context.Context, c *Cluster, args []string) error { return c.loaded(ctx, args, c.Partition) }},
+		{"lose", "NODE PERCENT", "drop packets of a node at random, each way", func(ctx context.Context, c *Cluster, args []string) error { return c.loaded(ctx, args, c.Lose) }},
+		{"heal", "NODE...", "undo partition and lose", func(ctx context.Context, c *Cluster, args []string) error { return c.loaded(ctx, args, c.Heal) }},
 	}
 }
 
@@ -48,7 +49,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "machine:", runMachine())
 		os.Exit(1)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	if err := runCommand(ctx, os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "cluster:", err)

@@ -75,7 +75,7 @@ func forgetNamespaces(MachineSpec) error {
 
 // prepareRun makes what later steps mount from the new /run.
 func prepareRun(spec MachineSpec) error {
-	for _, dir := range []string{"/run/cgroup", "/run/lock", "/run/netns", "/run/sysctl"} {
+	for _, dir := range []string{"/run/cgroup", "/run/lock", "/run/netns", "/run/sysctl", "/run/tmp"} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return err
 		}

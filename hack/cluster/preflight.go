@@ -172,6 +172,7 @@ func missingPackages(exists func(string) bool) []string {
 func aptGet(ctx context.Context, args ...string) error {
 	cmd := exec.CommandContext(ctx, "apt-get", args...)
 	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
+	letFinish(cmd)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("running %s: %w", strings.Join(cmd.Args, " "), explain(err, out))
