@@ -71,7 +71,7 @@ type Config struct {
 	// ReadTimeout is the longest that Read takes; nodes that were not reached by then have an error. 8 s by
 	// default, so that kubectl answers within 10.
 	ReadTimeout time.Duration
-	// Workers bounds the calls under way, of all reads together; 256 by default.
+	// Workers bounds the calls under way, of all reads together; 128 by default.
 	Workers int
 	// Clock drives all but the deadlines on the wire.
 	Clock clock.WithTicker
@@ -140,7 +140,7 @@ func New(cfg Config) (*Fleet, error) {
 		source:      cfg.TLS,
 		nodeTimeout: orDefault(cfg.NodeTimeout, 3*time.Second),
 		readTimeout: orDefault(cfg.ReadTimeout, 8*time.Second),
-		workers:     orDefault(cfg.Workers, 256),
+		workers:     orDefault(cfg.Workers, 128),
 		clock:       cfg.Clock,
 		metrics:     m,
 		informer:    informerFor(cfg.Client),
