@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestParseHierarchies(t *testing.T) {
@@ -118,5 +120,32 @@ func TestKubernetesVersion(t *testing.T) {
 	}
 	if want := "\tk8s.io/kubernetes " + kubernetesVersion + " "; !strings.Contains(string(mod), want) {
 		t.Errorf("hack/tools/kubernetes/go.mod does not require %q", want)
+	}
+}
+
+func TestCheckInotify(t *testing.T) {
+	left := func(n int) func() (int, error) {
+		return func() (int, error) {
+			if n--; n < 0 {
+				return -1, unix.EMFILE
+			}
+			return unix.Open(os.DevNull, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		}
+	}
+	for _, test := range []struct {
+		want, left int
+		fails      string
+	}{
+		{30, 30, ""},
+		{0, 0, ""},
+		{30, 29, "29 inotify instances are left"},
+	} {
+		err := checkInotify(test.want, left(test.left))
+		switch {
+		case test.fails == "" && err != nil:
+			t.Errorf("%d of %d: %v", test.want, test.left, err)
+		case test.fails != "" && (err == nil || !strings.Contains(err.Error(), test.fails)):
+			t.Errorf("%d of %d: error %v, want one with %q", test.want, test.left, err, test.fails)
+		}
 	}
 }

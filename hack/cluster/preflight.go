@@ -31,7 +31,6 @@ var packages = []struct{ name, file string }{
 	{"iproute2", "/usr/sbin/ip|/sbin/ip|/usr/bin/ip"},
 	{"iptables", "/usr/sbin/iptables"}, // the portmap plugin calls it
 	{"nftables", "/usr/sbin/nft"},
-	{"conntrack", "/usr/sbin/conntrack"},
 	{"util-linux", "/usr/bin/nsenter"},
 	{"busybox-static", "/bin/busybox"},
 }
@@ -49,6 +48,11 @@ func (c *Cluster) preflight(ctx context.Context) error {
 	}
 	if err := c.checkRoom(); err != nil {
 		return err
+	}
+	if c.fresh {
+		if err := checkInotify(10+10*c.Nodes, openInotify); err != nil {
+			return err
+		}
 	}
 	if _, err := exec.LookPath("go"); err != nil {
 		return errors.New("the go command is not in the PATH: it builds what the cluster runs")
@@ -124,6 +128,25 @@ func (c *Cluster) checkRoom() error {
 	}
 	return nil
 }
+
+// checkInotify finds out by trying whether so many inotify instances are left to root. Kubernetes uses about
+// ten a machine, and Debian allows 128 in all: four clusters.
+func checkInotify(want int, open func() (int, error)) error {
+	for got := range want {
+		fd, err := open()
+		if errors.Is(err, unix.EMFILE) {
+			return fmt.Errorf("%d inotify instances are left to root, and the cluster wants %d: "+
+				"take another cluster down, or run `sysctl fs.inotify.max_user_instances=512`", got, want)
+		}
+		if err != nil {
+			return fmt.Errorf("trying inotify: %w", err)
+		}
+		defer unix.Close(fd)
+	}
+	return nil
+}
+
+func openInotify() (int, error) { return unix.InotifyInit1(unix.IN_CLOEXEC) }
 
 // parseAvailable reads MemAvailable of /proc/meminfo, in bytes.
 func parseAvailable(meminfo []byte) (int, error) {

@@ -69,7 +69,8 @@ func (c *Cluster) claim() (release func(), err error) {
 
 // bringUp does what is still to do, in order. Every step leaves alone what is there already.
 func (c *Cluster) bringUp(ctx context.Context) error {
-	if err := c.Step("checking the machine", func() error { return c.preflight(ctx) }); err != nil {
+	c.Say("checking the machine ...")
+	if err := c.preflight(ctx); err != nil {
 		return err
 	}
 	if err := c.build(ctx); err != nil {
