@@ -9,6 +9,9 @@ import (
 
 // Status is the sub-command: it says what runs, and returns why the cluster is not healthy.
 func (c *Cluster) Status(ctx context.Context, w io.Writer) error {
+	if err := checkRoot(); err != nil {
+		return err
+	}
 	if err := c.load(); err != nil {
 		return err
 	}
