@@ -124,7 +124,7 @@ func TestInformer(t *testing.T) {
 	followed := pods[0]
 	first := f.waitFor(t, "followed", "the new pod's counters", func(s *v1alpha1.PodNetworkStats) bool { return s.State == v1alpha1.Measured })
 
-	c.exec(t, pods[1], "/bin/traffic", "tcp", address(t, followed, "ipv6")+":"+sinkPort, "1000000")
+	c.exec(t, pods[1], "/bin/traffic", "tcp", target(t, followed, "ipv6"), "1000000")
 	f.waitFor(t, "followed", "its traffic", func(s *v1alpha1.PodNetworkStats) bool {
 		return s.Traffic != nil && s.Traffic.Receive.IPv6.Unicast.Bytes > 1000000
 	})

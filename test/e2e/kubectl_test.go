@@ -36,7 +36,7 @@ func TestKubectl(t *testing.T) {
 	pods := c.start(t, namespace, web, sink("api", nodes[0]), sink("db", nodes[1]))
 	c.waitMeasured(t, answerDeadline, pods...)
 	// Enough for a prefix in the table.
-	c.exec(t, pods[2], "/bin/traffic", "tcp", address(t, pods[0], "ipv4")+":"+sinkPort, "3000000")
+	c.exec(t, pods[2], "/bin/traffic", "tcp", target(t, pods[0], "ipv4"), "3000000")
 	k := kubectlTest{c, namespace, nodes}
 	t.Run("table", k.table)
 	t.Run("wide", k.wide)
@@ -207,7 +207,7 @@ func (k kubectlTest) sortBy(t *testing.T) {
 
 func (k kubectlTest) describe(t *testing.T) {
 	out := k.kubectl(t, "describe", "podnetworkstats", "web", "--namespace", k.namespace)
-	for _, want := range []string{`Name: +web`, `Node Name: +` + k.nodes[0], `State: +Measured`, `Packets Per Second:`} {
+	for _, want := range []string{`Name: +web`, `Node Name: +` + k.nodes[0], `State: +Measured`, `Start Time: +20`, `Retransmitted Segments: +[0-9]+`, `Bytes: +[0-9]{7,}`} {
 		if !regexp.MustCompile(want).MatchString(out) {
 			t.Errorf("describe lacks %q:\n%s", want, out)
 		}
@@ -331,7 +331,7 @@ func TestKubectlDiscovery(t *testing.T) {
 	if out := c.kubectl(t, "auth", "can-i", "list", "podnetworkstats.networkobservability.k8s.io"); strings.TrimSpace(out) != "yes" {
 		t.Errorf("auth can-i says %s", out)
 	}
-	if r := c.kubectlFails(t, "delete", "podnetworkstats", "--all", "--namespace", "default"); !strings.Contains(r.stderr, "MethodNotAllowed") {
+	if r := c.kubectlFails(t, "delete", "podnetworkstats", "any", "--namespace", "default"); !strings.Contains(r.stderr, "MethodNotAllowed") {
 		t.Errorf("deleting statistics says %s", r.stderr)
 	}
 }

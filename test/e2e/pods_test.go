@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"net"
 	"slices"
 	"testing"
 
@@ -10,7 +11,11 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-const toolboxImage = "localhost/toolbox:dev"
+const (
+	toolboxImage = "localhost/toolbox:dev"
+	// sinkPort is where `traffic serve` takes UDP and TCP.
+	sinkPort = "9000"
+)
 
 // toolbox describes a pod that runs a command of the toolbox image on a node.
 func toolbox(name, node string, command ...string) *corev1.Pod {
@@ -93,4 +98,10 @@ func address(t *testing.T, pod *corev1.Pod, family string) string {
 	}
 	t.Fatalf("pod %s has no %s address: %v", pod.Name, family, pod.Status.PodIPs)
 	return ""
+}
+
+// target is where a sink takes datagrams and streams of one family.
+func target(t *testing.T, sink *corev1.Pod, family string) string {
+	t.Helper()
+	return net.JoinHostPort(address(t, sink, family), sinkPort)
 }

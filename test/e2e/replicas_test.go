@@ -1,0 +1,161 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	agentv1 "github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
+)
+
+const (
+	readers = 4
+	// readPause keeps the load steady and leaves the machine time for the cluster.
+	readPause = 25 * time.Millisecond
+	// killedDeadline is when errors end after a replica was killed.
+	killedDeadline = 5 * time.Second
+)
+
+// A failure is a read that failed.
+type failure struct {
+	at  time.Time
+	err error
+}
+
+// A load is a steady stream of reads through kube-apiserver. No failed one is tried again.
+type load struct {
+	mu       sync.Mutex
+	reads    int
+	slowest  time.Duration
+	failures []failure
+}
+
+// load starts reading, until the returned function is called.
+func (c *cluster) load(t *testing.T) (l *load, stop func()) {
+	t.Helper()
+	l = &load{}
+	ctx, cancel := context.WithCancel(context.Background())
+	var group sync.WaitGroup
+	for range readers {
+		group.Go(func() {
+			for ticker := time.Tick(readPause); ctx.Err() == nil; {
+				l.read(c)
+				select {
+				case <-ctx.Done():
+				case <-ticker:
+				}
+			}
+		})
+	}
+	stop = sync.OnceFunc(func() { cancel(); group.Wait() })
+	t.Cleanup(stop)
+	return l, stop
+}
+
+// read lists the pods of kube-system once. It ends by itself, not with the load: an interrupted read would
+// look like a failed one.
+func (l *load) read(c *cluster) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*answerDeadline)
+	defer cancel()
+	start := time.Now()
+	err := c.stats.NetworkobservabilityV1alpha1().RESTClient().Get().Namespace(metav1.NamespaceSystem).
+		Resource("podnetworkstats").MaxRetries(0).Do(ctx).Error()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.reads++
+	l.slowest = max(l.slowest, time.Since(start))
+	if err != nil {
+		l.failures = append(l.failures, failure{time.Now(), err})
+	}
+}
+
+func (l *load) count() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.reads
+}
+
+// waitReads waits until there were so many reads more.
+func (l *load) waitReads(t *testing.T, more int) {
+	t.Helper()
+	want := l.count() + more
+	eventually(t, podDeadline, "more reads", func(context.Context) error {
+		if now := l.count(); now < want {
+			return fmt.Errorf("%d of %d", now, want)
+		}
+		return nil
+	})
+}
+
+// TestReplicaDeleted deletes one replica of our API server under load: no read may fail.
+func TestReplicaDeleted(t *testing.T) {
+	c := newCluster(t)
+	c.waitHealthy(t)
+	l, stop := c.load(t)
+	l.waitReads(t, 100)
+	c.delete(t, &c.servers(t)[0])
+	c.waitHealthy(t)
+	l.waitReads(t, 100)
+	stop()
+	t.Logf("%d reads, the slowest took %v", l.reads, l.slowest.Round(time.Millisecond))
+	for _, f := range l.failures {
+		t.Errorf("a read failed: %v", f.err)
+	}
+}
+
+// TestReplicaKilled kills one replica without warning under load: reads that fail are over in 5 s.
+func TestReplicaKilled(t *testing.T) {
+	c := newCluster(t)
+	c.waitHealthy(t)
+	server := c.servers(t)[0]
+	l, stop := c.load(t)
+	l.waitReads(t, 100)
+	killed := time.Now()
+	signal(t, process(t, &server, "networkobservability-apiserver"), unix.SIGKILL)
+	eventually(t, podDeadline, "the kubelet to start the replica again", func(ctx context.Context) error {
+		now, err := c.kube.CoreV1().Pods(agentv1.Namespace).Get(ctx, server.Name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if now.Status.ContainerStatuses[0].RestartCount == server.Status.ContainerStatuses[0].RestartCount {
+			return fmt.Errorf("it has not")
+		}
+		return nil
+	})
+	c.waitHealthy(t)
+	l.waitReads(t, 200)
+	stop()
+	t.Logf("%d reads, %d failed, the slowest took %v", l.reads, len(l.failures), l.slowest.Round(time.Millisecond))
+	l.logKinds(t)
+	for _, f := range l.failures {
+		if after := f.at.Sub(killed); after > killedDeadline {
+			t.Errorf("a read failed %v after the kill: %v", after.Round(time.Millisecond), f.err)
+		}
+	}
+}
+
+// logKinds says what the failures were, for the documentation.
+func (l *load) logKinds(t *testing.T) {
+	t.Helper()
+	var kinds []string
+	counts := map[string]int{}
+	for _, f := range l.failures {
+		text := f.err.Error()
+		if counts[text]++; !slices.Contains(kinds, text) {
+			kinds = append(kinds, text)
+		}
+	}
+	for _, kind := range kinds {
+		t.Logf("%d times: %s", counts[kind], kind)
+	}
+	if len(l.failures) > 0 {
+		first, last := l.failures[0].at, l.failures[len(l.failures)-1].at
+		t.Logf("from the first to the last: %v", last.Sub(first).Round(time.Millisecond))
+	}
+}
