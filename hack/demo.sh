@@ -12,7 +12,7 @@ trap 'failed; exit 130' INT TERM
 
 hack/prerequisites.sh
 hack/deploy.sh demo 2
-export KUBECONFIG=$PWD/_output/demo/kubeconfig
+export KUBECONFIG=$PWD/_output/demo/kubeconfig KUBECACHEDIR=$PWD/_output/demo/kube-cache
 export PATH=$PWD/_output/bin:$PATH
 
 echo "demo: starting pods that talk: HTTP between nodes, 64 MiB transfers, look-ups"

@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 name=$1 nodes=${2:-2}
 bin=$PWD/_output/bin
-export KUBECONFIG=$PWD/_output/$name/kubeconfig
+export KUBECONFIG=$PWD/_output/$name/kubeconfig KUBECACHEDIR=$PWD/_output/$name/kube-cache
 kubectl=$bin/kubectl
 
 echo "deploy: building our programs and the local cluster's (the first time takes about 15 minutes on 2 cores)"

@@ -12,6 +12,6 @@ trap 'exit 130' INT TERM
 
 hack/deploy.sh e2e 2
 echo "e2e: running the tests"
-export E2E_OUTPUT=$PWD/_output/e2e
+export E2E_OUTPUT=$PWD/_output/e2e KUBECACHEDIR=$PWD/_output/e2e/kube-cache
 CGO_ENABLED=1 go tool -modfile=hack/tools/go.mod gotestsum --format testname --hide-summary=output -- \
 	-race -count=1 -timeout "${E2E_TIMEOUT:-20m}" ${RUN:+-run "$RUN"} ./test/e2e/...
