@@ -1,11 +1,13 @@
 package certificates
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -54,8 +56,9 @@ type Manager struct {
 	serving servingProvider
 
 	// mu guards what follows. What it points to is immutable.
-	mu     sync.Mutex
-	secret *corev1.Secret
+	mu sync.Mutex
+	// data is what trust was read from.
+	data   map[string][]byte
 	trust  *trust
 	pool   *x509.CertPool
 	client *leaf
@@ -199,7 +202,7 @@ func (m *Manager) take(ctx context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := m.cfg.Clock.Now()
-	if m.secret == nil || m.secret.UID != secret.UID || m.secret.ResourceVersion != secret.ResourceVersion || m.trust == nil {
+	if m.trust == nil || !maps.EqualFunc(m.data, secret.Data, bytes.Equal) {
 		parsed, err := parseTrust(secret.Data)
 		if err != nil {
 			return fmt.Errorf("reading Secret %s: %w (delete it to have a new one made)", secretName, err)
@@ -207,7 +210,7 @@ func (m *Manager) take(ctx context.Context) error {
 		if parsed == nil {
 			return fmt.Errorf("Secret %s is empty", secretName)
 		}
-		m.adopt(secret, parsed, now)
+		m.adopt(secret.Data, parsed, now)
 	}
 	return m.renew(now)
 }
@@ -226,8 +229,8 @@ func (m *Manager) secretOrNew(ctx context.Context) (*corev1.Secret, error) {
 func (m *Manager) seen() *corev1.Secret { return only[*corev1.Secret](m.secrets, secretName) }
 
 // adopt takes over authorities, under the lock.
-func (m *Manager) adopt(secret *corev1.Secret, t *trust, now time.Time) {
-	m.secret, m.trust = secret, t
+func (m *Manager) adopt(data map[string][]byte, t *trust, now time.Time) {
+	m.data, m.trust = data, t
 	m.pool = x509.NewCertPool()
 	for _, certificate := range t.serving.trusted(now) {
 		m.pool.AddCert(certificate)

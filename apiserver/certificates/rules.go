@@ -31,8 +31,15 @@ type refusal struct {
 
 func (r *refusal) Error() string { return r.message }
 
+// maxMessage is where a message is cut, in bytes: it quotes what anyone may have written.
+const maxMessage = 1 << 10
+
 func refuse(reason, format string, args ...any) *refusal {
-	return &refusal{reason, fmt.Sprintf(format, args...)}
+	message := fmt.Sprintf(format, args...)
+	if len(message) > maxMessage {
+		message = strings.ToValidUTF8(message[:maxMessage], "")
+	}
+	return &refusal{reason, message}
 }
 
 // judge applies the rules of PROTOCOL.md to a request of our signer. It gives the parsed request and the node
@@ -127,7 +134,7 @@ func checkSubject(request *x509.CertificateRequest, node string) *refusal {
 func checkNames(request *x509.CertificateRequest, node string) *refusal {
 	want := agentv1.DNSName(node)
 	if n := len(request.IPAddresses) + len(request.EmailAddresses) + len(request.URIs); n > 0 {
-		return refuse("NamesForeign", "there are %d alternative names that are not DNS names: %v %v %v", n, request.IPAddresses, request.EmailAddresses, request.URIs)
+		return refuse("NamesForeign", "there are %d alternative names that are not DNS names: %v %q %v", n, request.IPAddresses, request.EmailAddresses, request.URIs)
 	}
 	if !slices.Equal(request.DNSNames, []string{want}) {
 		return refuse("NamesForeign", "the DNS names are %q; for an agent on node %q there must be one, %q", request.DNSNames, node, want)
