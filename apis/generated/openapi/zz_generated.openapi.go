@@ -599,7 +599,7 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_Measurement(
 					},
 					"timestamp": {
 						SchemaProps: spec.SchemaProps{
-							Description: "timestamp is when the counters were read on the node, by the node's clock.",
+							Description: "timestamp is when the counters were read on the node, by the node's clock. Equal reads within a second share one answer, in each replica of the API server: it may be up to a second old, and of two reads the later one may show the earlier timestamp.",
 							Ref:         ref(v1.MicroTime{}.OpenAPIModelName()),
 						},
 					},
@@ -688,7 +688,7 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_NodeNetworkS
 					},
 					"timestamp": {
 						SchemaProps: spec.SchemaProps{
-							Description: "timestamp is when the counters were read on the node, by the node's clock.",
+							Description: "timestamp is when the counters were read on the node, by the node's clock. Equal reads within a second share one answer, in each replica of the API server: it may be up to a second old, and of two reads the later one may show the earlier timestamp.",
 							Ref:         ref(v1.MicroTime{}.OpenAPIModelName()),
 						},
 					},
@@ -880,7 +880,7 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_PodNetworkSt
 					},
 					"timestamp": {
 						SchemaProps: spec.SchemaProps{
-							Description: "timestamp is when the counters were read on the node, by the node's clock.",
+							Description: "timestamp is when the counters were read on the node, by the node's clock. Equal reads within a second share one answer, in each replica of the API server: it may be up to a second old, and of two reads the later one may show the earlier timestamp.",
 							Ref:         ref(v1.MicroTime{}.OpenAPIModelName()),
 						},
 					},

@@ -135,7 +135,9 @@ type Measurement struct {
 	// message says in a sentence why the state is not Measured.
 	// +optional
 	Message string `json:"message,omitempty"`
-	// timestamp is when the counters were read on the node, by the node's clock.
+	// timestamp is when the counters were read on the node, by the node's clock. Equal reads within a second
+	// share one answer, in each replica of the API server: it may be up to a second old, and of two reads the
+	// later one may show the earlier timestamp.
 	// +optional
 	Timestamp *metav1.MicroTime `json:"timestamp,omitempty"`
 	// window is the interval before timestamp over which rates are taken, at most 10 seconds. Absent
