@@ -10,7 +10,7 @@ failed() {
 trap failed ERR
 trap 'failed; exit 130' INT TERM
 
-hack/prerequisites.sh
+hack/prerequisites.sh cluster
 hack/deploy.sh demo 2
 export KUBECONFIG=$PWD/_output/demo/kubeconfig KUBECACHEDIR=$PWD/_output/demo/kube-cache
 export PATH=$PWD/_output/bin:$PATH

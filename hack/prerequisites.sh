@@ -1,11 +1,15 @@
 #!/usr/bin/env bash
 # Installs what building, testing and the local cluster need on a Debian-like machine, and says what it
-# does. With nothing missing it prints one line.
+# does. With nothing missing it prints one line. With the argument "cluster", only what the cluster needs.
 set -euo pipefail
 
 go_wanted=1.26.0
-packages=(ca-certificates clang-19 llvm-19 libbpf-dev containerd runc containernetworking-plugins iproute2 iptables
-	nftables busybox-static tcpdump util-linux git make)
+# What the local cluster runs and calls.
+packages=(ca-certificates containerd runc containernetworking-plugins iproute2 iptables nftables busybox-static util-linux procps git make)
+# What only those need who check or change the tree: the race detector's C compiler, and BPF's.
+if [ "${1:-}" != cluster ]; then
+	packages+=(gcc libc6-dev clang-19 llvm-19 libbpf-dev)
+fi
 
 if ! command -v go >/dev/null; then
 	echo "prerequisites: Go $go_wanted or later is missing; install it and put it on PATH" >&2
