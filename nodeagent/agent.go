@@ -39,7 +39,9 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	certificate := serve.NewCertificate(client, o.nodeName, o.caDir, o.dataDir)
+	certificate := serve.NewCertificate(client, o.nodeName, o.caDir, o.dataDir, func(err error) {
+		klog.ErrorS(err, "No serving certificate was gained; asking again")
+	})
 	server := serve.NewServer(newReader(pods, set), serve.Transport(o.caDir, certificate.Current))
 	health := &serve.Health{}
 	looked := make(chan struct{})

@@ -2,19 +2,26 @@ package serve
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
 	"fmt"
 	"io/fs"
+	mathrand "math/rand/v2"
 	"os"
 	"sync/atomic"
 	"time"
 
 	certificates "k8s.io/api/certificates/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/util/cert"
 	"k8s.io/client-go/util/certificate"
+	"k8s.io/client-go/util/certificate/csr"
+	"k8s.io/client-go/util/keyutil"
 
 	"github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
 )
@@ -22,113 +29,100 @@ import (
 const (
 	// lifetime is what is asked for, and the most that the signer grants.
 	lifetime = 24 * time.Hour
+	// signWithin is how long a request is waited for.
+	signWithin = 5 * time.Minute
 	// checkEvery is how often the certificate is compared with the bundle of serving CAs.
 	checkEvery = 10 * time.Second
-	// asksApart is the least time between two requests because of a bundle: a new bundle may reach this node before
-	// the signer uses its key, or after.
-	asksApart = time.Minute
+	// leastPause and mostPause are the times between two requests: more with each that led to nothing.
+	leastPause = time.Second
+	mostPause  = 5 * time.Minute
+
 	storeName = "agent-serving"
 )
 
-// Certificate is the agent's serving certificate. It is kept in a file, so that an agent that restarts while nobody
-// signs can serve at once.
+var usages = []certificates.KeyUsage{certificates.UsageDigitalSignature, certificates.UsageServerAuth}
+
+// Certificate is the agent's serving certificate: asked for from certificates.k8s.io, renewed in time, and asked for
+// anew when the bundle of serving CAs no longer covers it. It is kept in a file, so that an agent that restarts while
+// nobody signs can serve at once.
+//
+// client-go's certificate manager is not used for the loop, only its parts: it renews by time alone, so it would have
+// to be thrown away whenever the bundle changes, and what it leaves behind then sleeps until the next renewal.
 type Certificate struct {
 	node, caDir, dataDir string
 	client               kubernetes.Interface
-	current              atomic.Pointer[tls.Certificate]
+	failed               func(error)
+	checkEvery           time.Duration // the constant, but for tests
+	leastPause           time.Duration // the constant, but for tests
+
+	current atomic.Pointer[tls.Certificate]
+	// renew is when the current certificate is to be replaced. It belongs to Run.
+	renew time.Time
 }
 
-// NewCertificate makes the certificate of a node's agent. Run gets it.
-func NewCertificate(client kubernetes.Interface, node, caDir, dataDir string) *Certificate {
-	return &Certificate{node: node, caDir: caDir, dataDir: dataDir, client: client}
+// NewCertificate makes the certificate of a node's agent. Run gets it, and tells failed about each request that led to
+// nothing.
+func NewCertificate(client kubernetes.Interface, node, caDir, dataDir string, failed func(error)) *Certificate {
+	return &Certificate{
+		node: node, caDir: caDir, dataDir: dataDir, client: client, failed: failed,
+		checkEvery: checkEvery, leastPause: leastPause,
+	}
 }
 
 // Current is nil while there is no valid certificate.
 func (c *Certificate) Current() *tls.Certificate {
 	own := c.current.Load()
-	if own != nil && own.Leaf != nil && time.Now().After(own.Leaf.NotAfter) {
+	if own != nil && time.Now().After(own.Leaf.NotAfter) {
 		return nil
 	}
 	return own
 }
 
-// Run asks for a certificate, renews it in time, and asks for another when the bundle of serving CAs no longer covers
-// it, until the context ends.
+// Run keeps the certificate good until the context ends.
 func (c *Certificate) Run(ctx context.Context) error {
 	if err := os.MkdirAll(c.dataDir, 0o700); err != nil {
 		return fmt.Errorf("making the data directory: %w", err)
 	}
+	store, err := certificate.NewFileStore(storeName, c.dataDir, c.dataDir, "", "")
+	if err != nil {
+		return fmt.Errorf("opening the certificate's store: %w", err)
+	}
+	// One that is damaged or that nobody would accept is as none.
+	if own, err := store.Current(); err == nil && c.check(own) == nil {
+		c.use(own)
+	}
+	pause := c.leastPause
+	var asked time.Time
 	for ctx.Err() == nil {
-		if err := c.serveOne(ctx); err != nil {
-			return err
+		if c.needed() && time.Since(asked) >= pause {
+			asked = time.Now()
+			pause = min(2*pause, mostPause)
+			if err := c.ask(ctx, store); err == nil {
+				pause = c.leastPause
+			} else if ctx.Err() == nil {
+				c.failed(err)
+			}
 		}
+		sleep(ctx, min(pause, c.checkEvery))
 	}
 	return nil
 }
 
-// serveOne runs a manager until its certificate no longer chains to the bundle, or the context ends.
-func (c *Certificate) serveOne(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	manager, err := c.newManager(ctx)
-	if err != nil {
-		return err
-	}
-	manager.Start()
-	defer manager.Stop()
-
-	asked := time.Now()
-	ticker := time.NewTicker(time.Second)
-	defer ticker.Stop()
-	var checked time.Time
-	for {
-		if own := manager.Current(); own != nil && own != c.current.Load() {
-			c.current.Store(own)
-			checked = time.Time{}
-		}
-		own := c.current.Load()
-		if own != nil && own == manager.Current() && time.Since(checked) > checkEvery {
-			checked = time.Now()
-			if chains(own, c.caDir, c.node) != nil && time.Since(asked) > asksApart {
-				return nil // Run makes a manager that finds nothing usable in the store, and asks
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-ticker.C:
-		}
+func sleep(ctx context.Context, pause time.Duration) {
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
 	}
 }
 
-func (c *Certificate) newManager(ctx context.Context) (certificate.Manager, error) {
-	files, err := certificate.NewFileStore(storeName, c.dataDir, c.dataDir, "", "")
-	if err != nil {
-		return nil, fmt.Errorf("opening the certificate's store: %w", err)
-	}
-	requested := lifetime
-	manager, err := certificate.NewManager(&certificate.Config{
-		ClientsetFn: func(*tls.Certificate) (kubernetes.Interface, error) { return c.client, nil },
-		SignerName:  v1alpha1.SignerName,
-		Usages:      []certificates.KeyUsage{certificates.UsageDigitalSignature, certificates.UsageServerAuth},
-		Template: &x509.CertificateRequest{
-			Subject: pkix.Name{
-				CommonName:   v1alpha1.SubjectPrefix + c.node,
-				Organization: []string{v1alpha1.SubjectOrganization},
-			},
-			DNSNames: []string{v1alpha1.DNSName(c.node)},
-		},
-		RequestedCertificateLifetime: &requested,
-		CertificateStore:             chainedStore{Store: files, check: c.check},
-		Ctx:                          &ctx,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("preparing certificate requests: %w", err)
-	}
-	return manager, nil
+func (c *Certificate) needed() bool {
+	own := c.current.Load()
+	return own == nil || time.Now().After(c.renew) || c.check(own) != nil
 }
 
-// check refuses only a certificate that a bundle that is there does not cover.
+// check refuses a certificate that the API server would not accept now. While there is no bundle, it cannot tell.
 func (c *Certificate) check(own *tls.Certificate) error {
 	err := chains(own, c.caDir, c.node)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -137,21 +131,57 @@ func (c *Certificate) check(own *tls.Certificate) error {
 	return err
 }
 
-// chainedStore hides a stored certificate that cannot be read or that nobody would accept, which makes the manager ask
-// for one at once.
-type chainedStore struct {
-	certificate.Store
-	check func(*tls.Certificate) error
+// ask gets a certificate for a new key. One that the bundle does not cover is taken, but counts as a failure: the
+// bundle may be on its way to this node.
+func (c *Certificate) ask(ctx context.Context, store certificate.Store) error {
+	ctx, cancel := context.WithTimeout(ctx, signWithin)
+	defer cancel()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return fmt.Errorf("making a key: %w", err)
+	}
+	keyPEM, err := keyutil.MarshalPrivateKeyToPEM(key)
+	if err != nil {
+		return fmt.Errorf("writing the key: %w", err)
+	}
+	request, err := cert.MakeCSRFromTemplate(key, c.template())
+	if err != nil {
+		return fmt.Errorf("making the request: %w", err)
+	}
+	requested := lifetime
+	name, uid, err := csr.RequestCertificateWithContext(ctx, c.client, request, "", v1alpha1.SignerName, &requested, usages, key)
+	if err != nil {
+		return fmt.Errorf("asking for a certificate: %w", err)
+	}
+	signed, err := csr.WaitForCertificate(ctx, c.client, name, uid)
+	if err != nil {
+		return fmt.Errorf("waiting for certificate request %s: %w", name, err)
+	}
+	own, err := store.Update(signed, keyPEM)
+	if err != nil {
+		return fmt.Errorf("storing the certificate: %w", err)
+	}
+	c.use(own)
+	if err := c.check(own); err != nil {
+		return fmt.Errorf("checking the new certificate: %w", err)
+	}
+	return nil
 }
 
-func (s chainedStore) Current() (*tls.Certificate, error) {
-	own, err := s.Store.Current()
-	if err == nil {
-		err = s.check(own)
+func (c *Certificate) template() *x509.CertificateRequest {
+	return &x509.CertificateRequest{
+		Subject: pkix.Name{
+			CommonName:   v1alpha1.SubjectPrefix + c.node,
+			Organization: []string{v1alpha1.SubjectOrganization},
+		},
+		DNSNames: []string{v1alpha1.DNSName(c.node)},
 	}
-	if err != nil {
-		missing := certificate.NoCertKeyError(err.Error())
-		return nil, &missing
-	}
-	return own, nil
+}
+
+// use makes a certificate the current one, to be renewed after 70 to 90 percent of its life: agents that started
+// together shall not ask together.
+func (c *Certificate) use(own *tls.Certificate) {
+	life := own.Leaf.NotAfter.Sub(own.Leaf.NotBefore)
+	c.renew = own.Leaf.NotBefore.Add(time.Duration(float64(life) * (0.7 + 0.2*mathrand.Float64())))
+	c.current.Store(own)
 }
