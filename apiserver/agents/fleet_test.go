@@ -16,11 +16,13 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	testclock "k8s.io/utils/clock/testing"
 
 	agentv1 "github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
 )
 
-func quick(c *Config) { c.NodeTimeout = 300 * time.Millisecond }
+// quick is a deadline that an honest agent keeps even on a busy machine.
+func quick(c *Config) { c.NodeTimeout = time.Second }
 
 func ask(nodes ...string) map[string]Query {
 	queries := map[string]Query{}
@@ -154,7 +156,7 @@ func TestSilentAgentCostsItsTimeoutOnceAndComesBack(t *testing.T) {
 	before := b.calls.Load()
 	began := time.Now()
 	replies = mustRead(t, f, ask("a", "b"))
-	if took := time.Since(began); took > 200*time.Millisecond {
+	if took := time.Since(began); took > 500*time.Millisecond {
 		t.Errorf("the second list took %v", took)
 	}
 	wantError(t, replies["b"], "did not answer in time", "not asked again")
@@ -233,12 +235,13 @@ func TestNewPodAtTheOldAddressClosesTheBreaker(t *testing.T) {
 	w.agent("b")
 	a := w.agent("a")
 	a.now(silent)
-	f := w.fleet(quick)
+	// Probes are sent as the clock goes, and it does not.
+	f := w.fleet(quick, func(c *Config) { c.Clock = testclock.NewFakeClock(epoch) })
 	mustRead(t, f, ask("a", "b"))
 	wantError(t, mustRead(t, f, ask("a", "b"))["a"], "not asked again")
 	a.now(honest)
 	w.republish("a", a.address, "restarted")
-	eventually(t, 400*time.Millisecond, "an answer", func() bool { return mustRead(t, f, ask("a", "b"))["a"].Err == nil })
+	eventually(t, 5*time.Second, "an answer", func() bool { return mustRead(t, f, ask("a", "b"))["a"].Err == nil })
 }
 
 func TestVanishedEndpointClosesItsConnection(t *testing.T) {

@@ -257,10 +257,11 @@ func sliceOf(node string, address netip.AddrPort, pod string) *discoveryv1.Endpo
 	}
 }
 
-// fleet runs a Fleet over this world until the test ends.
+// fleet runs a Fleet over this world until the test ends. Its deadlines are long, since machines that test are
+// busy and the race detector is slow.
 func (w *world) fleet(change ...func(*Config)) *Fleet {
 	w.t.Helper()
-	cfg := Config{Client: w.kube, TLS: w, Register: w.registry.Register}
+	cfg := Config{Client: w.kube, TLS: w, Register: w.registry.Register, NodeTimeout: 30 * time.Second, ReadTimeout: time.Minute}
 	for _, c := range change {
 		c(&cfg)
 	}
