@@ -243,14 +243,17 @@ func BPFFS(t testing.TB) string {
 	return path
 }
 
-// Eventually waits for a condition.
-func Eventually(t testing.TB, what string, condition func() bool) {
+// Eventually waits for a condition, and says what explain finds when it does not come.
+func Eventually(t testing.TB, what string, condition func() bool, explain ...func() string) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
 		if condition() {
 			return
 		}
 		time.Sleep(5 * time.Millisecond)
+	}
+	for _, e := range explain {
+		t.Log(e())
 	}
 	t.Fatalf("%s: not within 20 seconds", what)
 }

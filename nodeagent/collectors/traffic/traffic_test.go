@@ -70,7 +70,11 @@ func startWith(t testing.TB, collector *Collector, fakes ...*fakepod.Pod) *agent
 	t.Cleanup(a.stop)
 	<-ready
 	for _, fake := range fakes {
-		fakepod.Eventually(t, "counting pod "+fake.UID, func() bool { return a.interfaces(fake) > 0 })
+		fakepod.Eventually(t, "counting pod "+fake.UID, func() bool { return a.interfaces(fake) > 0 }, func() string {
+			state, message := collector.State()
+			_, known := pods.Lookup(fake.UID)
+			return fmt.Sprintf("the pod is known: %v, state %v: %s", known, state, message)
+		})
 	}
 	return a
 }

@@ -1,0 +1,296 @@
+package traffic
+
+import (
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
+	bpf "github.com/networkobservability/networkobservability/bpf/traffic"
+	"github.com/networkobservability/networkobservability/nodeagent/fakepod"
+	"github.com/networkobservability/networkobservability/nodeagent/podmap"
+)
+
+// A release that changes the layout adds what its predecessor counted, and goes on from there.
+func TestUpgradeFromAnEarlierLayout(t *testing.T) {
+	config := Config{BPFFS: fakepod.BPFFS(t), Node: "n", Hook: TCX}
+	pod, peer := pair(t)
+	sink(t, peer, "10.99.1.2:7000")
+
+	old := startAgent(t, config, pod)
+	row, err := old.row(pod)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sendUDP(t, pod.Namespace, "10.99.1.2:7000", 1000, 72)
+	before := old.totals(pod)
+	old.stop()
+	// What the old release had pinned is now under the name of its layout.
+	folder := root(config.BPFFS, config.Node)
+	if err := os.Rename(filepath.Join(folder, bpf.Layout), filepath.Join(folder, "totals-v0")); err != nil {
+		t.Fatal(err)
+	}
+	sendUDP(t, pod.Namespace, "10.99.1.2:7000", 500, 72) // while no agent runs
+
+	upgrade := func() *agent {
+		collector := New(config)
+		collector.earlier = []Layout{{Name: "totals-v0", Read: bpf.Read, ReadNotes: bpf.ReadNotes}}
+		return startWith(t, collector, pod)
+	}
+	upgraded := upgrade()
+	sendUDP(t, pod.Namespace, "10.99.1.2:7000", 250, 72)
+	want := bpf.Counters{Packets: 750, Bytes: 75_000, Buffers: 750}
+	if got := minus(upgraded.totals(pod), before)[bpf.Transmit][bpf.IPv4Unicast]; got != want {
+		t.Errorf("counted %v, want %v", got, want)
+	}
+	again, err := upgraded.row(pod)
+	if err != nil || again.Measurement.StartUnixNano != row.Measurement.StartUnixNano {
+		t.Errorf("counting began at %d, and after the upgrade at %d (%v)", row.Measurement.StartUnixNano, again.Measurement.StartUnixNano, err)
+	}
+	upgraded.stop()
+
+	// The base is still there after the next restart.
+	if got := minus(upgrade().totals(pod), before)[bpf.Transmit][bpf.IPv4Unicast]; got != want {
+		t.Errorf("after a restart: counted %v, want %v", got, want)
+	}
+}
+
+// Counters rise for as long as the pod lives, even if its sandbox, and with it the namespace, is made anew.
+func TestSandboxMadeAnew(t *testing.T) {
+	prefix := fakepod.Prefix()
+	pod, peer := fakepod.New(t, prefix), fakepod.NewNamespace(t)
+	fakepod.Connect(pod.Namespace, peer, "eth0", "host0", 1)
+	sink(t, peer, "10.99.1.2:7000")
+	a := startAgent(t, Config{BPFFS: fakepod.BPFFS(t), Node: "n", Hook: TCX}, pod)
+	sendUDP(t, pod.Namespace, "10.99.1.2:7000", 1000, 72)
+	before := a.totals(pod)
+	pod.End()
+	fakepod.Eventually(t, "the end of the first sandbox", func() bool { return a.interfaces(pod) == 0 })
+
+	second := &fakepod.Pod{Namespace: fakepod.NewNamespace(t), UID: pod.UID}
+	fakepod.Cgroup(t, fakepod.Hierarchy(t), prefix+"/burstable/pod"+pod.UID+"/sandbox2", second.PID)
+	fakepod.Connect(second.Namespace, peer, "eth0", "host1", 2)
+	fakepod.Eventually(t, "counting the second sandbox", func() bool { return a.interfaces(second) > 0 })
+	sink(t, peer, "10.99.2.2:7000")
+	sendUDP(t, second.Namespace, "10.99.2.2:7000", 10, 72)
+	got := minus(a.totals(second), before)[bpf.Transmit][bpf.IPv4Unicast]
+	if want := (bpf.Counters{Packets: 10, Bytes: 1000, Buffers: 10}); got != want {
+		t.Errorf("after the sandbox was made anew: counted %v more, want %v", got, want)
+	}
+}
+
+// A pod in the node's network is counted by its cgroup, without what others send there.
+func TestHostNetworkByCgroup(t *testing.T) {
+	unified := fakepod.Unified(t)
+	config := Config{BPFFS: fakepod.BPFFS(t), Node: "n", Hook: Auto, CgroupRoot: unified}
+	// Whose namespace a packet is in does not matter to the hook, so this need not disturb the machine's own.
+	node, peer := fakepod.NewNamespace(t), fakepod.NewNamespace(t)
+	fakepod.Connect(node, peer, "eth0", "eth0", 1)
+	pod := &fakepod.Pod{Namespace: fakepod.Sleep(t, 0), UID: fakepod.UID()}
+	path := fakepod.Prefix() + "/pod" + pod.UID
+	fakepod.Cgroup(t, fakepod.Hierarchy(t), path+"/c", pod.PID)
+	fakepod.Cgroup(t, unified, path+"/c", pod.PID)
+
+	collector := New(config)
+	pods := []*podmap.Pod{{Key: pod.UID, HostNetwork: true, Cgroup: path}}
+	collector.Follow(pods)
+	t.Cleanup(func() {
+		collector.Follow(nil)
+		collector.Close()
+	})
+	if state, message := collector.State(); state != v1alpha1.Collector_STATE_RUNNING {
+		t.Fatalf("state %v: %s", state, message)
+	}
+	a := &agent{t: t, collector: collector}
+	before := a.totals(pod)
+
+	sink(t, peer, "10.99.1.2:7000")
+	sink(t, peer, "[fd99:1::2]:7000")
+	inCgroup(t, filepath.Join(unified, path, "c"), func() {
+		sendUDP(t, node, "10.99.1.2:7000", 1000, 72)
+		sendUDP(t, node, "[fd99:1::2]:7000", 500, 72)
+		sendUDP(t, node, "127.0.0.1:7000", 70, 72)
+	})
+	sendUDP(t, node, "10.99.1.2:7000", 333, 72) // not of the pod
+	got := minus(a.totals(pod), before)
+	if want := (bpf.Counters{Packets: 1000, Bytes: 100_000, Buffers: 1000}); got[bpf.Transmit][bpf.IPv4Unicast] != want {
+		t.Errorf("IPv4: counted %v, want %v", got[bpf.Transmit][bpf.IPv4Unicast], want)
+	}
+	if want := (bpf.Counters{Packets: 500, Bytes: 60_000, Buffers: 500}); got[bpf.Transmit][bpf.IPv6Unicast] != want {
+		t.Errorf("IPv6: counted %v, want %v", got[bpf.Transmit][bpf.IPv6Unicast], want)
+	}
+}
+
+// inCgroup opens sockets as a process of a cgroup would: a socket belongs to the cgroup that its maker is in.
+func inCgroup(t *testing.T, cgroup string, do func()) {
+	t.Helper()
+	own, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	home := "/"
+	for line := range strings.Lines(string(own)) {
+		if path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::"); ok {
+			home = path
+		}
+	}
+	move := func(path string) {
+		if err := os.WriteFile(filepath.Join(path, "cgroup.procs"), []byte("0"), 0); err != nil {
+			t.Fatalf("moving between cgroups: %v", err)
+		}
+	}
+	move(cgroup)
+	defer move(filepath.Join(fakepod.Unified(t), home))
+	do()
+}
+
+// Frames sent past the hooks are told from the interface's own statistics.
+func TestBypassed(t *testing.T) {
+	pod, peer := pair(t)
+	sink(t, peer, "10.99.1.2:7000")
+	a := startAgent(t, Config{BPFFS: fakepod.BPFFS(t), Node: "n", Hook: TCX}, pod)
+	sendUDP(t, pod.Namespace, "10.99.1.2:7000", 100, 72)
+	if row, err := a.row(pod); err != nil || row.Traffic.Transmit.Bypassed == nil || *row.Traffic.Transmit.Bypassed != 0 {
+		t.Fatalf("bypassed = %v (%v), want 0", row.Traffic.Transmit.Bypassed, err)
+	}
+	pod.Do(func() { sendPast(t, "eth0", 40) })
+	row, err := a.row(pod)
+	if err != nil || row.Traffic.Transmit.GetBypassed() != 40 || row.Traffic.Receive.Bypassed != nil {
+		t.Errorf("bypassed = %v (%v), want 40", row.Traffic.Transmit.Bypassed, err)
+	}
+	a.stop()
+	again := startAgent(t, a.collector.config, pod)
+	if row, err = again.row(pod); err != nil || row.Traffic.Transmit.GetBypassed() != 40 {
+		t.Errorf("after a restart: bypassed = %v (%v), want 40", row.Traffic.Transmit.Bypassed, err)
+	}
+}
+
+func sendPast(t *testing.T, device string, count int) {
+	iface, err := net.InterfaceByName(device)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	const protocol = 0xb588 // 0x88b5, for experiments, in network order
+	socket, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer unix.Close(socket)
+	if err := unix.SetsockoptInt(socket, unix.SOL_PACKET, unix.PACKET_QDISC_BYPASS, 1); err != nil {
+		t.Error(err)
+		return
+	}
+	frame := make([]byte, 60)
+	frame[0], frame[6], frame[12], frame[13] = 2, 2, 0x88, 0xb5
+	for range count {
+		if err := unix.Sendto(socket, frame, 0, &unix.SockaddrLinklayer{Ifindex: iface.Index, Protocol: protocol}); err != nil {
+			t.Error(err)
+			return
+		}
+	}
+}
+
+// An interface without link-layer header, as some pods have for their only one.
+func TestTun(t *testing.T) {
+	pod := fakepod.New(t, fakepod.Prefix())
+	var tun *os.File
+	pod.Do(func() { tun = openTun(t) })
+	defer tun.Close()
+	pod.Run("ip", "addr", "add", "10.99.7.1/24", "dev", "tun0")
+	pod.Run("ip", "link", "set", "dev", "tun0", "up")
+	a := startAgent(t, Config{BPFFS: fakepod.BPFFS(t), Node: "n", Hook: TCX}, pod)
+	before := a.totals(pod)
+	sendUDP(t, pod.Namespace, "10.99.7.2:7000", 100, 72)
+	arrived := append([]byte{0x45, 0, 0, 48, 0, 0, 0, 0, 64, 17, 0, 0, 10, 99, 7, 2, 10, 99, 7, 1}, make([]byte, 28)...)
+	for range 30 {
+		if _, err := tun.Write(arrived); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := minus(a.totals(pod), before)
+	if want := (bpf.Counters{Packets: 100, Bytes: 10_000, Buffers: 100}); got[bpf.Transmit][bpf.IPv4Unicast] != want {
+		t.Errorf("sent: counted %v, want %v", got[bpf.Transmit][bpf.IPv4Unicast], want)
+	}
+	if want := (bpf.Counters{Packets: 30, Bytes: 30 * 48, Buffers: 30}); got[bpf.Receive][bpf.IPv4Unicast] != want {
+		t.Errorf("received: counted %v, want %v", got[bpf.Receive][bpf.IPv4Unicast], want)
+	}
+}
+
+func openTun(t *testing.T) *os.File {
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Skipf("opening /dev/net/tun: %v", err)
+	}
+	request, err := unix.NewIfreq("tun0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI)
+	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, request); err != nil {
+		t.Fatalf("making a tun device: %v", err)
+	}
+	return os.NewFile(uintptr(fd), "tun")
+}
+
+// After the last pod and the last agent no program of ours is loaded.
+func TestNoProgramIsLeftBehind(t *testing.T) {
+	config := Config{BPFFS: fakepod.BPFFS(t), Node: "n", Hook: TCX}
+	pod, _ := pair(t)
+	a := startAgent(t, config, pod)
+	known, _ := a.pods.Lookup(pod.UID)
+	ids := programsOf(t, filepath.Join(root(config.BPFFS, config.Node), bpf.Layout, pod.UID))
+	if len(ids) != 2 {
+		t.Errorf("%d programs use the pod's map, want 2", len(ids))
+	}
+	if _, err := Cleanup(config, []*podmap.Pod{known}); err != nil {
+		t.Fatal(err)
+	}
+	a.stop()
+	fakepod.Eventually(t, "the end of all programs", func() bool {
+		for _, id := range ids {
+			if program, err := ebpf.NewProgramFromID(id); err == nil {
+				program.Close()
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// programsOf finds the loaded programs that use the map that is pinned at path.
+func programsOf(t *testing.T, path string) (users []ebpf.ProgramID) {
+	t.Helper()
+	pinned, err := ebpf.LoadPinnedMap(path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pinned.Close()
+	info, err := pinned.Info()
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, _ := info.ID()
+	for id, err := ebpf.ProgramGetNextID(0); err == nil; id, err = ebpf.ProgramGetNextID(id) {
+		program, err := ebpf.NewProgramFromID(id)
+		if err != nil {
+			continue // gone since
+		}
+		if info, err := program.Info(); err == nil {
+			maps, _ := info.MapIDs()
+			for _, used := range maps {
+				if used == own {
+					users = append(users, id)
+				}
+			}
+		}
+		program.Close()
+	}
+	return users
+}
