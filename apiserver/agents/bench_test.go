@@ -1,8 +1,15 @@
 package agents
 
 import (
+	"bufio"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
+	"os/exec"
 	"runtime"
 	"strconv"
 	"strings"
@@ -10,10 +17,13 @@ import (
 	"time"
 
 	testclock "k8s.io/utils/clock/testing"
+
+	agentv1 "github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
 )
 
-// BenchmarkRead reads 110 pods of each agent over warm connections. Agents run in the same process, so half of
-// the time and most of the memory are theirs; idle-B/agent is what a connection adds at both ends.
+// BenchmarkRead reads 110 pods of each agent over warm connections; the agents are another process on the same
+// cores. first-ms is the first read, with all its handshakes; idle-B/agent is what an agent and its connection
+// add to heap and stacks when nothing is read; peak-MiB is the most memory that this process ever held.
 func BenchmarkRead(b *testing.B) {
 	for _, agents := range []int{1, 10, 100, 1000} {
 		b.Run(fmt.Sprintf("agents=%d", agents), func(b *testing.B) { benchmarkRead(b, agents) })
@@ -23,14 +33,14 @@ func BenchmarkRead(b *testing.B) {
 func benchmarkRead(b *testing.B, agents int) {
 	w := newWorld(b)
 	queries := map[string]Query{}
-	for i := range agents {
-		node := fmt.Sprintf("node-%04d", i)
-		w.agent(node)
+	for node, address := range startCrowd(b, w, agents) {
+		w.publish(node, address, "pod-of-"+node)
 		queries[node] = Query{PodKeys: keysOf(node, 110), Node: true}
 	}
 	// A clock that moves by hand keeps reads from sharing answers.
 	clock := testclock.NewFakeClock(time.Now())
 	f := w.fleet(func(c *Config) { c.Clock = clock })
+	mustRead(b, f, nil)
 	before := resident(b)
 	began := time.Now()
 	readAll(b, f, queries)
@@ -42,6 +52,7 @@ func benchmarkRead(b *testing.B, agents int) {
 	for b.Loop() {
 		readAll(b, f, queries)
 		clock.Step(2 * time.Second)
+		f.sweep()
 	}
 	b.ReportMetric(float64(first.Milliseconds()), "first-ms")
 	b.ReportMetric(float64(idle)/float64(agents), "idle-B/agent")
@@ -81,4 +92,82 @@ func peak(b *testing.B) uint64 {
 		}
 	}
 	return 0
+}
+
+// crowdVariable makes the test binary serve a crowd of agents instead of testing.
+const crowdVariable = "AGENTS_TEST_CROWD"
+
+// member is one agent of a crowd, as it goes over the pipe to the process that serves it.
+type member struct {
+	Node             string
+	Certificate, Key []byte
+	ClientCA         []byte
+}
+
+// startCrowd serves n agents from another process until the benchmark ends, and says where each is.
+func startCrowd(b *testing.B, w *world, n int) map[string]netip.AddrPort {
+	b.Helper()
+	crowd := exec.Command(os.Args[0])
+	crowd.Env = append(os.Environ(), crowdVariable+"=1")
+	crowd.Stderr = os.Stderr
+	stdin, err := crowd.StdinPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	stdout, err := crowd.StdoutPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := crowd.Start(); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		stdin.Close()
+		crowd.Wait()
+	})
+	out, in := json.NewEncoder(stdin), bufio.NewScanner(stdout)
+	addresses := map[string]netip.AddrPort{}
+	for i := range n {
+		node := fmt.Sprintf("node-%04d", i)
+		certificate := w.serving.issue(b, node, x509.ExtKeyUsageServerAuth, agentv1.DNSName(node))
+		key, err := x509.MarshalPKCS8PrivateKey(certificate.PrivateKey)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := out.Encode(member{node, certificate.Certificate[0], key, w.client.certificate.Raw}); err != nil {
+			b.Fatal(err)
+		}
+		if !in.Scan() {
+			b.Fatalf("the crowd ended: %v", in.Err())
+		}
+		addresses[node] = netip.MustParseAddrPort(in.Text())
+	}
+	return addresses
+}
+
+// serveCrowd is the other end of startCrowd: for each member it serves an agent and prints its address, until
+// standard input ends.
+func serveCrowd() {
+	in := json.NewDecoder(os.Stdin)
+	for {
+		var m member
+		if err := in.Decode(&m); err != nil {
+			return
+		}
+		key, err := x509.ParsePKCS8PrivateKey(m.Key)
+		if err != nil {
+			panic(err)
+		}
+		clientCA, err := x509.ParseCertificate(m.ClientCA)
+		if err != nil {
+			panic(err)
+		}
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			panic(err)
+		}
+		a := newFakeAgent(m.Node, listener.Addr(), tls.Certificate{Certificate: [][]byte{m.Certificate}, PrivateKey: key}, ca{certificate: clientCA}.pool())
+		go a.server.Serve(listener)
+		fmt.Println(listener.Addr())
+	}
 }

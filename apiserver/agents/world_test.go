@@ -12,6 +12,7 @@ import (
 	"math/big"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -30,7 +31,13 @@ import (
 	agentv1 "github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(crowdVariable) != "" {
+		serveCrowd()
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // ca is a certificate authority for tests.
 type ca struct {
@@ -207,20 +214,25 @@ func (w *world) start(node string, certificate tls.Certificate, address string) 
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	a := &fakeAgent{node: node, address: netip.MustParseAddrPort(listener.Addr().String()), answer: honest}
-	a.server = grpc.NewServer(
-		grpc.Creds(credentials.NewTLS(&tls.Config{
-			MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{certificate},
-			ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: w.client.pool(),
-		})),
-		grpc.WriteBufferSize(4<<10), grpc.ReadBufferSize(4<<10), grpc.SharedWriteBuffer(true))
-	agentv1.RegisterAgentServer(a.server, a)
+	a := newFakeAgent(node, listener.Addr(), certificate, w.client.pool())
 	var serving sync.WaitGroup
 	serving.Go(func() { a.server.Serve(listener) })
 	w.t.Cleanup(func() {
 		a.server.Stop()
 		serving.Wait()
 	})
+	return a
+}
+
+func newFakeAgent(node string, address net.Addr, certificate tls.Certificate, clients *x509.CertPool) *fakeAgent {
+	a := &fakeAgent{node: node, address: netip.MustParseAddrPort(address.String()), answer: honest}
+	a.server = grpc.NewServer(
+		grpc.Creds(credentials.NewTLS(&tls.Config{
+			MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{certificate},
+			ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: clients,
+		})),
+		grpc.WriteBufferSize(4<<10), grpc.ReadBufferSize(4<<10), grpc.SharedWriteBuffer(true))
+	agentv1.RegisterAgentServer(a.server, a)
 	return a
 }
 
