@@ -77,6 +77,15 @@ func podNetns(t *testing.T, pod *corev1.Pod) netns {
 	return netns(fmt.Sprintf("/proc/%d/ns/net", pids[0]))
 }
 
+// pid is the process whose namespace it is.
+func (n netns) pid() string { return strings.Split(string(n), "/")[2] }
+
+// exists says whether its process is there.
+func (n netns) exists() bool {
+	_, err := os.Lstat(string(n))
+	return err == nil
+}
+
 // command prepares a program of this machine that is to run in the namespace.
 func (n netns) command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	return exec.CommandContext(ctx, "nsenter", append([]string{"--net=" + string(n), name}, args...)...)

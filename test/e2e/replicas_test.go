@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -9,10 +10,15 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	agentv1 "github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
+	"github.com/networkobservability/networkobservability/apis/networkobservability/v1alpha1"
 )
+
+const serverProgram = "networkobservability-apiserver"
 
 const (
 	readers = 4
@@ -112,12 +118,11 @@ func TestReplicaDeleted(t *testing.T) {
 // TestReplicaKilled kills one replica without warning under load: reads that fail are over in 5 s.
 func TestReplicaKilled(t *testing.T) {
 	c := newCluster(t)
-	c.waitHealthy(t)
-	server := c.servers(t)[0]
+	server := c.freshServers(t)[0]
 	l, stop := c.load(t)
 	l.waitReads(t, 100)
 	killed := time.Now()
-	signal(t, process(t, &server, "networkobservability-apiserver"), unix.SIGKILL)
+	c.kill(t, &server, serverProgram)
 	eventually(t, podDeadline, "the kubelet to start the replica again", func(ctx context.Context) error {
 		now, err := c.kube.CoreV1().Pods(agentv1.Namespace).Get(ctx, server.Name, metav1.GetOptions{})
 		if err != nil {
@@ -140,13 +145,76 @@ func TestReplicaKilled(t *testing.T) {
 	}
 }
 
+// explain adds what the aggregator in kube-apiserver said, which client-go leaves out.
+func explain(err error) string {
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) || status.Status().Details == nil {
+		return err.Error()
+	}
+	text := err.Error()
+	for _, cause := range status.Status().Details.Causes {
+		text += "; " + cause.Message
+	}
+	return text
+}
+
+// TestAllReplicasKilled kills every replica at once: the API is back within 30 s, and an informer that lived
+// through it was told of no deletion.
+func TestAllReplicasKilled(t *testing.T) {
+	c := newCluster(t)
+	namespace := c.namespace(t)
+	pod := c.start(t, namespace, sink("any", c.nodes(t)[0]))[0]
+	c.waitMeasured(t, answerDeadline, pod)
+	f := c.follow(t, namespace)
+	killed := time.Now()
+	for _, server := range c.freshServers(t) {
+		c.kill(t, &server, serverProgram)
+	}
+	c.waitMeasured(t, 30*time.Second, pod)
+	t.Logf("the API was back %v after the kill", time.Since(killed).Round(time.Millisecond))
+	f.waitFor(t, pod.Name, "a reading from the new processes", func(s *v1alpha1.PodNetworkStats) bool {
+		return s.Timestamp != nil && s.Timestamp.After(killed)
+	})
+	if gone := f.deletions(); len(gone) != 0 {
+		t.Errorf("the informer was told that %v are gone, and every pod is there", gone)
+	}
+	f.checkFaults(t)
+	c.waitHealthy(t)
+}
+
+// freshServers are the replicas, those replaced that were killed before: the kubelet would make them wait.
+func (c *cluster) freshServers(t *testing.T) []corev1.Pod {
+	t.Helper()
+	c.waitHealthy(t)
+	for _, server := range c.servers(t) {
+		if server.Status.ContainerStatuses[0].RestartCount > 0 {
+			c.delete(t, &server)
+		}
+	}
+	c.waitHealthy(t)
+	return c.servers(t)
+}
+
+// kill kills a program of a pod, and returns when nothing is left of the process.
+func (c *cluster) kill(t *testing.T, pod *corev1.Pod, program string) {
+	t.Helper()
+	pid := process(t, pod, program)
+	signal(t, pid, unix.SIGKILL)
+	eventually(t, answerDeadline, program+" to end", func(context.Context) error {
+		if slices.Contains(processes(t, pod), pid) {
+			return errors.New("it runs")
+		}
+		return nil
+	})
+}
+
 // logKinds says what the failures were, for the documentation.
 func (l *load) logKinds(t *testing.T) {
 	t.Helper()
 	var kinds []string
 	counts := map[string]int{}
 	for _, f := range l.failures {
-		text := f.err.Error()
+		text := explain(f.err)
 		if counts[text]++; !slices.Contains(kinds, text) {
 			kinds = append(kinds, text)
 		}
