@@ -70,8 +70,27 @@ func (r *REST) watchSince(ctx context.Context, w *watcher, text string) (watch.I
 		go w.run(ctx, func(context.Context) bool { return false })
 		return w, nil
 	}
-	go w.run(ctx, func(ctx context.Context) bool { return w.sendChanges(ctx, batch{changes: changes}) })
+	go w.run(ctx, func(ctx context.Context) bool { return w.sendPast(ctx, changes) })
 	return w, nil
+}
+
+// sendPast sends changes of a while ago with the numbers of now.
+func (w *watcher) sendPast(ctx context.Context, changes []change) bool {
+	var records []*Record
+	var at []int
+	for i, c := range changes {
+		if kind, ok := w.translate(c); ok && kind != watch.Deleted {
+			records, at = append(records, c.record), append(at, i)
+		}
+	}
+	readings, _, _, err := read(ctx, w.rest.reader, records)
+	if err != nil {
+		readings = unread(records, err)
+	}
+	for i, reading := range readings {
+		changes[at[i]].reading = reading
+	}
+	return w.sendChanges(ctx, batch{changes: changes})
 }
 
 // A watcher sends one client what it selected. Batches wait in queue; run takes them out and is the only sender.
