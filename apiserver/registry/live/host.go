@@ -3,11 +3,13 @@ package live
 import (
 	"context"
 	"sync"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/utils/clock"
 )
 
 // A host is the source of a store's records: kube-apiserver, seen through client-go's reflector. A reflector and
@@ -16,9 +18,14 @@ import (
 type host struct {
 	cache.ListerWatcherWithContext
 	reflector *cache.Reflector
+	clock     clock.WithTickerAndDelayedExecution
 
-	mu      sync.Mutex
-	watch   watch.Interface
+	mu sync.Mutex
+	// watch is nil while there is none; began is when it was asked for, short says that it brings its bookmark soon.
+	watch watch.Interface
+	began time.Time
+	short bool
+	// hurried asks for the next watch to be short.
 	hurried bool
 }
 
@@ -26,7 +33,7 @@ type host struct {
 const listPage = 500
 
 func newHost(config Config, store *store) *host {
-	h := &host{ListerWatcherWithContext: config.Host}
+	h := &host{ListerWatcherWithContext: config.Host, clock: config.Clock}
 	h.reflector = cache.NewReflectorWithOptions(h, config.HostType, store, cache.ReflectorOptions{
 		Name: config.Kind.Resource().String(), Clock: config.Clock,
 	})
@@ -56,31 +63,45 @@ func (h *host) Watch(options metav1.ListOptions) (watch.Interface, error) {
 // a watch ends by its timeout (k8s.io/apiserver/pkg/storage/cacher), and looks once a second.
 const hurriedTimeout int64 = 4
 
+// minWatch is the age below which a watch that brought nothing may not be ended: the reflector would take it for
+// broken, pause and list everything anew.
+const minWatch = time.Second
+
 // WatchWithContext remembers the watch, so that hurry can end it.
 func (h *host) WatchWithContext(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
 	h.mu.Lock()
-	if h.hurried && options.SendInitialEvents == nil {
+	h.short = h.hurried && options.SendInitialEvents == nil
+	if h.short {
 		timeout := hurriedTimeout
 		options.TimeoutSeconds = &timeout
 	}
-	h.hurried = false
+	h.watch, h.hurried = nil, false
+	began := h.clock.Now()
 	h.mu.Unlock()
 	w, err := h.ListerWatcherWithContext.WatchWithContext(ctx, options)
+	if err != nil {
+		return nil, err
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.watch = w
-	return w, err
+	h.watch, h.began = w, began
+	return w, nil
 }
 
 // hurry learns soon how far the host is, when a client knows of a version that no event has told us of: perhaps
 // there was none, and the host's next bookmark would be a minute away. It ends the watch, and the reflector begins
-// another where that one was, with a short timeout and so with an early bookmark.
+// another where that one was, with a short timeout and so with an early bookmark. Any client can ask for this, with
+// a version that it made up, and as often as it likes: a watch is left to bring something first.
 func (h *host) hurry() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.hurried || h.watch == nil {
+	if h.hurried || h.short || h.watch == nil {
 		return
 	}
 	h.hurried = true
+	if age := h.clock.Since(h.began); age < minWatch {
+		h.clock.AfterFunc(minWatch-age, h.watch.Stop)
+		return
+	}
 	h.watch.Stop()
 }
