@@ -18,6 +18,16 @@ type memory struct {
 	time, windowNano int64
 	isNode           bool
 	silent           error
+	// untold marks what some watches have been told and others not.
+	untold bool
+}
+
+func rememberAll(records []*Record, readings []Reading) []memory {
+	memories := make([]memory, len(records))
+	for i := range records {
+		memories[i] = remember(records[i], readings[i])
+	}
+	return memories
 }
 
 func remember(record *Record, reading Reading) memory {

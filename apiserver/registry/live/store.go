@@ -56,6 +56,8 @@ type batch struct {
 	version version
 	// readings marks a batch of numbers; complete says that every watched object was read for it.
 	readings, complete bool
+	// full has a watcher take unchanged readings for news.
+	full bool
 }
 
 var (
@@ -309,10 +311,11 @@ func (s *store) send(c change) {
 }
 
 func (s *store) deliver(c change) {
+	if memory, ok := s.memories[c.record.key()]; ok {
+		c.reading = memory.of(c.record)
+	}
 	if c.kind == watch.Deleted {
 		delete(s.memories, c.record.key())
-	} else if memory, ok := s.memories[c.record.key()]; ok {
-		c.reading = memory.of(c.record)
 	}
 	s.history.add(c)
 	for listener := range s.listeners {
@@ -323,10 +326,7 @@ func (s *store) deliver(c change) {
 // sendReadings tells of what the nodes said of records, and remembers it. Records that went or changed in the
 // meantime are passed by or brought up to date.
 func (s *store) sendReadings(records []*Record, readings []Reading, complete bool) {
-	memories := make([]memory, len(records))
-	for i := range records {
-		memories[i] = remember(records[i], readings[i])
-	}
+	memories := rememberAll(records, readings)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	changes := make([]change, 0, len(records))
@@ -336,7 +336,7 @@ func (s *store) sendReadings(records []*Record, readings []Reading, complete boo
 			continue
 		}
 		last, known := s.memories[now.key()]
-		unchanged := known && last.same(memories[i])
+		unchanged := known && !last.untold && last.same(memories[i])
 		if !unchanged {
 			s.current = s.current.next()
 		}
@@ -363,13 +363,17 @@ func (s *store) forgetOthers(watched []change) {
 	s.memories = memories
 }
 
-// rememberReadings keeps readings that were just sent as a watch's first events.
+// rememberReadings keeps readings that were just sent as one watch's first events. To the other watches they are
+// news still, which the next reading brings.
 func (s *store) rememberReadings(records []*Record, readings []Reading) {
+	memories := rememberAll(records, readings)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i, record := range records {
 		if now, _, found := s.find(record.key()); found && now.HostUID == record.HostUID {
-			s.memories[now.key()] = remember(record, readings[i])
+			last, known := s.memories[now.key()]
+			memories[i].untold = known && (last.untold || !last.same(memories[i]))
+			s.memories[now.key()] = memories[i]
 		}
 	}
 }

@@ -49,6 +49,7 @@ func (r *REST) Watch(ctx context.Context, options *metainternalversion.ListOptio
 		w.markEnd = options.SendInitialEvents != nil && options.AllowWatchBookmarks
 		go w.run(ctx, func(ctx context.Context) bool { return w.sendAll(ctx, page) })
 	case anywhere:
+		w.missed = true
 		r.store.listen(w, selection)
 		go w.run(ctx, func(context.Context) bool { return true })
 	default:
@@ -64,6 +65,7 @@ func (r *REST) watchSince(ctx context.Context, w *watcher, text string) (watch.I
 	if err != nil {
 		return nil, err
 	}
+	w.missed = true
 	changes, ok := r.store.listenSince(w, from)
 	if !ok {
 		w.expired = true
@@ -111,7 +113,8 @@ type watcher struct {
 	queue    []batch
 	changes  int
 	readings int
-	// missed is set when a reading was not queued.
+	// missed is set when a reading was not queued, and for a client that comes with numbers of its own: of another
+	// replica, or of a while ago. The next complete reading is then sent in full.
 	missed bool
 	// closed is set when the watcher is too slow, expired when its version means nothing any more.
 	closed, expired bool
@@ -152,7 +155,7 @@ func (w *watcher) offer(b batch) {
 	case b.readings:
 		w.readings++
 		if w.missed && b.complete {
-			b.changes = inFull(b.changes)
+			b.full = true
 			w.missed = false
 		}
 	case w.changes >= maxQueue:
@@ -165,15 +168,6 @@ func (w *watcher) offer(b batch) {
 }
 
 func (w *watcher) wants() *selection { return w.selection }
-
-// inFull makes all readings news again.
-func inFull(changes []change) []change {
-	changes = slices.Clone(changes)
-	for i := range changes {
-		changes[i].unchanged = false
-	}
-	return changes
-}
 
 func (w *watcher) concerns(c change) bool {
 	return w.selection.matches(c.record) || (c.before != nil && w.selection.matches(c.before))
@@ -298,6 +292,7 @@ func unread(records []*Record, err error) []Reading {
 
 func (w *watcher) sendChanges(ctx context.Context, b batch) bool {
 	for _, c := range b.changes {
+		c.unchanged = c.unchanged && !b.full
 		kind, ok := w.translate(c)
 		if !ok {
 			continue
