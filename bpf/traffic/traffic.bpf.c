@@ -15,6 +15,7 @@
 
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
+#include <linux/if_packet.h>
 #include <linux/in.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>
@@ -253,6 +254,16 @@ static __always_inline int count_interface(struct __sk_buff *skb, enum direction
 
 SEC("tcx/ingress")
 int receive_ether(struct __sk_buff *skb)
+{
+	// A bridge sends frames to all its ports when it does not know the destination; the kernel then drops them here.
+	if (skb->pkt_type == PACKET_OTHERHOST)
+		return TC_ACT_UNSPEC;
+	return count_interface(skb, RECEIVE, ETH_HLEN);
+}
+
+// For an interface that hands frames on inside the pod, as to a virtual machine: those to others are the pod's too.
+SEC("tcx/ingress")
+int receive_ether_any(struct __sk_buff *skb)
 {
 	return count_interface(skb, RECEIVE, ETH_HLEN);
 }

@@ -125,8 +125,11 @@ func WriteNotes(m *ebpf.Map, notes Notes) error {
 type Hook int
 
 const (
-	// Ether is tcx or clsact of an interface whose frames begin with an Ethernet header.
+	// Ether is tcx or clsact of an interface whose frames begin with an Ethernet header. Frames received for others
+	// are not counted.
 	Ether Hook = iota
+	// EtherAny is Ether for an interface that hands frames on, so that those for others count.
+	EtherAny
 	// Raw is tcx or clsact of an interface without link-layer header, such as tun.
 	Raw
 	// Cgroup is cgroup_skb of cgroup version 2.
@@ -135,9 +138,10 @@ const (
 )
 
 var programNames = [hooks][directions]string{
-	Ether:  {objectProgReceiveEther, objectProgTransmitEther},
-	Raw:    {objectProgReceiveRaw, objectProgTransmitRaw},
-	Cgroup: {objectProgReceiveCgroup, objectProgTransmitCgroup},
+	Ether:    {objectProgReceiveEther, objectProgTransmitEther},
+	EtherAny: {objectProgReceiveEtherAny, objectProgTransmitEther},
+	Raw:      {objectProgReceiveRaw, objectProgTransmitRaw},
+	Cgroup:   {objectProgReceiveCgroup, objectProgTransmitCgroup},
 }
 
 // NewProgram loads the program of a hook and direction; it counts into m, which it keeps alive. The caller closes it.

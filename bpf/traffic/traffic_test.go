@@ -167,7 +167,7 @@ type buffer struct {
 func TestPackets(t *testing.T) {
 	needRoot(t)
 	inside := ownNamespace(t)
-	for hook, name := range map[Hook]string{Ether: "ether", Cgroup: "cgroup"} {
+	for hook, name := range map[Hook]string{EtherAny: "ether", Cgroup: "cgroup"} {
 		for _, direction := range []Direction{Receive, Transmit} {
 			counting, program := load(t, hook, direction)
 			for _, p := range packets {
@@ -180,7 +180,7 @@ func TestPackets(t *testing.T) {
 					inside(func() {
 						verdict = run(t, program, p.packet, buffer{IfIndex: 2, WireLen: p.wire, Segments: p.segments, Size: p.size})
 					})
-					if want := map[Hook]uint32{Ether: ^uint32(0), Cgroup: 1}[hook]; verdict != want {
+					if want := map[Hook]uint32{EtherAny: ^uint32(0), Cgroup: 1}[hook]; verdict != want {
 						t.Errorf("the program answers %d, want %d", verdict, want)
 					}
 					want := before
@@ -212,6 +212,30 @@ func difference(after, before Totals) (different []string) {
 	return different
 }
 
+// PROG_TEST_RUN gives every frame to the loopback interface, whose address is all zeros.
+func TestFramesForOthers(t *testing.T) {
+	needRoot(t)
+	toLoopback := joined(ethernet(zeros(6), typeIPv4), packets[0].packet[14:])
+	for _, test := range []struct {
+		name   string
+		hook   Hook
+		packet []byte
+		want   Counters
+	}{
+		{"for the interface", Ether, toLoopback, Counters{1, 128, 1}},
+		{"for another", Ether, packets[0].packet, Counters{}},
+		{"for another, handed on", EtherAny, packets[0].packet, Counters{1, 128, 1}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			counting, program := load(t, test.hook, Receive)
+			run(t, program, test.packet, buffer{})
+			if got := read(t, counting)[Receive][IPv4Unicast]; got != test.want {
+				t.Errorf("counted %v, want %v", got, test.want)
+			}
+		})
+	}
+}
+
 func TestLoopbackOfNodeIsNotCounted(t *testing.T) {
 	needRoot(t)
 	counting, program := load(t, Cgroup, Transmit)
@@ -223,7 +247,7 @@ func TestLoopbackOfNodeIsNotCounted(t *testing.T) {
 
 func TestNotesOutliveCounting(t *testing.T) {
 	needRoot(t)
-	counting, program := load(t, Ether, Receive)
+	counting, program := load(t, EtherAny, Receive)
 	notes := Notes{StartUnixNano: 1_800_000_000_000_000_000, TransmitBase: -7}
 	if err := WriteNotes(counting, notes); err != nil {
 		t.Fatal(err)
@@ -323,7 +347,7 @@ func BenchmarkProgram(b *testing.B) {
 	needRoot(b)
 	for _, p := range []int{0, 11, 22} {
 		b.Run(packets[p].name, func(b *testing.B) {
-			_, program := load(b, Ether, Receive)
+			_, program := load(b, EtherAny, Receive)
 			_, err := program.Run(&ebpf.RunOptions{
 				Data: packets[p].packet, Context: buffer{Segments: packets[p].segments, Size: packets[p].size},
 				Repeat: uint32(b.N), Reset: b.ResetTimer,

@@ -16,13 +16,14 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	objectMapTotals          = "totals"
-	objectProgReceiveCgroup  = "receive_cgroup"
-	objectProgReceiveEther   = "receive_ether"
-	objectProgReceiveRaw     = "receive_raw"
-	objectProgTransmitCgroup = "transmit_cgroup"
-	objectProgTransmitEther  = "transmit_ether"
-	objectProgTransmitRaw    = "transmit_raw"
+	objectMapTotals           = "totals"
+	objectProgReceiveCgroup   = "receive_cgroup"
+	objectProgReceiveEther    = "receive_ether"
+	objectProgReceiveEtherAny = "receive_ether_any"
+	objectProgReceiveRaw      = "receive_raw"
+	objectProgTransmitCgroup  = "transmit_cgroup"
+	objectProgTransmitEther   = "transmit_ether"
+	objectProgTransmitRaw     = "transmit_raw"
 )
 
 // loadObject returns the embedded CollectionSpec for object.
@@ -67,12 +68,13 @@ type objectSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type objectProgramSpecs struct {
-	ReceiveCgroup  *ebpf.ProgramSpec `ebpf:"receive_cgroup"`
-	ReceiveEther   *ebpf.ProgramSpec `ebpf:"receive_ether"`
-	ReceiveRaw     *ebpf.ProgramSpec `ebpf:"receive_raw"`
-	TransmitCgroup *ebpf.ProgramSpec `ebpf:"transmit_cgroup"`
-	TransmitEther  *ebpf.ProgramSpec `ebpf:"transmit_ether"`
-	TransmitRaw    *ebpf.ProgramSpec `ebpf:"transmit_raw"`
+	ReceiveCgroup   *ebpf.ProgramSpec `ebpf:"receive_cgroup"`
+	ReceiveEther    *ebpf.ProgramSpec `ebpf:"receive_ether"`
+	ReceiveEtherAny *ebpf.ProgramSpec `ebpf:"receive_ether_any"`
+	ReceiveRaw      *ebpf.ProgramSpec `ebpf:"receive_raw"`
+	TransmitCgroup  *ebpf.ProgramSpec `ebpf:"transmit_cgroup"`
+	TransmitEther   *ebpf.ProgramSpec `ebpf:"transmit_ether"`
+	TransmitRaw     *ebpf.ProgramSpec `ebpf:"transmit_raw"`
 }
 
 // objectMapSpecs contains maps before they are loaded into the kernel.
@@ -127,18 +129,20 @@ type objectVariables struct {
 //
 // It can be passed to loadObjectObjects or ebpf.CollectionSpec.LoadAndAssign.
 type objectPrograms struct {
-	ReceiveCgroup  *ebpf.Program `ebpf:"receive_cgroup"`
-	ReceiveEther   *ebpf.Program `ebpf:"receive_ether"`
-	ReceiveRaw     *ebpf.Program `ebpf:"receive_raw"`
-	TransmitCgroup *ebpf.Program `ebpf:"transmit_cgroup"`
-	TransmitEther  *ebpf.Program `ebpf:"transmit_ether"`
-	TransmitRaw    *ebpf.Program `ebpf:"transmit_raw"`
+	ReceiveCgroup   *ebpf.Program `ebpf:"receive_cgroup"`
+	ReceiveEther    *ebpf.Program `ebpf:"receive_ether"`
+	ReceiveEtherAny *ebpf.Program `ebpf:"receive_ether_any"`
+	ReceiveRaw      *ebpf.Program `ebpf:"receive_raw"`
+	TransmitCgroup  *ebpf.Program `ebpf:"transmit_cgroup"`
+	TransmitEther   *ebpf.Program `ebpf:"transmit_ether"`
+	TransmitRaw     *ebpf.Program `ebpf:"transmit_raw"`
 }
 
 func (p *objectPrograms) Close() error {
 	return _ObjectClose(
 		p.ReceiveCgroup,
 		p.ReceiveEther,
+		p.ReceiveEtherAny,
 		p.ReceiveRaw,
 		p.TransmitCgroup,
 		p.TransmitEther,

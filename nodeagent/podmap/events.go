@@ -12,13 +12,20 @@ import (
 // ownNamespace stands for the namespace of the listener, which the kernel does not number.
 const ownNamespace = -1
 
-// An event is an interface that came or went, or a whole namespace that went. Changes of state are not heard of.
+// An event is an interface that came, changed or went, or a whole namespace that went.
 type event struct {
 	// namespace is the number that the namespace has in that of the listener.
 	namespace int
-	// appeared is false for what went.
-	appeared bool
+	what      change
 }
+
+type change int
+
+const (
+	appeared change = iota
+	changed
+	vanished
+)
 
 // A listener hears of interfaces that come, change or go, in its own network namespace and in every one that has a
 // number there, and of namespaces that go.
@@ -65,13 +72,16 @@ func (l *listener) run(heard func(event)) error {
 		}
 		switch {
 		case errors.Is(receiveError, unix.ENOBUFS):
-			heard(event{namespace: ownNamespace, appeared: true})
+			heard(event{namespace: ownNamespace, what: appeared})
 		case errors.Is(receiveError, unix.EINTR):
 		case receiveError != nil:
 			return fmt.Errorf("listening for interfaces: %w", receiveError)
 		default:
-			if appeared, ok := read(buffer[:n]); ok {
-				heard(event{namespace: namespaceOf(control[:controlled]), appeared: appeared})
+			e := event{namespace: namespaceOf(control[:controlled])}
+			var ok bool
+			// What changes in the node's own namespace is of no interest here, and may be much.
+			if e.what, ok = read(buffer[:n]); ok && (e.what != changed || e.namespace != ownNamespace) {
+				heard(e)
 			}
 		}
 	}
@@ -79,19 +89,21 @@ func (l *listener) run(heard func(event)) error {
 
 // read tells what a message is about. The change mask of a new interface, or one moved here from another namespace,
 // is all ones.
-func read(message []byte) (appeared, ok bool) {
+func read(message []byte) (what change, ok bool) {
 	const changeMask = unix.NLMSG_HDRLEN + 12 // in struct ifinfomsg
-	if len(message) < unix.NLMSG_HDRLEN {
-		return false, false
+	if len(message) < changeMask+4 {
+		return 0, false
 	}
 	switch binary.NativeEndian.Uint16(message[4:]) {
 	case unix.RTM_NEWLINK:
-		isNew := len(message) >= changeMask+4 && binary.NativeEndian.Uint32(message[changeMask:]) == ^uint32(0)
-		return true, isNew
+		if binary.NativeEndian.Uint32(message[changeMask:]) == ^uint32(0) {
+			return appeared, true
+		}
+		return changed, true
 	case unix.RTM_DELLINK, unix.RTM_DELNSID:
-		return false, true
+		return vanished, true
 	}
-	return false, false
+	return 0, false
 }
 
 func namespaceOf(control []byte) int {

@@ -175,7 +175,7 @@ func (m *Map) loop(ctx context.Context, heard <-chan event, ended <-chan error, 
 		case first := <-heard:
 			expect := func(e event) {
 				m.note(e)
-				if e.appeared {
+				if e.what == appeared {
 					expectUntil = time.Now().Add(patience)
 				}
 			}

@@ -239,6 +239,34 @@ func openTun(t *testing.T) *os.File {
 	return os.NewFile(uintptr(fd), "tun")
 }
 
+// A bridge that does not know a destination sends frames to all. They are the pod's only if it hands them on.
+func TestFramesForOthers(t *testing.T) {
+	pod, peer := pair(t)
+	peer.Run("ip", "neigh", "add", "10.99.1.77", "lladdr", "02:99:00:00:01:77", "dev", "host0", "nud", "permanent")
+	a := startAgent(t, Config{BPFFS: fakepod.BPFFS(t), Node: "n", Hook: TCX}, pod)
+	before := a.totals(pod)
+	sendUDP(t, peer, "10.99.1.77:7000", 50, 72)
+	if got := minus(a.totals(pod), before)[bpf.Receive][bpf.IPv4Unicast]; got != (bpf.Counters{}) {
+		t.Errorf("counted %v of another's", got)
+	}
+	pod.Run("ip", "link", "add", "name", "br0", "type", "bridge")
+	pod.Run("ip", "link", "set", "dev", "eth0", "master", "br0")
+	fakepod.Eventually(t, "the change to a bridge", func() bool {
+		known := a.collector.snapshot()[pod.UID]
+		known.mu.Lock()
+		defer known.mu.Unlock()
+		for _, iface := range known.interfaces {
+			return iface.kind == bpf.EtherAny
+		}
+		return false
+	})
+	before = a.totals(pod)
+	sendUDP(t, peer, "10.99.1.77:7000", 50, 72)
+	if got := minus(a.totals(pod), before)[bpf.Receive][bpf.IPv4Unicast]; got != (bpf.Counters{Packets: 50, Bytes: 5000, Buffers: 50}) {
+		t.Errorf("counted %v, want 50 packets of 100 bytes that the bridge hands on", got)
+	}
+}
+
 // After the last pod and the last agent no program of ours is loaded.
 func TestNoProgramIsLeftBehind(t *testing.T) {
 	config := Config{BPFFS: fakepod.BPFFS(t), Node: "n", Hook: TCX}

@@ -39,6 +39,7 @@ type target struct {
 // counted is an interface with our programs on it.
 type counted struct {
 	name string
+	kind bpf.Hook
 	// unit is true when the driver counts transmitted socket buffers, as the programs do, and not segments.
 	unit bool
 	// transmitted is how many buffers it had sent when last looked at.
@@ -93,10 +94,11 @@ func (c *Collector) attachToInterfaces(t *target, pod *podmap.Pod) error {
 		for _, iface := range leadingOut(links) {
 			attrs := iface.Attrs()
 			found[attrs.Index] = true
-			if t.interfaces[attrs.Index] != nil {
+			kind := hookFor(iface, links)
+			if known := t.interfaces[attrs.Index]; known != nil && known.kind == kind {
 				continue
 			}
-			if err := c.attachToInterface(t, pod, iface); err != nil {
+			if err := c.attachToInterface(t, pod, iface, kind); err != nil {
 				problems = append(problems, fmt.Errorf("attaching to %s: %w", attrs.Name, err))
 			}
 		}
@@ -105,11 +107,7 @@ func (c *Collector) attachToInterfaces(t *target, pod *podmap.Pod) error {
 	})
 }
 
-func (c *Collector) attachToInterface(t *target, pod *podmap.Pod, iface netlink.Link) error {
-	kind := bpf.Raw
-	if iface.Attrs().EncapType == "ether" {
-		kind = bpf.Ether
-	}
+func (c *Collector) attachToInterface(t *target, pod *podmap.Pod, iface netlink.Link, kind bpf.Hook) error {
 	attrs := iface.Attrs()
 	return c.withPrograms(t.ledger.totals, kind, func(programs [2]*ebpf.Program) error {
 		fresh, err := c.attachBest(iface, c.interfacePins(pod.NetnsCookie, attrs.Index), programs)
@@ -123,9 +121,28 @@ func (c *Collector) attachToInterface(t *target, pod *podmap.Pod, iface netlink.
 		if fresh {
 			t.notes.TransmitBase += sent
 		}
-		t.interfaces[attrs.Index] = &counted{name: attrs.Name, unit: countsBuffers(iface.Type()), transmitted: sent}
+		t.interfaces[attrs.Index] = &counted{name: attrs.Name, kind: kind, unit: countsBuffers(iface.Type()), transmitted: sent}
 		return nil
 	})
+}
+
+// hookFor chooses the programs. Frames for others are the pod's only where the interface hands frames on inside the
+// pod: as the port of a bridge, or to an interface that lies upon it.
+func hookFor(iface netlink.Link, links []netlink.Link) bpf.Hook {
+	attrs := iface.Attrs()
+	if attrs.EncapType != "ether" {
+		return bpf.Raw
+	}
+	if attrs.MasterIndex != 0 {
+		return bpf.EtherAny
+	}
+	for _, other := range links {
+		o := other.Attrs()
+		if o.ParentIndex == attrs.Index && o.NetNsID < 0 && other.Type() != "veth" {
+			return bpf.EtherAny
+		}
+	}
+	return bpf.Ether
 }
 
 // withPrograms loads the programs of both directions for the time of do; what they are attached to keeps them.
