@@ -149,6 +149,8 @@ func (w *watcher) offer(b batch) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
+	case w.closed || w.expired:
+		return
 	case b.readings && w.readings >= maxReadings:
 		w.missed = true
 		return
@@ -159,7 +161,10 @@ func (w *watcher) offer(b batch) {
 			w.missed = false
 		}
 	case w.changes >= maxQueue:
-		w.closed = true
+		// The sender may be held by a client that reads nothing, and would not look at closed for hours.
+		w.closed, w.queue = true, nil
+		w.stop()
+		return
 	default:
 		w.changes++
 	}
