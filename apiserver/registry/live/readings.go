@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"k8s.io/apimachinery/pkg/watch"
 )
 
 // soonDelay gathers pods that come at the same time into one read.
@@ -34,6 +36,7 @@ func (r *REST) readForWatchers(ctx context.Context) {
 func (r *REST) readWatched(ctx context.Context) {
 	selections := r.store.selections()
 	if len(selections) == 0 {
+		r.store.forgetReadings()
 		return
 	}
 	r.newcomers.take()
@@ -41,13 +44,7 @@ func (r *REST) readWatched(ctx context.Context) {
 }
 
 func (r *REST) readNewcomers(ctx context.Context) {
-	waiting := r.newcomers.take()
-	var records []*Record
-	for _, record := range r.store.watchedBy(r.store.selections()) {
-		if _, ok := waiting[record.key()]; ok {
-			records = append(records, record)
-		}
-	}
+	records := r.store.watchedAmong(r.newcomers.take(), r.store.selections())
 	if len(records) > 0 {
 		r.readAndSend(ctx, records, false)
 	}
@@ -80,7 +77,7 @@ func newNewcomers() *newcomers {
 }
 
 func (n *newcomers) offer(b batch) {
-	if b.readings || b.changes[0].record.Node == "" {
+	if b.readings || b.changes[0].kind == watch.Deleted || b.changes[0].record.Node == "" {
 		return
 	}
 	c := b.changes[0]

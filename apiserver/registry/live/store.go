@@ -378,6 +378,13 @@ func (s *store) rememberReadings(records []*Record, readings []Reading) {
 	}
 }
 
+// forgetReadings drops all memories, when nobody watches.
+func (s *store) forgetReadings() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.memories)
+}
+
 func (s *store) find(k key) (*Record, int, bool) {
 	at, found := slices.BinarySearchFunc(s.records, k, func(r *Record, k key) int { return compareKeys(r.key(), k) })
 	if !found {
@@ -509,6 +516,21 @@ func (s *store) watchedBy(selections []*selection) []*Record {
 				chosen[record] = struct{}{}
 				records = append(records, record)
 			}
+		}
+	}
+	slices.SortFunc(records, func(a, b *Record) int { return compareKeys(a.key(), b.key()) })
+	return records
+}
+
+// watchedAmong returns those of the keys' records that any of the selections matches.
+func (s *store) watchedAmong(keys map[key]struct{}, selections []*selection) []*Record {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	var records []*Record
+	for k := range keys {
+		record, _, found := s.find(k)
+		if found && slices.ContainsFunc(selections, func(one *selection) bool { return one.matches(record) }) {
+			records = append(records, record)
 		}
 	}
 	slices.SortFunc(records, func(a, b *Record) int { return compareKeys(a.key(), b.key()) })
