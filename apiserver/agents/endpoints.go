@@ -16,6 +16,9 @@ type rank int
 
 const (
 	unusable rank = iota
+	// known endpoints are not ready: the agent starts, or its node has lost touch with the control plane, which
+	// is not to say with us.
+	known
 	// serving endpoints answer, though not ready: most often because they are terminating.
 	serving
 	ready
@@ -94,7 +97,10 @@ func rankOf(c discoveryv1.EndpointConditions) rank {
 	if c.Serving != nil && *c.Serving {
 		return serving
 	}
-	return unusable
+	if c.Terminating != nil && *c.Terminating {
+		return unusable
+	}
+	return known
 }
 
 func portOf(slice *discoveryv1.EndpointSlice) uint16 {

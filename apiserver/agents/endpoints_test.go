@@ -24,6 +24,7 @@ func TestPlacesByNode(t *testing.T) {
 	isReady := discoveryv1.EndpointConditions{Ready: yes, Serving: yes, Terminating: no}
 	terminating := discoveryv1.EndpointConditions{Ready: no, Serving: yes, Terminating: yes}
 	notServing := discoveryv1.EndpointConditions{Ready: no, Serving: no}
+	ended := discoveryv1.EndpointConditions{Ready: no, Serving: no, Terminating: yes}
 
 	for _, test := range []struct {
 		name   string
@@ -41,7 +42,9 @@ func TestPlacesByNode(t *testing.T) {
 		{"serving when none is ready", []*discoveryv1.EndpointSlice{{Ports: ports(1), Endpoints: []discoveryv1.Endpoint{
 			endpoint("n", "old", terminating, "10.0.0.1"), endpoint("n", "new", notServing, "10.0.0.2"),
 		}}}, "n=10.0.0.1:1/old"},
-		{"not serving", []*discoveryv1.EndpointSlice{{Endpoints: []discoveryv1.Endpoint{endpoint("n", "p", notServing, "10.0.0.1")}}}, ""},
+		{"not serving, as far as the control plane knows", []*discoveryv1.EndpointSlice{{Endpoints: []discoveryv1.Endpoint{
+			endpoint("n", "p", notServing, "10.0.0.1")}}}, "n=10.0.0.1:10261/p"},
+		{"ended", []*discoveryv1.EndpointSlice{{Endpoints: []discoveryv1.Endpoint{endpoint("n", "p", ended, "10.0.0.1")}}}, ""},
 		{"unknown conditions", []*discoveryv1.EndpointSlice{{Endpoints: []discoveryv1.Endpoint{endpoint("n", "p", discoveryv1.EndpointConditions{}, "10.0.0.1")}}},
 			"n=10.0.0.1:10261/p"},
 		{"in two slices at once", []*discoveryv1.EndpointSlice{
