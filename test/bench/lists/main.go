@@ -65,7 +65,7 @@ func main() {
 	flag.IntVar(&o.turns, "turns", 100, "how often each list is measured at most")
 	flag.DurationVar(&o.budget, "budget", time.Minute, "how long each list is measured at most")
 	flag.Parse()
-	sandbox.Main("lists", func(ctx context.Context) error { return run(ctx, o) })
+	sandbox.Main("lists", func(ctx context.Context) error { return run(ctx, o) }, nil)
 }
 
 func run(ctx context.Context, o options) error {

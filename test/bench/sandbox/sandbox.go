@@ -26,8 +26,8 @@ import (
 const marker = "NETWORKOBSERVABILITY_SANDBOX"
 
 // Main runs the program: run inside, as root, until it returns or a signal ends its context. Its error becomes the
-// exit code. It does not return.
-func Main(name string, run func(context.Context) error) {
+// exit code. Then after, which may be nil, is called outside, for what is in no namespace. It does not return.
+func Main(name string, run func(context.Context) error, after func() error) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	err := errors.New("needs root: namespaces")
@@ -38,13 +38,14 @@ func Main(name string, run func(context.Context) error) {
 		}
 	case os.Geteuid() == 0:
 		err = startInside(ctx)
-	}
-	var inside *exec.ExitError
-	if errors.As(err, &inside) {
-		os.Exit(1) // It has said why.
+		if after != nil {
+			err = errors.Join(err, after())
+		}
 	}
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
+		if ctx.Err() == nil || os.Getenv(marker) == "" {
+			fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
+		}
 		os.Exit(1)
 	}
 	os.Exit(0)
@@ -63,7 +64,15 @@ func startInside(ctx context.Context) error {
 	}
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 10 * time.Second
-	return cmd.Run()
+	err := cmd.Run()
+	var inside *exec.ExitError
+	switch {
+	case ctx.Err() != nil:
+		return errors.New("interrupted")
+	case errors.As(err, &inside):
+		return errors.New("ended without a result")
+	}
+	return err
 }
 
 // arrange makes the namespaces habitable: /proc shows the own processes, loopback is up.

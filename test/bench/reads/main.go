@@ -1,0 +1,102 @@
+// Command reads measures what reading a node costs the node: the real agent, with 110 pods, asked over its real
+// connection. Pods are processes in network namespaces and cgroups as the kubelet names them, each joined to the node
+// by veth, with some traffic behind them. Everything is in a sandbox (test/bench/sandbox).
+//
+//	main.go   flags, and the order of things
+//	pods.go   pods
+//	agent.go  the agent and its keys
+//	bpf.go    the kernel's memory for its maps and programs
+//	asks.go   reads
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"text/tabwriter"
+	"time"
+
+	"github.com/networkobservability/networkobservability/test/bench/paired"
+	"github.com/networkobservability/networkobservability/test/bench/sandbox"
+)
+
+type options struct {
+	bin, output string
+	pods, reads int
+	idle        time.Duration
+}
+
+func main() {
+	var o options
+	flag.StringVar(&o.bin, "bin", "_output/bin", "folder with networkobservability-nodeagent")
+	flag.StringVar(&o.output, "output", "_output/bench", "folder for logs")
+	flag.IntVar(&o.pods, "pods", 110, "pods on the node")
+	flag.IntVar(&o.reads, "reads", 300, "how often each read is measured")
+	flag.DurationVar(&o.idle, "idle", 15*time.Second, "how long the agent is watched while nobody asks")
+	flag.Parse()
+	sandbox.Main("reads", func(ctx context.Context) error { return run(ctx, o) }, removeCgroups)
+}
+
+func run(ctx context.Context, o options) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	dir, err := sandbox.TempDir(filepath.Join(o.output, "run"))
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	keys, err := makePods(ctx, o.pods)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("reads: made %d pods in %v; starting the agent\n", o.pods, time.Since(began).Round(100*time.Millisecond))
+	began = time.Now()
+	a, err := startAgent(ctx, cancel, o, dir)
+	if err != nil {
+		return err
+	}
+	err = sandbox.Await(ctx, time.Minute, "the agent to count all pods", func() error { return a.countsAll(ctx, o.pods) })
+	if err != nil {
+		return fmt.Errorf("%w\n%s", err, a.process.LastWords())
+	}
+	fmt.Printf("reads: all pods are counted after %v; reading\n", time.Since(began).Round(100*time.Millisecond))
+	results, err := a.measureAll(ctx, keys, o.reads)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("reads: watching the agent for %v while nobody asks\n", o.idle)
+	idle, err := a.idle(ctx, o.idle)
+	if err != nil {
+		return err
+	}
+	return a.report(results, idle, o)
+}
+
+func (a *agent) report(results []result, idle float64, o options) error {
+	fmt.Printf("\nReads of a node with %d pods, one after the other. Processor time is the agent's, user and kernel; bytes are those of\n"+
+		"the TLS stream, both ways.\n\n", o.pods)
+	table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(table, "ASKED FOR\tREADS\tP50 ms\tP99 ms\tCPU us A READ\tBYTES SENT\tBYTES RECEIVED\t")
+	for _, r := range results {
+		fmt.Fprintf(table, "%s\t%d\t%.2f\t%.2f\t%.0f\t%d\t%d\t\n", r.what, len(r.milliseconds),
+			paired.Percentile(r.milliseconds, 50), paired.Percentile(r.milliseconds, 99), r.cpu, r.sent, r.received)
+	}
+	table.Flush()
+	whole := results[0]
+	fmt.Printf("\n%.1f us and %d bytes a pod. Watched every 10 s, reading takes %.2f%% of a core; idle, the agent takes %.2f%%.\n",
+		whole.cpu/float64(o.pods), whole.received/int64(o.pods), whole.cpu/1e5, 100*idle)
+	now, peak, err := a.process.Memory()
+	if err != nil {
+		return err
+	}
+	bpf, err := a.bpfMemory()
+	if err != nil {
+		return err
+	}
+	fmt.Printf("Agent: %.1f MiB resident, at most %.1f (budget 60). BPF: %v (budget 40 MiB).\n", mib(now), mib(peak), bpf)
+	return nil
+}
+
+func mib(bytes int64) float64 { return float64(bytes) / (1 << 20) }
