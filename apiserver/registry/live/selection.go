@@ -2,6 +2,7 @@ package live
 
 import (
 	"context"
+	"strconv"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metainternalversion "k8s.io/apimachinery/pkg/apis/meta/internalversion"
@@ -104,9 +105,10 @@ func (s *selection) exactly(field string) (string, bool) {
 func (s *selection) selects() bool { return len(s.fields) > 0 || !s.labels.Empty() }
 
 func (s *selection) text() string {
-	text := s.namespace + "\x00" + s.labels.String()
+	text := s.namespace + " " + strconv.Quote(s.labels.String())
 	for _, requirement := range s.fields {
-		text += "\x00" + requirement.Field + string(requirement.Operator) + requirement.Value
+		// Quoted, since a client chooses the value: it could look like another requirement.
+		text += " " + requirement.Field + string(requirement.Operator) + strconv.Quote(requirement.Value)
 	}
 	return text
 }
