@@ -14,7 +14,7 @@ func TestSelectionIDs(t *testing.T) {
 	seen := map[string]string{}
 	for _, text := range []string{
 		"", "metadata.name=a", "metadata.name!=a", "nodeName=a", "metadata.name=a,nodeName=b", "nodeName=b,metadata.name!=a",
-		"metadata.name=a\x00nodeName=b", "metadata.name=a nodeName=b", `metadata.name=a" nodeName="b`, `metadata.name=a"\,nodeName="b`,
+		"metadata.name=a\x00nodeName\\=b", `metadata.name=a nodeName\=b`, `metadata.name=a" nodeName\="b`,
 	} {
 		s, err := newSelection(context.Background(), true, &metainternalversion.ListOptions{FieldSelector: fields.ParseSelectorOrDie(text)})
 		if err != nil {
