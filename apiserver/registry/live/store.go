@@ -449,21 +449,48 @@ type page struct {
 // list returns the first limit records after a key that the selection matches; limit 0 means all.
 func (s *store) list(selection *selection, after key, limit int) page {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.current = s.current.next()
 	p := page{version: s.current}
 	candidates := s.candidates(selection, after)
+	total := len(candidates)
+	if limit > 0 && !selection.selects() {
+		candidates = candidates[:min(total, limit+1)]
+	}
+	// Records do not change, so they are matched while others use the store: 100,000 take 100 ms, to copy them 0.2.
+	candidates = slices.Clone(candidates)
+	s.mu.Unlock()
 	for i, record := range candidates {
 		if !selection.matches(record) {
 			continue
 		}
 		if limit > 0 && len(p.records) == limit {
-			p.more, p.remaining = true, int64(len(candidates)-i)
+			p.more, p.remaining = true, int64(total-i)
 			break
 		}
 		p.records = append(p.records, record)
 	}
 	return p
+}
+
+// following are at most the first n records after a key that the selection matches, without a version of their own.
+func (s *store) following(selection *selection, after key, n int) []*Record {
+	s.mu.RLock()
+	candidates := s.candidates(selection, after)
+	if !selection.selects() {
+		candidates = candidates[:min(len(candidates), n)]
+	}
+	candidates = slices.Clone(candidates)
+	s.mu.RUnlock()
+	var records []*Record
+	for _, record := range candidates {
+		if len(records) == n {
+			break
+		}
+		if selection.matches(record) {
+			records = append(records, record)
+		}
+	}
+	return records
 }
 
 // candidates are the records after a key among which those of a selection are, in order.
@@ -506,12 +533,13 @@ func (s *store) onNode(node string, after key) []*Record {
 
 // watchedBy returns the records that any of the selections matches, each once.
 func (s *store) watchedBy(selections []*selection) []*Record {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
 	chosen := map[*Record]struct{}{}
 	var records []*Record
 	for _, selection := range selections {
-		for _, record := range s.candidates(selection, key{}) {
+		s.mu.RLock()
+		candidates := slices.Clone(s.candidates(selection, key{}))
+		s.mu.RUnlock()
+		for _, record := range candidates {
 			if _, ok := chosen[record]; !ok && selection.matches(record) {
 				chosen[record] = struct{}{}
 				records = append(records, record)
@@ -540,10 +568,11 @@ func (s *store) watchedAmong(keys map[key]struct{}, selections []*selection) []*
 // listen adds a listener in the same moment in which it takes all that the selection matches.
 func (s *store) listen(l listener, selection *selection) page {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.listeners[l] = struct{}{}
 	p := page{version: s.current}
-	for _, record := range s.candidates(selection, key{}) {
+	candidates := slices.Clone(s.candidates(selection, key{}))
+	s.mu.Unlock()
+	for _, record := range candidates {
 		if selection.matches(record) {
 			p.records = append(p.records, record)
 		}
