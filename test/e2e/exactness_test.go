@@ -218,3 +218,42 @@ func TestLoopbackIsNotCounted(t *testing.T) {
 		t.Errorf("the kernel's own statistics should show 1000 datagrams, and show %d", received)
 	}
 }
+
+// TestFloodedFrames sends to an address behind the bridge of which the bridge does not know the port, so that every
+// pod of the node gets the frames. They are nobody's.
+func TestFloodedFrames(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	b := newBed(t, c)
+	absent := net.ParseIP(address(t, b.sink.Pod, "ipv4")).To4()
+	absent[3] = 250
+	c.pretend(t, b.sink.Spec.NodeName, absent.String())
+	before := c.snapshot(t, b.sink, b.near)
+	const sent = 500
+	c.exec(t, b.far.Pod, "/bin/traffic", "udp", net.JoinHostPort(absent.String(), sinkPort), strconv.Itoa(sent), "100")
+	after := c.snapshot(t, b.sink, b.near)
+	for _, pod := range []counted{b.sink, b.near} {
+		moved := changeOf(pod.Name, before, after)
+		moved.checkEqual(t, pod.Name, wireCells()...)
+		if flooded := moved.nft["receive4flooded"]; flooded.Packets < sent {
+			t.Errorf("%d frames were flooded, and %s got %d of them: the test has proven nothing", sent, pod.Name, flooded.Packets)
+		}
+	}
+}
+
+// pretend makes a node believe that an address of its pods is there, with a link-layer address that nobody has.
+func (c *cluster) pretend(t *testing.T, node, address string) {
+	t.Helper()
+	var routes []struct{ Dev string }
+	ns := podNetns(t, c.agents(t)[node])
+	if err := json.Unmarshal([]byte(ns.run(t, "", "ip", "-json", "route", "get", address)), &routes); err != nil || len(routes) != 1 {
+		t.Fatalf("%d routes lead to %s: %v", len(routes), address, err)
+	}
+	ns.run(t, "", "ip", "neigh", "replace", address, "lladdr", "02:00:00:00:e2:e2", "nud", "permanent", "dev", routes[0].Dev)
+	t.Cleanup(func() {
+		out, err := ns.command(context.Background(), "ip", "neigh", "del", address, "dev", routes[0].Dev).CombinedOutput()
+		if err != nil {
+			t.Errorf("forgetting the neighbour: %v: %s", err, out)
+		}
+	})
+}

@@ -166,8 +166,9 @@ func TestAllReplicasKilled(t *testing.T) {
 	pod := c.start(t, namespace, sink("any", c.nodes(t)[0]))[0]
 	c.waitMeasured(t, answerDeadline, pod)
 	f := c.follow(t, namespace)
+	servers := c.freshServers(t)
 	killed := time.Now()
-	for _, server := range c.freshServers(t) {
+	for _, server := range servers {
 		c.kill(t, &server, serverProgram)
 	}
 	c.waitMeasured(t, 30*time.Second, pod)

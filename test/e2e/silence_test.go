@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -33,23 +34,24 @@ func (c *cluster) stopAgent(t *testing.T, agent *corev1.Pod) (resume func()) {
 	return resume
 }
 
-// cutOffAgent drops everything that is sent to an agent, in the node, without telling anybody.
+// cutOffAgent drops everything that is sent to an agent until the returned function is called.
 func (c *cluster) cutOffAgent(t *testing.T, agent *corev1.Pod) (heal func()) {
+	t.Helper()
+	return c.dropAt(t, agent, "")
+}
+
+// dropAt drops what is sent to an agent and matches, in the node, without telling anybody.
+func (c *cluster) dropAt(t *testing.T, agent *corev1.Pod, match string) (heal func()) {
 	t.Helper()
 	node := podNetns(t, agent)
 	node.run(t, fmt.Sprintf(`table inet netobs_e2e_cut {
-		chain input { type filter hook input priority -300; tcp dport %d drop; }
-	}`, agentv1.Port), "nft", "-f", "-")
-	healed := false
-	heal = func() {
-		if healed {
-			return
-		}
-		healed = true
+		chain input { type filter hook input priority -300; tcp dport %d %s drop; }
+	}`, agentv1.Port, match), "nft", "-f", "-")
+	heal = sync.OnceFunc(func() {
 		if out, err := node.command(context.Background(), "nft", "delete", "table", "inet", "netobs_e2e_cut").CombinedOutput(); err != nil {
-			t.Errorf("joining the node again: %v: %s", err, out)
+			t.Errorf("ending the loss: %v: %s", err, out)
 		}
-	}
+	})
 	t.Cleanup(heal)
 	return heal
 }
@@ -270,4 +272,32 @@ func checkRisen(t *testing.T, before, after v1alpha1.PodNetworkStats) {
 			t.Errorf("%s of %s went back from %+v to %+v", name, after.Name, old[name], now)
 		}
 	}
+}
+
+// lossyReadings is from how many readings TestLossyNode judges.
+const lossyReadings = 6
+
+// TestLossyNode drops a third of what is sent to an agent: every list comes in time and with every pod, and all is
+// well when the loss ends.
+func TestLossyNode(t *testing.T) {
+	c := newCluster(t)
+	node := c.nodes(t)[1]
+	pod := c.start(t, c.namespace(t), sink("lossy", node))[0]
+	c.waitMeasured(t, answerDeadline, pod)
+	heal := c.dropAt(t, c.agents(t)[node], "numgen random mod 100 < 30 ")
+	answers := map[string]int{} // by the moment of the reading; shared ones count once
+	eventually(t, podDeadline, "enough answers", func(context.Context) error {
+		list := c.list(t, "")
+		stats := list.of(t, pod)
+		if list.took > answerDeadline || stats.State != v1alpha1.Measured && stats.State != v1alpha1.NodeSilent {
+			t.Errorf("after %v the pod is %s: %s", list.took, stats.State, stats.Message)
+		}
+		if answers[fmt.Sprint(stats.Timestamp)]++; len(answers) < lossyReadings {
+			return fmt.Errorf("%d readings", len(answers))
+		}
+		return nil
+	})
+	t.Logf("readings, and how often each was shown (nil: the node was silent): %v", answers)
+	heal()
+	t.Logf("recovered within %v", c.waitMeasured(t, answerDeadline, pod).Round(time.Millisecond))
 }
