@@ -37,13 +37,17 @@ func (v violation) Error() string { return string(v) }
 // usable leaves out of a query what no agent would take: a key comes from a pod's metadata in the end, and one
 // bad key must not spoil the read of its node.
 func usable(q Query) asked {
-	a := asked{keys: make(map[string]struct{}, len(q.PodKeys)), node: q.Node}
+	a := asked{keys: make(map[string]struct{}, len(q.PodKeys)), node: q.Node, ahead: q.Ahead}
 	for _, key := range q.PodKeys {
-		if key != "" && len(key) <= maxKeyBytes && utf8.ValidString(key) {
+		if usableKey(key) {
 			a.keys[key] = struct{}{}
 		}
 	}
 	return a
+}
+
+func usableKey(key string) bool {
+	return key != "" && len(key) <= maxKeyBytes && utf8.ValidString(key)
 }
 
 // exchange asks an agent, in as many calls as the limit of keys demands, and collects its answer.

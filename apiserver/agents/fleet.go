@@ -27,6 +27,9 @@ type Query struct {
 	// PodKeys are keys as in agentv1.ReadStatsRequest, but any number of them. Keys that no agent would take
 	// have no row in the Reply.
 	PodKeys []string
+	// Ahead are keys that the caller will probably ask for within a second. They are read with the others if the
+	// agent has to be asked, so that it need not be asked again; the Reply does not hold them.
+	Ahead []string
 	// Node asks for the node's own counters.
 	Node bool
 }

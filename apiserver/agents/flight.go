@@ -19,6 +19,8 @@ const (
 type asked struct {
 	keys map[string]struct{}
 	node bool
+	// ahead are keys to read with the others if a call has to be made, as far as they fit into it.
+	ahead []string
 }
 
 // covers says that an answer to a answers b too.
@@ -34,11 +36,19 @@ func (a asked) covers(b asked) bool {
 	return true
 }
 
-// add makes a cover b.
+// add makes a cover b, and what b wants to be read ahead.
 func (a *asked) add(b asked) {
 	a.node = a.node || b.node
 	for key := range b.keys {
 		a.keys[key] = struct{}{}
+	}
+	for _, key := range b.ahead {
+		if len(a.keys) >= agentv1.MaxPodKeys {
+			return
+		}
+		if usableKey(key) {
+			a.keys[key] = struct{}{}
+		}
 	}
 }
 

@@ -49,6 +49,8 @@ func TestFlights(t *testing.T) {
 			for _, word := range words[1:] {
 				if word == "node" {
 					q.Node = true
+				} else if key, ok := strings.CutPrefix(word, "ahead:"); ok {
+					q.Ahead = append(q.Ahead, key)
 				} else {
 					q.PodKeys = append(q.PodKeys, word)
 				}
@@ -94,6 +96,23 @@ func TestPart(t *testing.T) {
 	}
 	if got := part(Reply{Err: errors.New("no")}, of, of); got.Err == nil || got.Pods != nil {
 		t.Errorf("an error came with rows: %v", got)
+	}
+}
+
+func TestReadingAheadStaysWithinOneCall(t *testing.T) {
+	q := Query{PodKeys: []string{"a"}, Ahead: []string{"", "\xff"}}
+	for i := range agentv1.MaxPodKeys {
+		q.Ahead = append(q.Ahead, fmt.Sprint(i))
+	}
+	own := asked{keys: map[string]struct{}{}}
+	own.add(usable(q))
+	if len(own.keys) != agentv1.MaxPodKeys || !own.covers(usable(Query{PodKeys: []string{"a", "0"}})) {
+		t.Errorf("%d keys are asked for", len(own.keys))
+	}
+	for _, key := range []string{"", "\xff"} {
+		if _, ok := own.keys[key]; ok {
+			t.Errorf("the key %q is asked for", key)
+		}
 	}
 }
 

@@ -20,7 +20,10 @@ type Reader interface {
 // A Query says what to read of one node.
 type Query struct {
 	PodKeys []string
-	Node    bool
+	// Ahead are keys that will probably be asked for within a second. The reader may read them with the others, if
+	// that saves it another question; the Reply does not hold them.
+	Ahead []string
+	Node  bool
 }
 
 // A Reply is what a node said. Err names the node.
@@ -42,20 +45,13 @@ type Reading struct {
 // read asks the nodes of records for them. Readings are in the order of the records; silent are the errors of
 // nodes that gave no answer, in the order of the nodes' names, of asked nodes in all.
 func read(ctx context.Context, reader Reader, records []*Record) (readings []Reading, silent []error, asked int, err error) {
+	return readAhead(ctx, reader, records, nil)
+}
+
+// readAhead is read, with a word to the reader of records that will be read next.
+func readAhead(ctx context.Context, reader Reader, records, next []*Record) (readings []Reading, silent []error, asked int, err error) {
 	readings = make([]Reading, len(records))
-	queries := map[string]Query{}
-	for _, record := range records {
-		if record.Node == "" {
-			continue
-		}
-		query := queries[record.Node]
-		if record.PodKey == "" {
-			query.Node = true
-		} else {
-			query.PodKeys = append(query.PodKeys, record.PodKey)
-		}
-		queries[record.Node] = query
-	}
+	queries := queriesFor(records, next)
 	if len(queries) == 0 {
 		return readings, nil, 0, nil
 	}
@@ -69,6 +65,30 @@ func read(ctx context.Context, reader Reader, records []*Record) (readings []Rea
 		}
 	}
 	return readings, silentNodes(replies), len(queries), nil
+}
+
+// queriesFor asks each node once. Nodes that have only next records are left alone.
+func queriesFor(records, next []*Record) map[string]Query {
+	queries := map[string]Query{}
+	for _, record := range records {
+		if record.Node == "" {
+			continue
+		}
+		query := queries[record.Node]
+		if record.PodKey == "" {
+			query.Node = true
+		} else {
+			query.PodKeys = append(query.PodKeys, record.PodKey)
+		}
+		queries[record.Node] = query
+	}
+	for _, record := range next {
+		if query, ok := queries[record.Node]; ok && record.PodKey != "" {
+			query.Ahead = append(query.Ahead, record.PodKey)
+			queries[record.Node] = query
+		}
+	}
+	return queries
 }
 
 func (r Reply) of(record *Record) Reading {

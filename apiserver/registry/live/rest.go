@@ -189,7 +189,7 @@ func (r *REST) List(ctx context.Context, options *metainternalversion.ListOption
 		return nil, err
 	}
 	page := r.store.list(selection, after, int(options.Limit))
-	readings, silent, asked, err := read(ctx, r.reader, page.records)
+	readings, silent, asked, err := readAhead(ctx, r.reader, page.records, r.nextPages(options, selection, page))
 	if err != nil {
 		return nil, unavailable(ctx, err)
 	}
