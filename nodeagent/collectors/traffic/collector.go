@@ -4,10 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
 	bpf "github.com/networkobservability/networkobservability/bpf/traffic"
@@ -43,6 +45,8 @@ const (
 	linger = 2 * time.Minute
 	// most is how many such totals are kept.
 	most = 256
+	// workers is how many pods are attached to at a time: the kernel waits for all its CPUs at each program, mostly idly.
+	workers = 8
 )
 
 // Collector counts the traffic of pods. Its methods are safe for concurrent use, but calls of Follow must not overlap.
@@ -117,14 +121,24 @@ func (c *Collector) Pods() int {
 func (c *Collector) Follow(pods []*podmap.Pod) {
 	now := time.Now()
 	live := map[string]bool{}
-	changed := !c.swept
+	var touched atomic.Bool
+	touched.Store(!c.swept)
+	var group errgroup.Group
+	group.SetLimit(workers)
 	for _, pod := range pods {
 		if pod.HostNetwork && (pod.Cgroup == "" || c.config.CgroupRoot == "") {
 			continue
 		}
 		live[pod.Key] = true
-		changed = c.follow(pod, now) || changed
+		group.Go(func() error {
+			if c.follow(pod, now) {
+				touched.Store(true)
+			}
+			return nil
+		})
 	}
+	_ = group.Wait() // problems are kept with their pods
+	changed := touched.Load()
 	for key, t := range c.snapshot() {
 		if !live[key] {
 			c.drop(key, t)

@@ -161,12 +161,12 @@ func TestBypassed(t *testing.T) {
 	pod.Do(func() { sendPast(t, "eth0", 40) })
 	row, err := a.row(pod)
 	if err != nil || row.Traffic.Transmit.GetBypassed() != 40 || row.Traffic.Receive.Bypassed != nil {
-		t.Errorf("bypassed = %v (%v), want 40", row.Traffic.Transmit.Bypassed, err)
+		t.Errorf("bypassed = %d (%v), want 40", row.Traffic.Transmit.GetBypassed(), err)
 	}
 	a.stop()
 	again := startAgent(t, a.collector.config, pod)
 	if row, err = again.row(pod); err != nil || row.Traffic.Transmit.GetBypassed() != 40 {
-		t.Errorf("after a restart: bypassed = %v (%v), want 40", row.Traffic.Transmit.Bypassed, err)
+		t.Errorf("after a restart: bypassed = %d (%v), want 40", row.Traffic.Transmit.GetBypassed(), err)
 	}
 }
 

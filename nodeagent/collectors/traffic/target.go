@@ -103,6 +103,9 @@ func (c *Collector) attachToInterfaces(t *target, pod *podmap.Pod) error {
 			}
 		}
 		t.forget(found)
+		if len(found) == 0 {
+			problems = append(problems, fmt.Errorf("none of %d interfaces leads out of the pod", len(links)))
+		}
 		return errors.Join(append(problems, bpf.WriteNotes(t.ledger.totals, t.notes))...)
 	})
 }
@@ -110,7 +113,15 @@ func (c *Collector) attachToInterfaces(t *target, pod *podmap.Pod) error {
 func (c *Collector) attachToInterface(t *target, pod *podmap.Pod, iface netlink.Link, kind bpf.Hook) error {
 	attrs := iface.Attrs()
 	return c.withPrograms(t.ledger.totals, kind, func(programs [2]*ebpf.Program) error {
+		before, err := t.ledger.read()
+		if err != nil {
+			return err
+		}
 		fresh, err := c.attachBest(iface, c.interfacePins(pod.NetnsCookie, attrs.Index), programs)
+		if err != nil {
+			return err
+		}
+		after, err := t.ledger.read()
 		if err != nil {
 			return err
 		}
@@ -120,6 +131,10 @@ func (c *Collector) attachToInterface(t *target, pod *podmap.Pod, iface netlink.
 		}
 		if fresh {
 			t.notes.TransmitBase += sent
+			// What was counted meanwhile is no part of the base; with other interfaces it might be theirs.
+			if len(t.interfaces) == 0 {
+				t.notes.TransmitBase -= int64(buffersSent(&after) - buffersSent(&before))
+			}
 		}
 		t.interfaces[attrs.Index] = &counted{name: attrs.Name, kind: kind, unit: countsBuffers(iface.Type()), transmitted: sent}
 		return nil
@@ -266,11 +281,16 @@ func (t *target) readBypassed(devices []byte, totals *bpf.Totals) (bypassed int6
 		iface.transmitted = now
 		sent += now
 	}
-	for _, cell := range totals[bpf.Transmit] {
-		sent -= int64(cell.Buffers)
-	}
+	sent -= int64(buffersSent(totals))
 	t.bypassed = max(t.bypassed, sent)
 	return t.bypassed, true
+}
+
+func buffersSent(totals *bpf.Totals) (sum uint64) {
+	for _, cell := range totals[bpf.Transmit] {
+		sum += cell.Buffers
+	}
+	return sum
 }
 
 // sentBy finds the packets that an interface has sent or dropped in /proc/net/dev: the tenth and twelfth number.
