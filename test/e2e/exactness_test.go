@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/networkobservability/networkobservability/apis/networkobservability/v1alpha1"
 )
 
 // bed is what the tests of exactness send between: a sink and two senders, one on the sink's node.
@@ -111,34 +113,47 @@ func (b bed) checkSent(t *testing.T, protocol, family string, near bool, before,
 	}
 }
 
-// TestExactnessGSO lets TCP send super-packets. The sink's interface gets them cut into packets by the node,
-// so that nftables in the sink counts what a wire would have carried.
-func TestExactnessGSO(t *testing.T) {
+// TestExactnessOnTheWire sends what the kernel cuts after nftables in the sender has seen it: super-packets of TCP,
+// and datagrams larger than the link takes. The sink's interface gets super-packets cut by the node, so that
+// nftables in the sink counts what a wire would have carried.
+func TestExactnessOnTheWire(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
 	b := newBed(t, c)
 	c.segmentBefore(t, b.sink)
 	for _, family := range []string{"ipv4", "ipv6"} {
 		for _, near := range []bool{true, false} {
-			t.Run(fmt.Sprintf("%s near=%v", family, near), func(t *testing.T) {
-				const size = 16 << 20
-				sender, digit := b.sender(near), family[3:]
-				before := c.snapshot(t, b.sink, b.near, b.far)
-				c.exec(t, sender.Pod, "/bin/traffic", "tcp", target(t, b.sink.Pod, family), strconv.Itoa(size))
-				after := c.snapshot(t, b.sink, b.near, b.far)
-
-				got, sent := changeOf("sink", before, after), changeOf(sender.Name, before, after)
-				got.checkEqual(t, "sink", wireCells()...)
-				arrived, left := got.nft["from_"+sender.Name+"_"+family], sent.stats["transmit"+digit]
-				if left.Packets != arrived.Packets || left.Bytes != arrived.Bytes {
-					t.Errorf("%s sent %+v by its statistics, and %+v arrived by nftables", sender.Name, left, arrived)
+			t.Run(fmt.Sprintf("super-packets over %s, same node %v", family, near), func(t *testing.T) {
+				left, buffers := b.sendCut(t, c, family, near, "tcp", "16777216")
+				if left.Buffers != buffers.Packets || left.Buffers >= left.Packets {
+					t.Errorf("sent were %+v by the statistics, and %+v buffers by nftables", left, buffers)
 				}
-				if buffers := sent.nft["transmit"+digit]; left.Buffers != buffers.Packets || left.Buffers >= left.Packets {
-					t.Errorf("%s sent %+v by its statistics, and %+v buffers by nftables", sender.Name, left, buffers)
+			})
+			t.Run(fmt.Sprintf("fragments over %s, same node %v", family, near), func(t *testing.T) {
+				left, datagrams := b.sendCut(t, c, family, near, "udp", "500", "4000")
+				if left.Buffers != left.Packets || left.Packets < 3*datagrams.Packets {
+					t.Errorf("sent were %+v by the statistics, and %+v whole datagrams by nftables", left, datagrams)
 				}
 			})
 		}
 	}
+}
+
+// sendCut sends, and demands that the sender's statistics say what arrived at the sink by nftables. It returns what
+// was sent by the statistics and by nftables in the sender.
+func (b bed) sendCut(t *testing.T, c *cluster, family string, near bool, protocol string, amount ...string) (v1alpha1.TrafficCounters, count) {
+	t.Helper()
+	sender, digit := b.sender(near), family[3:]
+	before := c.snapshot(t, b.sink, b.near, b.far)
+	c.exec(t, sender.Pod, append([]string{"/bin/traffic", protocol, target(t, b.sink.Pod, family)}, amount...)...)
+	after := c.snapshot(t, b.sink, b.near, b.far)
+	got, sent := changeOf("sink", before, after), changeOf(sender.Name, before, after)
+	got.checkEqual(t, "sink", wireCells()...)
+	left, arrived := sent.stats["transmit"+digit], got.nft["from_"+sender.Name+"_"+family]
+	if left.Packets != arrived.Packets || left.Bytes != arrived.Bytes {
+		t.Errorf("%s sent %+v by its statistics, and %+v arrived by nftables", sender.Name, left, arrived)
+	}
+	return left, sent.nft["transmit"+digit]
 }
 
 // segmentBefore makes the node cut super-packets before they enter a pod.
