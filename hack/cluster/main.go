@@ -34,6 +34,7 @@ func (c command) check(args []string) error {
 
 func commands() []command {
 	return []command{
+		{"build", "", "only build what clusters run", func(ctx context.Context, c *Cluster, _ []string) error { return c.build(ctx) }},
 		{"up", "", "make the cluster, or mend it; nothing is done to a healthy one", func(ctx context.Context, c *Cluster, _ []string) error { return c.Up(ctx) }},
 		{"down", "", "remove every trace of the cluster but its logs", func(ctx context.Context, c *Cluster, _ []string) error { return c.Down(ctx) }},
 		{"status", "", "say what runs; the exit code is 1 when the cluster is not healthy", func(ctx context.Context, c *Cluster, _ []string) error { return c.Status(ctx, os.Stdout) }},

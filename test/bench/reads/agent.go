@@ -131,4 +131,3 @@ func (a *agent) idle(ctx context.Context, during time.Duration) (float64, error)
 	after, err := a.process.CPU()
 	return float64(after-before) / float64(during), err
 }
-
