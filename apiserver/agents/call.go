@@ -124,10 +124,7 @@ func (a *answer) take(batch *agentv1.ReadStatsResponse) {
 	case a.reply.Node != nil:
 		a.repeated++
 	default:
-		clean(batch.Node.Measurement)
-		for _, collector := range batch.Node.GetAgent().GetCollectors() {
-			collector.Message = printable(collector.Message)
-		}
+		cleanNode(batch.Node)
 		a.reply.Node = batch.Node
 	}
 }
@@ -178,6 +175,22 @@ func (l *limit) take(batch *agentv1.ReadStatsResponse) error {
 func clean(m *agentv1.Measurement) {
 	if m != nil {
 		m.Message = printable(m.Message)
+	}
+}
+
+// cleanNode cleans every text that kubectl may print.
+func cleanNode(node *agentv1.NodeStats) {
+	clean(node.Measurement)
+	for _, one := range node.Interfaces {
+		one.Name, one.Kind, one.State = printable(one.Name), printable(one.Kind), printable(one.State)
+	}
+	agent := node.Agent
+	if agent == nil {
+		return
+	}
+	agent.Version, agent.KernelVersion = printable(agent.Version), printable(agent.KernelVersion)
+	for _, collector := range agent.Collectors {
+		collector.Name, collector.Message = printable(collector.Name), printable(collector.Message)
 	}
 }
 
