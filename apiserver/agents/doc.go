@@ -10,8 +10,8 @@
 // # Asking
 //
 // [Fleet.Read] takes what to read of each node and gives one [Reply] for each. A read of a node becomes a
-// flight (flight.go): an identical read, or one that asks for less, shares it while it is under way and for a
-// second after it began, and reads that wait for a free place are put together into one call. A caller that
+// flight (flight.go): an identical read, or one that asks for less, shares it for a second after it began, under
+// way or not, and reads that wait for a free place are put together into one call. A caller that
 // goes away leaves its flight; the last to leave cancels it. At most [Config.Workers] calls are under way, two
 // to a node.
 //

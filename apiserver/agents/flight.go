@@ -85,7 +85,8 @@ func (s *flights) join(now time.Time, want asked) (f *flight, shared bool) {
 		return s.kept, true
 	}
 	for _, f := range s.running {
-		if f.asked.covers(want) {
+		// What a slow agent read may be as old as its flight.
+		if now.Sub(f.began) <= shareFor && f.asked.covers(want) {
 			f.readers++
 			return f, true
 		}
