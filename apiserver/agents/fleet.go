@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -55,8 +56,9 @@ var (
 const (
 	// sweepEvery is how often what waits for time to pass is looked at: pauses of breakers, old answers.
 	sweepEvery = 250 * time.Millisecond
-	// maxProbes bounds the probes under way.
-	maxProbes = 32
+	// maxProbes bounds the probes under way. A dead node holds one for a deadline, so with its pause 680 silent agents
+	// are each probed as often as their breakers want.
+	maxProbes = 256
 	// answersFor is how long an agent that answered is presumed to answer still.
 	answersFor = time.Minute
 	// witnesses is how many agents that were not asked are, before all are said to be down.
@@ -267,12 +269,27 @@ func (f *Fleet) sweep() {
 		if a.breaker.open {
 			open++
 		}
+	}
+	f.metrics.open.Set(float64(open))
+	for _, a := range f.longestDue() {
 		if f.probing < maxProbes && a.breaker.probeDue(now) {
 			f.probing++
 			f.calls.Go(func() { f.probe(a) })
 		}
 	}
-	f.metrics.open.Set(float64(open))
+}
+
+// longestDue are the agents behind open breakers, those that have waited longest for their probe first: where there are
+// more silent ones than probes, one that is back must not wait for its luck.
+func (f *Fleet) longestDue() []*agent {
+	var waiting []*agent
+	for _, a := range f.agents {
+		if a.breaker.open && !a.breaker.probing {
+			waiting = append(waiting, a)
+		}
+	}
+	slices.SortFunc(waiting, func(a, b *agent) int { return a.breaker.probeAt.Compare(b.breaker.probeAt) })
+	return waiting
 }
 
 // logTransitions logs whose breakers opened or closed since it was last called.
