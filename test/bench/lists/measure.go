@@ -85,7 +85,7 @@ func (w *world) warmUp(ctx context.Context, l *lister) error {
 	})
 }
 
-// compare takes turns over the namespaces: plain pods, then ours, or the other way round.
+// compare takes turns over the namespaces: ours, then plain pods, or the other way round.
 func (w *world) compare(ctx context.Context, l *lister, namespaces []string, turns int, budget time.Duration) (*result, error) {
 	r := &result{}
 	listed := map[string]time.Time{}
@@ -103,7 +103,7 @@ func (w *world) compare(ctx context.Context, l *lister, namespaces []string, tur
 			listed[namespace] = time.Now()
 			return err
 		}
-		both := []func() error{func() error { return w.take(ctx, l, plain.path(namespace), &r.plain) }, ourTurn}
+		both := []func() error{ourTurn, func() error { return w.take(ctx, l, plain.path(namespace), &r.plain) }}
 		if turn%2 == 1 {
 			slices.Reverse(both)
 		}

@@ -25,19 +25,9 @@ const (
 	writers = 16
 )
 
-// grow adds nodes, agents' endpoints and pods, and returns when our API server knows of them. New pods are on new
-// nodes, each of which gets as many, and otherwise at random: the same in every run.
+// grow adds nodes, agents' endpoints and pods, and returns when our API server knows of them.
 func (w *world) grow(ctx context.Context, s step) error {
-	fresh := s.nodes - w.nodes
-	places := make([]int, 0, fresh*s.podsPerNode)
-	for node := w.nodes; node < s.nodes; node++ {
-		for range s.podsPerNode {
-			places = append(places, node)
-		}
-	}
-	random := rand.New(rand.NewPCG(uint64(s.nodes), 1))
-	random.Shuffle(len(places), func(i, j int) { places[i], places[j] = places[j], places[i] })
-
+	places := spread(w.nodes, s)
 	if err := w.addNodes(ctx, s.nodes); err != nil {
 		return fmt.Errorf("making nodes: %w", err)
 	}
@@ -45,6 +35,20 @@ func (w *world) grow(ctx context.Context, s step) error {
 		return fmt.Errorf("making pods: %w", err)
 	}
 	return sandbox.Await(ctx, startDeadline, "our API server to see all pods", func() error { return w.seen(ctx) })
+}
+
+// spread says on which node each new pod is: on the new ones, each of which gets as many, and otherwise at random,
+// the same in every run.
+func spread(from int, to step) []int {
+	places := make([]int, 0, (to.nodes-from)*to.podsPerNode)
+	for node := from; node < to.nodes; node++ {
+		for range to.podsPerNode {
+			places = append(places, node)
+		}
+	}
+	random := rand.New(rand.NewPCG(uint64(to.nodes), 1))
+	random.Shuffle(len(places), func(i, j int) { places[i], places[j] = places[j], places[i] })
+	return places
 }
 
 func (w *world) addNodes(ctx context.Context, upTo int) error {
