@@ -2,6 +2,7 @@ package agents
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	agentv1 "github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
@@ -11,14 +12,16 @@ import (
 // It takes no longer than Config.ReadTimeout. Its own error is that of ctx when that ends first, and wraps
 // ErrNoAgents when no asked node answered and no other agent is known to.
 func (f *Fleet) Read(ctx context.Context, queries map[string]Query) (map[string]Reply, error) {
-	if err := f.awaitSync(ctx); err != nil {
+	limited, cancel := context.WithTimeoutCause(ctx, f.readTimeout, errReadTimeout)
+	defer cancel()
+	if err := f.awaitSync(limited); err != nil {
 		return nil, err
 	}
-	replies, err := f.read(ctx, queries)
+	replies, err := f.read(limited, queries)
 	if err != nil || anyAnswered(replies) {
 		return replies, err
 	}
-	if f.witness(ctx, queries) {
+	if f.witness(limited, queries) {
 		return replies, nil
 	}
 	if ctx.Err() != nil {
@@ -26,6 +29,9 @@ func (f *Fleet) Read(ctx context.Context, queries map[string]Query) (map[string]
 	}
 	return nil, downError(replies)
 }
+
+// errReadTimeout ends a read, which then answers with what it has.
+var errReadTimeout = errors.New("the time of the read is up")
 
 // awaitSync waits until the control plane has said where the agents are.
 func (f *Fleet) awaitSync(ctx context.Context) error {
@@ -70,10 +76,10 @@ func downError(replies map[string]Reply) error {
 }
 
 // witness says whether an agent that was not asked answers: one that did lately, else one of a few that are
-// asked now.
+// asked now, if there is time.
 func (f *Fleet) witness(ctx context.Context, queries map[string]Query) bool {
 	known, unknown := f.witnesses(queries)
-	if known || len(unknown) == 0 {
+	if known || len(unknown) == 0 || ctx.Err() != nil {
 		return known
 	}
 	ctx, cancel := context.WithTimeout(ctx, f.nodeTimeout)
@@ -105,10 +111,8 @@ type ticket struct {
 	want   asked
 }
 
-// read is Read without the question whether the telemetry is down.
+// read is Read without the question whether the telemetry is down, and ends with ctx.
 func (f *Fleet) read(ctx context.Context, queries map[string]Query) (map[string]Reply, error) {
-	timer := f.clock.NewTimer(f.readTimeout)
-	defer timer.Stop()
 	replies := make(map[string]Reply, len(queries))
 	tickets := make(map[string]ticket, len(queries))
 	defer func() { f.leave(tickets) }()
@@ -123,11 +127,12 @@ func (f *Fleet) read(ctx context.Context, queries map[string]Query) (map[string]
 		select {
 		case <-t.flight.done:
 			replies[node] = t.reply()
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
 		case <-f.alive.Done():
 			return nil, fmt.Errorf("%w: %w", ErrNoAgents, errStopped)
-		case <-timer.C():
+		case <-ctx.Done():
+			if cause := context.Cause(ctx); !errors.Is(cause, errReadTimeout) {
+				return nil, cause
+			}
 			f.giveUpOn(tickets, replies)
 			return replies, nil
 		}
