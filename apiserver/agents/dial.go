@@ -28,7 +28,7 @@ type TLSSource interface {
 }
 
 // Sizes that keep a connection small: a thousand of them are held open. Reading is unbuffered because the TLS
-// layer beneath already holds a decrypted record, and write buffers are shared between the connections.
+// layer beneath already holds a decrypted record; gRPC shares write buffers between the connections.
 const (
 	readBuffer  = 0
 	writeBuffer = 16 << 10
@@ -68,7 +68,7 @@ func dial(node string, places []place, source TLSSource) (*connection, error) {
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 			MinConnectTimeout: 2 * time.Second,
 		}),
-		grpc.WithReadBufferSize(readBuffer), grpc.WithWriteBufferSize(writeBuffer), grpc.WithSharedWriteBuffer(true),
+		grpc.WithReadBufferSize(readBuffer), grpc.WithWriteBufferSize(writeBuffer),
 		grpc.WithInitialWindowSize(window), grpc.WithInitialConnWindowSize(2*window),
 		grpc.WithMaxHeaderListSize(headerList),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(agentv1.MaxBatchBytes), grpc.MaxCallSendMsgSize(agentv1.MaxRequestBytes)),
@@ -138,7 +138,7 @@ func (h *handshaker) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthI
 
 // Info implements credentials.TransportCredentials.
 func (h *handshaker) Info() credentials.ProtocolInfo {
-	return credentials.ProtocolInfo{SecurityProtocol: "tls", SecurityVersion: "1.3", ServerName: agentv1.DNSName(h.node)}
+	return credentials.ProtocolInfo{SecurityProtocol: "tls"}
 }
 
 // Clone implements credentials.TransportCredentials.

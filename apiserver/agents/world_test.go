@@ -231,7 +231,7 @@ func newFakeAgent(node string, address net.Addr, certificate tls.Certificate, cl
 			MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{certificate},
 			ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: clients,
 		})),
-		grpc.WriteBufferSize(4<<10), grpc.ReadBufferSize(4<<10), grpc.SharedWriteBuffer(true))
+		grpc.WriteBufferSize(4<<10), grpc.ReadBufferSize(4<<10))
 	agentv1.RegisterAgentServer(a.server, a)
 	return a
 }

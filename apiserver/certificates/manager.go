@@ -86,7 +86,7 @@ func New(cfg Config) (*Manager, error) {
 		vault:   vault{cfg.Client.CoreV1().Secrets(agentv1.Namespace), pace{cfg.CALifetime, cfg.CAPropagation}},
 		looked:  make(chan struct{}, 1),
 		changed: make(chan struct{}),
-		err:     fmt.Errorf("Secret %s is not read yet", secretName),
+		err:     fmt.Errorf("the Secret %s is not read yet", secretName),
 	}
 	m.secrets = coreinformers.NewFilteredSecretInformer(cfg.Client, agentv1.Namespace, 0, cache.Indexers{}, named(secretName))
 	if err := onChange(m.secrets, m.looked); err != nil {
@@ -208,7 +208,7 @@ func (m *Manager) take(ctx context.Context) error {
 			return fmt.Errorf("reading Secret %s: %w (delete it to have a new one made)", secretName, err)
 		}
 		if parsed == nil {
-			return fmt.Errorf("Secret %s is empty", secretName)
+			return fmt.Errorf("the Secret %s is empty", secretName)
 		}
 		m.adopt(secret.Data, parsed, now)
 	}
