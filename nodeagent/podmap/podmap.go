@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	// patience is how long after an interface appeared a process of its pod is looked for, and how long a process
-	// must have been in the node's network for its pod to be taken for one that uses it.
+	// patience is how long after an interface appeared a process of its pod is looked for, and how old a process in
+	// the node's network must be for its pod to be taken for one that uses it.
 	patience = 2 * time.Second
 	// retry is the pause between looks while something is expected; it bounds what many new pods cost.
 	retry = 100 * time.Millisecond
@@ -237,7 +237,7 @@ func (m *Map) look(full bool) error {
 
 	pods := map[string]*Pod{}
 	for key, candidates := range found {
-		if pod := m.pod(key, candidates, now); pod != nil {
+		if pod := m.pod(key, candidates); pod != nil {
 			pods[key] = pod
 		}
 	}
@@ -303,7 +303,7 @@ func (m *Map) read(pid int) (key, unified string) {
 }
 
 // pod is the pod as known, if its process lives, or found anew through the oldest of its processes.
-func (m *Map) pod(key string, pids []int, now time.Time) *Pod {
+func (m *Map) pod(key string, pids []int) *Pod {
 	if known, ok := m.Lookup(key); ok && known.process.alive() {
 		return known
 	}
@@ -312,7 +312,7 @@ func (m *Map) pod(key string, pids []int, now time.Time) *Pod {
 		return nil
 	}
 	pod := &Pod{Key: key, process: oldest, Cgroup: m.seen[oldest.pid].unified, HostNetwork: oldest.netns == m.ownNetns}
-	if pod.HostNetwork && now.Sub(m.seen[oldest.pid].since) < patience {
+	if pod.HostNetwork && oldest.age() < patience {
 		oldest.close() // it may still be on its way into the pod's namespace
 		return nil
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -57,6 +58,18 @@ func startTime(stat []byte) (uint64, error) {
 		return 0, fmt.Errorf("reading stat: %d fields behind the name", len(fields))
 	}
 	return strconv.ParseUint(string(fields[19]), 10, 64)
+}
+
+// userHZ is how many of the clock ticks in /proc make a second, whatever the kernel's own rate is.
+const userHZ = 100
+
+// age is how long ago the process started. An agent that starts anew knows by it that an old process is settled.
+func (p *process) age() time.Duration {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
+		return 0
+	}
+	return time.Duration(now.Nano()) - time.Duration(p.started)*(time.Second/userHZ)
 }
 
 func (p *process) close() { p.directory.Close() }
