@@ -16,11 +16,8 @@ import (
 
 var directions = []bpf.Direction{bpf.Receive, bpf.Transmit}
 
-// A hook puts programs on an interface of the calling thread's network namespace, in place of earlier ones of ours.
-// It reports whether it found none.
-type hook interface {
-	attach(iface netlink.Link, pins string, programs [2]*ebpf.Program) (fresh bool, err error)
-}
+// A hook puts programs on an interface of the calling thread's network namespace, in place of earlier ones of ours,
+// and reports whether it found none.
 
 // tcxHook attaches through links that are pinned, so that counting goes on while no agent runs.
 type tcxHook struct{}
