@@ -52,6 +52,8 @@ func TestKubectl(t *testing.T) {
 	t.Run("watch", k.watch)
 	t.Run("watch table", k.watchTable)
 	t.Run("category", k.category)
+	t.Run("label column", k.labelColumn)
+	t.Run("wait", k.wait)
 }
 
 type kubectlTest struct {
@@ -301,6 +303,17 @@ func (k kubectlTest) category(t *testing.T) {
 	}
 }
 
+func (k kubectlTest) labelColumn(t *testing.T) {
+	out := k.pns(t, "--label-columns=tier")
+	if header(out) != podColumns+" TIER" || !regexp.MustCompile(`(?m)^web .* front$`).MatchString(out) {
+		t.Errorf("unexpected table:\n%s", out)
+	}
+}
+
+func (k kubectlTest) wait(t *testing.T) {
+	k.kubectl(t, "wait", "--for=jsonpath={.state}=Measured", "podnetworkstats", "--all", "--namespace", k.namespace, "--timeout=30s")
+}
+
 // TestKubectlDiscovery checks what kubectl knows of the API without asking for an object.
 func TestKubectlDiscovery(t *testing.T) {
 	t.Parallel()
@@ -363,29 +376,6 @@ func TestKubectlNodes(t *testing.T) {
 	if r := c.kubectlFails(t, "get", "nnst", "nowhere"); !strings.Contains(r.stderr, "(NotFound)") {
 		t.Errorf("a missing node gives %s", r.stderr)
 	}
-}
-
-// TestHostNetworkPod demands that the traffic of a pod in the node's network is its own or said not to be known.
-func TestHostNetworkPod(t *testing.T) {
-	t.Parallel()
-	c := newCluster(t)
-	pod := toolbox("host", c.nodes(t)[0], "/bin/sleep", "3600")
-	pod.Spec.HostNetwork = true
-	started := c.start(t, c.namespace(t), pod)[0]
-	eventually(t, answerDeadline, "the state of a pod in the node's network", func(ctx context.Context) error {
-		stats, err := c.get(ctx, started)
-		switch {
-		case err != nil:
-			return err
-		case !stats.HostNetwork || stats.Protocols != nil:
-			return fmt.Errorf("hostNetwork %v, protocols %v", stats.HostNetwork, stats.Protocols)
-		case stats.State == v1alpha1.NotAttributed && stats.Message != "" && stats.Traffic == nil:
-			return nil
-		case stats.State == v1alpha1.Measured && stats.Traffic != nil:
-			return nil
-		}
-		return fmt.Errorf("%s: %s", stats.State, stats.Message)
-	})
 }
 
 // TestFinishedPod demands that a pod that has run to its end says so, and stays listed.
