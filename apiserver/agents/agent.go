@@ -120,7 +120,7 @@ func (f *Fleet) land(a *agent, flight *flight, out outcome, conn *connection, ge
 	out.reply.Err = out.err
 	a.flights.end(flight, out.reply)
 	close(flight.done)
-	f.running--
+	f.running[flight.width]--
 	f.enqueue(a)
 	f.schedule()
 	return old

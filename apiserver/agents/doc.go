@@ -13,7 +13,8 @@
 // flight (flight.go): an identical read, or one that asks for less, shares it for a second after it began, under
 // way or not, and reads that wait for a free place are put together into one call. A caller that
 // goes away leaves its flight; the last to leave cancels it. At most [Config.Workers] calls are under way, two
-// to a node.
+// to a node. A read of many slow nodes holds three quarters of them at most, so that a read of one node goes on
+// beside it (queue.go).
 //
 // A call (call.go) trusts nothing that an agent says: rows that were not asked for or come twice are dropped
 // and counted, and an answer over a limit of size, count or time is no answer.

@@ -76,7 +76,8 @@ type Config struct {
 	// ReadTimeout is the longest that Read takes; nodes that were not reached by then have an error. 8 s by
 	// default, so that kubectl answers within 10.
 	ReadTimeout time.Duration
-	// Workers bounds the calls under way, of all reads together; 128 by default.
+	// Workers bounds the calls under way, of all reads together; 128 by default. A quarter is kept for reads of few
+	// nodes, and another for those of many.
 	Workers int
 	// Clock drives all but the deadlines on the wire.
 	Clock clock.WithTicker
@@ -103,8 +104,8 @@ type Fleet struct {
 	// mu is never held over I/O and guards everything below, with what it points to.
 	mu      sync.Mutex
 	agents  map[string]*agent
-	queue   []*agent
-	running int
+	queues  [widths][]*agent
+	running [widths]int
 	probing int
 }
 
@@ -116,8 +117,8 @@ type agent struct {
 	conn    *connection
 	breaker breaker
 	flights flights
-	// queued says that the agent is in the fleet's queue.
-	queued bool
+	// queued says in which of the fleet's queues the agent is.
+	queued [widths]bool
 	// generation rises when places change; what ends later says nothing about the new ones.
 	generation int
 	// answered is when the agent last answered a call; zero after one that it did not.

@@ -485,7 +485,7 @@ func TestReadAfterTheEnd(t *testing.T) {
 	eventually(t, 5*time.Second, "the call", func() bool {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		return f.running == 1
+		return f.running[narrow] == 1
 	})
 	cancel()
 	<-ended

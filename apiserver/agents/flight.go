@@ -57,6 +57,8 @@ type flight struct {
 	asked   asked
 	readers int
 	began   time.Time
+	// width does not change once the flight has begun.
+	width width
 
 	// done is closed when reply is set; reply is not written after.
 	done  chan struct{}

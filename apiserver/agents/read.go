@@ -117,7 +117,7 @@ func (f *Fleet) read(ctx context.Context, queries map[string]Query) (map[string]
 	tickets := make(map[string]ticket, len(queries))
 	defer func() { f.leave(tickets) }()
 	for node, query := range queries {
-		if t, err := f.join(node, usable(query)); err != nil {
+		if t, err := f.join(node, usable(query), widthOf(queries)); err != nil {
 			replies[node] = Reply{Err: err}
 		} else {
 			tickets[node] = t
@@ -155,7 +155,7 @@ func (f *Fleet) giveUpOn(tickets map[string]ticket, replies map[string]Reply) {
 }
 
 // join gives a read its place in a flight, or says at once why the node cannot be read.
-func (f *Fleet) join(node string, want asked) (ticket, error) {
+func (f *Fleet) join(node string, want asked, width width) (ticket, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	a := f.agents[node]
@@ -168,6 +168,9 @@ func (f *Fleet) join(node string, want asked) (ticket, error) {
 	flight, shared := a.flights.join(f.clock.Now(), want)
 	if shared {
 		f.metrics.coalesced.Inc()
+	}
+	if flight == a.flights.waiting && (!shared || width == narrow) {
+		flight.width = width
 	}
 	f.enqueue(a)
 	f.schedule()
@@ -185,30 +188,4 @@ func (f *Fleet) leave(tickets map[string]ticket) {
 		f.enqueue(t.agent)
 	}
 	f.schedule()
-}
-
-// enqueue makes the fleet begin an agent's waiting flight when there is a worker. Under the fleet's lock.
-func (f *Fleet) enqueue(a *agent) {
-	if a.flights.waiting != nil && !a.queued && len(a.flights.running) < flightsPerNode {
-		a.queued = true
-		f.queue = append(f.queue, a)
-	}
-}
-
-// schedule begins flights while there are workers. Under the fleet's lock.
-func (f *Fleet) schedule() {
-	for f.running < f.workers && len(f.queue) > 0 && f.alive.Err() == nil {
-		a := f.queue[0]
-		f.queue[0] = nil
-		f.queue = f.queue[1:]
-		a.queued = false
-		flight := a.flights.begin(f.clock.Now())
-		if flight == nil {
-			continue // Its readers have left.
-		}
-		var ctx context.Context
-		ctx, flight.cancel = context.WithCancel(f.alive)
-		f.running++
-		f.calls.Go(func() { f.fly(ctx, a, flight) })
-	}
 }
