@@ -193,10 +193,11 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CollectorSta
 					},
 					"state": {
 						SchemaProps: spec.SchemaProps{
-							Description: "state of the collector: Running, Degraded or Off.",
+							Description: "state of the collector: Running, Degraded or Off.\n\nPossible enum values:\n - `\"Degraded\"` : the collector counts in part, or by a fallback; the message says what is missing.\n - `\"Off\"` : the collector counts nothing; the message says why.\n - `\"Running\"` : everything that the collector counts is counted.",
 							Default:     "",
 							Type:        []string{"string"},
 							Format:      "",
+							Enum:        []interface{}{"Degraded", "Off", "Running"},
 						},
 					},
 					"message": {
@@ -584,10 +585,11 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_Measurement(
 				Properties: map[string]spec.Schema{
 					"state": {
 						SchemaProps: spec.SchemaProps{
-							Description: "state says whether the counters below are there: Measured, Degraded (some are missing), Pending, Ended, NotAttributed or NodeSilent. The last four carry no counters.",
+							Description: "state says whether the counters below are there: Measured, Degraded (some are missing), Pending, Ended, NotAttributed or NodeSilent. The last four carry no counters.\n\nPossible enum values:\n - `\"Degraded\"` : the agent answered, but some counters could not be read; the message says which and why.\n - `\"Ended\"` : every container of the pod has ended, and its network namespace is gone.\n - `\"Measured\"` : the node's agent answered and every counter in the object is its answer.\n - `\"NodeSilent\"` : the agent of the node did not answer in time, or there is none.\n - `\"NotAttributed\"` : the pod uses the node's network and the node offers no cgroup v2 to tell its traffic from the node's.\n - `\"Pending\"` : the pod has no node yet, or its agent has not found its network namespace yet.",
 							Default:     "",
 							Type:        []string{"string"},
 							Format:      "",
+							Enum:        []interface{}{"Degraded", "Ended", "Measured", "NodeSilent", "NotAttributed", "Pending"},
 						},
 					},
 					"message": {
@@ -673,10 +675,11 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_NodeNetworkS
 					},
 					"state": {
 						SchemaProps: spec.SchemaProps{
-							Description: "state says whether the counters below are there: Measured, Degraded (some are missing), Pending, Ended, NotAttributed or NodeSilent. The last four carry no counters.",
+							Description: "state says whether the counters below are there: Measured, Degraded (some are missing), Pending, Ended, NotAttributed or NodeSilent. The last four carry no counters.\n\nPossible enum values:\n - `\"Degraded\"` : the agent answered, but some counters could not be read; the message says which and why.\n - `\"Ended\"` : every container of the pod has ended, and its network namespace is gone.\n - `\"Measured\"` : the node's agent answered and every counter in the object is its answer.\n - `\"NodeSilent\"` : the agent of the node did not answer in time, or there is none.\n - `\"NotAttributed\"` : the pod uses the node's network and the node offers no cgroup v2 to tell its traffic from the node's.\n - `\"Pending\"` : the pod has no node yet, or its agent has not found its network namespace yet.",
 							Default:     "",
 							Type:        []string{"string"},
 							Format:      "",
+							Enum:        []interface{}{"Degraded", "Ended", "Measured", "NodeSilent", "NotAttributed", "Pending"},
 						},
 					},
 					"message": {
@@ -865,10 +868,11 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_PodNetworkSt
 					},
 					"state": {
 						SchemaProps: spec.SchemaProps{
-							Description: "state says whether the counters below are there: Measured, Degraded (some are missing), Pending, Ended, NotAttributed or NodeSilent. The last four carry no counters.",
+							Description: "state says whether the counters below are there: Measured, Degraded (some are missing), Pending, Ended, NotAttributed or NodeSilent. The last four carry no counters.\n\nPossible enum values:\n - `\"Degraded\"` : the agent answered, but some counters could not be read; the message says which and why.\n - `\"Ended\"` : every container of the pod has ended, and its network namespace is gone.\n - `\"Measured\"` : the node's agent answered and every counter in the object is its answer.\n - `\"NodeSilent\"` : the agent of the node did not answer in time, or there is none.\n - `\"NotAttributed\"` : the pod uses the node's network and the node offers no cgroup v2 to tell its traffic from the node's.\n - `\"Pending\"` : the pod has no node yet, or its agent has not found its network namespace yet.",
 							Default:     "",
 							Type:        []string{"string"},
 							Format:      "",
+							Enum:        []interface{}{"Degraded", "Ended", "Measured", "NodeSilent", "NotAttributed", "Pending"},
 						},
 					},
 					"message": {

@@ -6,6 +6,7 @@ import (
 )
 
 // MeasurementState says whether an object's counters are there and, if not, why.
+// +enum
 type MeasurementState string
 
 const (
@@ -348,6 +349,7 @@ type AgentStatus struct {
 }
 
 // CollectorState says whether a collector works.
+// +enum
 type CollectorState string
 
 const (
