@@ -1,6 +1,7 @@
 package traffic
 
 import (
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
 	bpf "github.com/networkobservability/networkobservability/bpf/traffic"
+	"github.com/networkobservability/networkobservability/nodeagent/collectors/protocols"
 	"github.com/networkobservability/networkobservability/nodeagent/fakepod"
 	"github.com/networkobservability/networkobservability/nodeagent/podmap"
 )
@@ -321,4 +323,51 @@ func programsOf(t *testing.T, path string) (users []ebpf.ProgramID) {
 		program.Close()
 	}
 	return users
+}
+
+// Super-packets beyond 64 KiB (BIG TCP) declare no length. TCP itself says how many segments it sent, and the headers
+// of each are known: 40 bytes of IPv6 and 32 of TCP with its timestamp, and 8 more in the first.
+func TestBeyond64KiB(t *testing.T) {
+	hooksToTest(t, func(t *testing.T, config Config) {
+		sender, receiver := fakepod.New(t, fakepod.Prefix()), fakepod.New(t, fakepod.Prefix())
+		fakepod.Connect(sender.Namespace, receiver.Namespace, "eth0", "eth0", 1)
+		sender.Run("ip", "link", "set", "dev", "eth0", "gso_max_size", "190000")
+		a := startAgent(t, config, sender, receiver)
+		const size = 50_000_000
+		var sent, received bpf.Totals
+		var before, after *v1alpha1.TCP
+		for range 20 { // what is sent again is bytes that nobody can foretell
+			withoutLoss(t, func() {
+				sent, received, before = a.totals(sender), a.totals(receiver), tcpOf(t, a, sender)
+				transferTCP(t, sender.Namespace, receiver.Namespace, "[fd99:1::2]:7000", size)
+			})
+			if after = tcpOf(t, a, sender); after.RetransmittedSegments == before.RetransmittedSegments {
+				break
+			}
+		}
+		var s, r bpf.Counters
+		fakepod.Eventually(t, "the last packet", func() bool {
+			s = minus(a.totals(sender), sent)[bpf.Transmit][bpf.IPv6Unicast]
+			r = minus(a.totals(receiver), received)[bpf.Receive][bpf.IPv6Unicast]
+			return r == s
+		}, func() string { return fmt.Sprintf("sent %v, received %v", s, r) })
+		want := uint64(after.OutSegments - before.OutSegments)
+		if s.Packets != want || s.Bytes != size+want*72+8 {
+			t.Errorf("counted %d packets, %d bytes; TCP sent %d segments, which is %d bytes", s.Packets, s.Bytes, want, size+want*72+8)
+		}
+		t.Logf("%d buffers of %d bytes on average", s.Buffers, s.Bytes/s.Buffers)
+	})
+}
+
+func tcpOf(t *testing.T, a *agent, fake *fakepod.Pod) *v1alpha1.TCP {
+	t.Helper()
+	pod, ok := a.pods.Lookup(fake.UID)
+	if !ok {
+		t.Fatal("the pod is not known")
+	}
+	row := &v1alpha1.PodStats{}
+	if err := (protocols.Collector{}).ReadPod(pod, row); err != nil {
+		t.Fatal(err)
+	}
+	return row.Protocols.Tcp
 }
