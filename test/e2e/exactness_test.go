@@ -67,6 +67,11 @@ func TestExactness(t *testing.T) {
 			}
 		}
 	}
+	for name, stats := range before.stats {
+		if bypassed := stats.Traffic.Transmit.Bypassed; bypassed == nil || *bypassed != 0 {
+			t.Errorf("nothing bypasses the hooks of %s, and the statistics say %v", name, bypassed)
+		}
+	}
 }
 
 const (

@@ -106,7 +106,7 @@ func (b bed) keepSending(t *testing.T) (stop func()) {
 	var running []*exec.Cmd
 	for _, family := range []string{"ipv4", "ipv6"} {
 		page := "http://" + net.JoinHostPort(address(t, b.sink.Pod, family), "8080")
-		for _, args := range [][]string{{"udp", target(t, b.sink.Pod, family), "0", "300", "2ms"}, {"http", page, "0", "20ms"}} {
+		for _, args := range [][]string{{"udp", target(t, b.sink.Pod, family), "0", "300", "200us"}, {"http", page, "0", "20ms"}} {
 			cmd := b.far.netns.command(ctx, program, args...)
 			if err := cmd.Start(); err != nil {
 				t.Fatalf("starting to send: %v", err)
