@@ -20,7 +20,8 @@
 // # Which objects exist
 //
 // Those of the host: a pod's object is there as long as the pod is, whether its node answers or not. A node that
-// is silent costs counters, never objects, so no informer sees a deletion that did not happen.
+// is silent costs counters, never objects, so no informer sees a deletion that did not happen. A get of an object that
+// is not known asks the host itself, which may have created it a moment ago.
 //
 // # resourceVersions
 //

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/validation/path"
 	metainternalversion "k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -50,7 +51,10 @@ type Config struct {
 	// Host lists and watches the objects of the host that ours follow; HostType is an empty one of them.
 	Host     cache.ListerWatcherWithContext
 	HostType runtime.Object
-	Reader   Reader
+	// HostGet reads one of these objects from the host's newest state. Without it, an object that the host has just
+	// created is not found.
+	HostGet func(ctx context.Context, namespace, name string) (runtime.Object, error)
+	Reader  Reader
 	// WatchInterval is how often watched objects are read.
 	WatchInterval time.Duration
 	// Clock is the real one unless a test sets another.
@@ -62,6 +66,7 @@ type REST struct {
 	kind      Kind
 	store     *store
 	host      *host
+	hostGet   func(ctx context.Context, namespace, name string) (runtime.Object, error)
 	reader    Reader
 	interval  time.Duration
 	clock     clock.WithTickerAndDelayedExecution
@@ -88,6 +93,7 @@ func New(config Config) *REST {
 	r := &REST{
 		kind:      config.Kind,
 		store:     newStore(config.Kind.Record),
+		hostGet:   config.HostGet,
 		reader:    config.Reader,
 		interval:  config.WatchInterval,
 		clock:     config.Clock,
@@ -152,9 +158,13 @@ func (r *REST) Get(ctx context.Context, name string, options *metav1.GetOptions)
 	if err := r.catchUpText(ctx, options.ResourceVersion); err != nil {
 		return nil, err
 	}
-	record, v, found := r.store.get(key{r.namespace(ctx), name})
+	k := key{r.namespace(ctx), name}
+	record, v, found := r.store.get(k)
 	if !found {
-		return nil, apierrors.NewNotFound(r.kind.Resource(), name)
+		var err error
+		if record, err = r.getFromHost(ctx, k); err != nil {
+			return nil, err
+		}
 	}
 	readings, _, _, err := read(ctx, r.reader, []*Record{record})
 	if err == nil {
@@ -166,6 +176,32 @@ func (r *REST) Get(ctx context.Context, name string, options *metav1.GetOptions)
 	object := r.kind.Object(record, readings[0])
 	object.SetResourceVersion(v.String())
 	return object, nil
+}
+
+// maxHostGet is how long the host may take to say whether it has an object.
+const maxHostGet = 2 * time.Second
+
+// getFromHost asks the host for an object that it has not told us of: it may have come a moment ago. The answer with it
+// carries a version from before it, so that a watch from there begins with it.
+func (r *REST) getFromHost(ctx context.Context, k key) (*Record, error) {
+	notFound := apierrors.NewNotFound(r.kind.Resource(), k.name)
+	if r.hostGet == nil || len(path.IsValidPathSegmentName(k.name)) > 0 {
+		return nil, notFound
+	}
+	ctx, cancel := context.WithTimeout(ctx, maxHostGet)
+	defer cancel()
+	object, err := r.hostGet(ctx, k.namespace, k.name)
+	if apierrors.IsNotFound(err) {
+		return nil, notFound
+	}
+	if err != nil {
+		return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("asking the cluster for %s: %v", k.name, err))
+	}
+	record, err := r.kind.Record(object)
+	if err != nil {
+		return nil, apierrors.NewInternalError(fmt.Errorf("reading %s of the cluster: %w", k.name, err))
+	}
+	return record, nil
 }
 
 func (r *REST) namespace(ctx context.Context) string {

@@ -21,6 +21,9 @@ import (
 func NewREST(client kubernetes.Interface, reader live.Reader, interval time.Duration) *live.REST {
 	return live.New(live.Config{
 		Kind: kind{}, Host: nodes(client), HostType: &corev1.Node{}, Reader: reader, WatchInterval: interval,
+		HostGet: func(ctx context.Context, _, name string) (runtime.Object, error) {
+			return client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
+		},
 	})
 }
 

@@ -21,6 +21,9 @@ import (
 func NewREST(client kubernetes.Interface, reader live.Reader, interval time.Duration) *live.REST {
 	return live.New(live.Config{
 		Kind: kind{}, Host: pods(client), HostType: &corev1.Pod{}, Reader: reader, WatchInterval: interval,
+		HostGet: func(ctx context.Context, namespace, name string) (runtime.Object, error) {
+			return client.CoreV1().Pods(namespace).Get(ctx, name, metav1.GetOptions{})
+		},
 	})
 }
 
