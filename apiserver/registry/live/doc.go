@@ -13,6 +13,7 @@
 //	readings.go   watch, the side of the nodes: one read for all clients
 //	memory.go     what a node last said
 //	reader.go     the role that the agents play, and what is said of silent ones
+//	crowd.go      how much may be on its way to clients at once
 //	ahead.go      what a client that takes page after page will want next
 //	wire.go       from the agents' messages to the API's types
 //	table.go      cells

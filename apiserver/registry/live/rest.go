@@ -71,6 +71,7 @@ type REST struct {
 	interval  time.Duration
 	clock     clock.WithTickerAndDelayedExecution
 	newcomers *newcomers
+	crowd     crowd
 }
 
 var (
@@ -98,6 +99,7 @@ func New(config Config) *REST {
 		interval:  config.WatchInterval,
 		clock:     config.Clock,
 		newcomers: newNewcomers(),
+		crowd:     newCrowd(),
 	}
 	r.host = newHost(config, r.store)
 	r.store.hurry = r.host.hurry
@@ -225,6 +227,9 @@ func (r *REST) List(ctx context.Context, options *metainternalversion.ListOption
 		return nil, err
 	}
 	page := r.store.list(selection, after, int(options.Limit))
+	if err := r.crowd.list(ctx, len(page.records)); err != nil {
+		return nil, err
+	}
 	readings, silent, asked, err := readAhead(ctx, r.reader, page.records, r.nextPages(options, selection, page))
 	if err != nil {
 		return nil, unavailable(ctx, err)

@@ -46,8 +46,16 @@ func (r *REST) Watch(ctx context.Context, options *metainternalversion.ListOptio
 	switch {
 	case initial:
 		page := r.store.listen(w, selection)
+		release, err := r.crowd.watch(len(page.records))
+		if err != nil {
+			r.store.forget(w)
+			return nil, err
+		}
 		w.markEnd = options.SendInitialEvents != nil && options.AllowWatchBookmarks
-		go w.run(ctx, func(ctx context.Context) bool { return w.sendAll(ctx, page) })
+		go w.run(ctx, func(ctx context.Context) bool {
+			defer release()
+			return w.sendAll(ctx, page)
+		})
 	case anywhere:
 		w.missed = true
 		r.store.listen(w, selection)
