@@ -2,7 +2,7 @@ package live
 
 import (
 	"cmp"
-	"crypto/sha1"
+	"crypto/sha256"
 	"fmt"
 	"maps"
 	"slices"
@@ -33,17 +33,16 @@ type Record struct {
 	Ended bool
 }
 
-// uidSpace is the name space (RFC 9562, section 5.5) of our UIDs, a random number chosen once and for ever.
+// uidSpace is the name space (RFC 9562, section 6.6) of our UIDs, a random number chosen once and for ever.
 var uidSpace = [16]byte{0x5c, 0x0e, 0x1f, 0x53, 0x3a, 0x2e, 0x4b, 0x6d, 0x9d, 0x1b, 0x7a, 0x64, 0x0c, 0xf2, 0x88, 0x31}
 
 // uid derives the UID of our object from its host's: the same on every replica, and never the host's own, by
-// which a garbage collector would take the two for one.
+// which a garbage collector would take the two for one. It is of version 8 (RFC 9562, section 5.8), a SHA-256 cut to
+// length, since version 5 needs SHA-1, which FIPS 140 forbids.
 func (r *Record) uid() types.UID {
-	sum := sha1.New()
-	sum.Write(uidSpace[:])
-	sum.Write([]byte(r.HostUID))
-	u := sum.Sum(nil)[:16]
-	u[6] = u[6]&0x0f | 0x50
+	sum := sha256.Sum256(append(uidSpace[:], r.HostUID...))
+	u := sum[:16]
+	u[6] = u[6]&0x0f | 0x80
 	u[8] = u[8]&0x3f | 0x80
 	return types.UID(fmt.Sprintf("%x-%x-%x-%x-%x", u[:4], u[4:6], u[6:8], u[8:10], u[10:]))
 }
