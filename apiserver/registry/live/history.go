@@ -22,7 +22,8 @@ type change struct {
 }
 
 // historyLength is how many changes of records are kept for watches that begin in the past: at 50 new and gone
-// pods a second, a minute and a half of four changes each, and at most about 15 MiB.
+// pods a second, a minute and a half of four changes each. They hold the readings of what was deleted, about 2 KiB
+// each, and records of the others: at most some 15 MiB where pods come and go.
 const historyLength = 16 << 10
 
 // A history answers what happened since a version: exactly, or not at all. Changes of numbers are not in it,
@@ -47,6 +48,9 @@ func (h *history) reset(start uint64) {
 func (h *history) add(c change) {
 	if len(h.changes) >= h.limit {
 		h.evict(h.limit / 4)
+	}
+	if c.kind != watch.Deleted {
+		c.reading = Reading{} // A watch that begins in the past reads anew what is still there.
 	}
 	h.changes = append(h.changes, c)
 }

@@ -89,7 +89,8 @@ func (w *watcher) sendPast(ctx context.Context, changes []change) bool {
 	var records []*Record
 	var at []int
 	for i, c := range changes {
-		if kind, ok := w.translate(c); ok && kind != watch.Deleted {
+		// What only left the selection is still there.
+		if _, ok := w.translate(c); ok && c.kind != watch.Deleted {
 			records, at = append(records, c.record), append(at, i)
 		}
 	}

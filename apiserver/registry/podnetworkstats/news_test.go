@@ -5,6 +5,7 @@ import (
 	"time"
 
 	metainternalversion "k8s.io/apimachinery/pkg/apis/meta/internalversion"
+	"k8s.io/apimachinery/pkg/labels"
 )
 
 // TestNewsForAll: one who begins to watch, and so is the first to see that something changed, takes no news away
@@ -58,6 +59,25 @@ func TestDeletedShowsLastNumbers(t *testing.T) {
 		defer w.Stop()
 		w.want("ADDED x/a Measured 9", `BOOKMARK end="true"`)
 		r.delete("x", "a")
+		w.want("DELETED x/a")
+		if w.last.Traffic == nil || w.last.Traffic.Receive.NonIP.Packets != 9 {
+			t.Errorf("%s %q, %+v", w.last.State, w.last.Message, w.last.Traffic)
+		}
+	})
+}
+
+// TestLeftWhileAway: what left the selection while a client was away is shown to it with numbers, too.
+func TestLeftWhileAway(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *replica) {
+		r.agents.Count(r.put("x", "a", "n1", map[string]string{"app": "web"}), 9)
+		options := initially()
+		options.LabelSelector = labels.SelectorFromSet(labels.Set{"app": "web"})
+		w := r.watch(in("x"), options)
+		w.want("ADDED x/a Measured 9", `BOOKMARK end="true"`)
+		w.Stop()
+		r.put("x", "a", "n1", map[string]string{"app": "other"})
+		w = r.watch(in("x"), metainternalversion.ListOptions{ResourceVersion: w.last.ResourceVersion, LabelSelector: options.LabelSelector})
+		defer w.Stop()
 		w.want("DELETED x/a")
 		if w.last.Traffic == nil || w.last.Traffic.Receive.NonIP.Packets != 9 {
 			t.Errorf("%s %q, %+v", w.last.State, w.last.Message, w.last.Traffic)
