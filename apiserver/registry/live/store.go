@@ -547,7 +547,8 @@ func (s *store) watchedBy(selections []*selection) []*Record {
 		}
 	}
 	slices.SortFunc(records, func(a, b *Record) int { return compareKeys(a.key(), b.key()) })
-	return records
+	// One that changed between two selections was chosen twice.
+	return slices.CompactFunc(records, func(a, b *Record) bool { return a.key() == b.key() })
 }
 
 // watchedAmong returns those of the keys' records that any of the selections matches.
