@@ -7,7 +7,7 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/validation/path"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	metainternalversion "k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -187,7 +187,7 @@ const maxHostGet = 2 * time.Second
 // carries a version from before it, so that a watch from there begins with it.
 func (r *REST) getFromHost(ctx context.Context, k key) (*Record, error) {
 	notFound := apierrors.NewNotFound(r.kind.Resource(), k.name)
-	if r.hostGet == nil || len(path.IsValidPathSegmentName(k.name)) > 0 {
+	if r.hostGet == nil || len(content.IsPathSegmentName(k.name)) > 0 {
 		return nil, notFound
 	}
 	ctx, cancel := context.WithTimeout(ctx, maxHostGet)
