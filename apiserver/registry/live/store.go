@@ -54,7 +54,7 @@ type batch struct {
 	changes []change
 	// version is the last of the batch, and the current one of a batch without changes.
 	version version
-	// readings marks a batch of numbers; complete says that every watched object was read for it.
+	// readings marks a batch of numbers, in the order of keys; complete says that every watched object was read for it.
 	readings, complete bool
 	// full has a watcher take unchanged readings for news.
 	full bool

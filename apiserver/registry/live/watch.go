@@ -264,7 +264,9 @@ func (w *watcher) take() (b batch, ok, ended bool) {
 	if len(w.queue) == 0 {
 		return batch{}, false, false
 	}
-	b, w.queue = w.queue[0], w.queue[1:]
+	b = w.queue[0]
+	w.queue[0] = batch{} // Else the queue would keep it until it grows.
+	w.queue = w.queue[1:]
 	if b.readings {
 		w.readings--
 	} else {
@@ -305,7 +307,11 @@ func unread(records []*Record, err error) []Reading {
 }
 
 func (w *watcher) sendChanges(ctx context.Context, b batch) bool {
-	for _, c := range b.changes {
+	changes := b.changes
+	if b.readings && w.selection.namespace != "" {
+		changes = inNamespace(changes, w.selection.namespace)
+	}
+	for _, c := range changes {
 		c.unchanged = c.unchanged && !b.full
 		kind, ok := w.translate(c)
 		if !ok {
@@ -320,6 +326,16 @@ func (w *watcher) sendChanges(ctx context.Context, b batch) bool {
 		}
 	}
 	return true
+}
+
+// inNamespace cuts changes in the order of their keys to those of a namespace, so that a tick of 100,000 costs a
+// thousand watches of small namespaces little.
+func inNamespace(changes []change, namespace string) []change {
+	find := func(k key) int {
+		at, _ := slices.BinarySearchFunc(changes, k, func(c change, k key) int { return compareKeys(c.record.key(), k) })
+		return at
+	}
+	return changes[find(key{namespace: namespace}):find(key{namespace, "\xff"})]
 }
 
 // translate says what a change is to this watcher.

@@ -22,3 +22,22 @@ func TestStalledWatcher(t *testing.T) {
 		t.Error("the watch is not ended")
 	}
 }
+
+// TestInNamespace: of a tick a watch of one namespace goes through its own changes only.
+func TestInNamespace(t *testing.T) {
+	var changes []change
+	for _, k := range []key{{"a", "x"}, {"a-b", "p"}, {"b", "p"}, {"b", "q"}, {"b-c", "p"}} {
+		changes = append(changes, change{record: &Record{Namespace: k.namespace, Name: k.name}})
+	}
+	for namespace, want := range map[string]int{"a": 1, "a-b": 1, "b": 2, "b-c": 1, "": 0, "aa": 0, "c": 0} {
+		got := inNamespace(changes, namespace)
+		if len(got) != want {
+			t.Errorf("%d changes in %q, want %d", len(got), namespace, want)
+		}
+		for _, c := range got {
+			if c.record.Namespace != namespace {
+				t.Errorf("%v in %q", c.record.key(), namespace)
+			}
+		}
+	}
+}
