@@ -100,20 +100,36 @@ func (n *Namespace) Do(do func()) {
 	n.t.Helper()
 	done := make(chan error)
 	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		fd, err := unix.Open(fmt.Sprintf("/proc/%d/ns/net", n.PID), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		// The thread ends with the goroutine unless it is unlocked. The first thread of a program cannot end, and is what
+		// /proc/self shows: left behind in a namespace, it would lead others astray.
+		runtime.LockOSThread()
+		err := visit(fmt.Sprintf("/proc/%d/ns/net", n.PID), do)
 		if err == nil {
-			err = unix.Setns(fd, unix.CLONE_NEWNET)
-			unix.Close(fd)
-		}
-		if err == nil {
-			do()
+			runtime.UnlockOSThread()
 		}
 		done <- err
 	}()
 	if err := <-done; err != nil {
 		n.t.Fatalf("entering a namespace: %v", err)
 	}
+}
+
+func visit(namespace string, do func()) error {
+	home, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(home)
+	there, err := unix.Open(namespace, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(there)
+	if err := unix.Setns(there, unix.CLONE_NEWNET); err != nil {
+		return err
+	}
+	do()
+	return unix.Setns(home, unix.CLONE_NEWNET)
 }
 
 // Connect joins two namespaces by veth, each with an address of 10.99.SUBNET.0/24 and fd99:SUBNET::/64: the first has
@@ -173,7 +189,7 @@ func Cgroup(t testing.TB, hierarchy, path string, pid int) {
 		if err := os.Mkdir(parent, 0o755); err != nil && !os.IsExist(err) {
 			t.Fatalf("making a cgroup: %v", err)
 		}
-		t.Cleanup(func() { removeEmpty(parent) })
+		t.Cleanup(func() { remove(hierarchy, parent) })
 	}
 	if err := os.WriteFile(filepath.Join(full, "cgroup.procs"), fmt.Appendf(nil, "%d", pid), 0); err != nil {
 		t.Fatalf("moving a process: %v", err)
@@ -188,27 +204,16 @@ func parents(hierarchy, path string) []string {
 	return all
 }
 
-// removeEmpty removes a cgroup, whose last process may still be on its way out. Others may be using a parent.
-func removeEmpty(path string) {
-	for deadline := time.Now().Add(2 * time.Second); time.Now().Before(deadline); {
-		if os.Remove(path) == nil || !hasNoChild(path) {
-			return
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-}
-
-func hasNoChild(path string) bool {
-	entries, err := os.ReadDir(path)
+// remove removes a cgroup. Processes that are still in it go to the root of the hierarchy: they end later than this.
+func remove(hierarchy, path string) {
+	pids, err := os.ReadFile(filepath.Join(path, "cgroup.procs"))
 	if err != nil {
-		return false
+		return // another test has removed it
 	}
-	for _, entry := range entries {
-		if entry.IsDir() {
-			return false
-		}
+	for _, pid := range strings.Fields(string(pids)) {
+		_ = os.WriteFile(filepath.Join(hierarchy, "cgroup.procs"), []byte(pid), 0)
 	}
-	return true
+	_ = unix.Rmdir(path) // it stays while another test has cgroups below it
 }
 
 // Prefix is a kubelet's root cgroup that no other test uses.

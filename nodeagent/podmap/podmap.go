@@ -93,7 +93,8 @@ type sighting struct {
 // New makes a map that knows nothing until Run.
 func New(config Config) (*Map, error) {
 	var stat unix.Stat_t
-	if err := unix.Stat("/proc/self/ns/net", &stat); err != nil {
+	// Not /proc/self, which is the first thread: that one may be on a visit.
+	if err := unix.Stat("/proc/thread-self/ns/net", &stat); err != nil {
 		return nil, fmt.Errorf("looking at the own network namespace: %w", err)
 	}
 	return &Map{
