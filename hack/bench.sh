@@ -29,7 +29,7 @@ heading "2 of 3: what reading a node with 110 pods costs the node"
 "$bin/bench/reads" -bin "$bin" -output _output/bench
 
 heading "3 of 3: lists through kube-apiserver, for 1, 10, 100 and 1,000 agents"
-"$bin/bench/lists" -bin "$bin" -output _output/bench ${FULL:+-full} ${PROFILE:+-profile "$PROFILE"} -budget "${BUDGET:-20s}"
+"$bin/bench/lists" -bin "$bin" -output _output/bench ${FULL:+-steps 1x100,10x100,100x100,1000x100} ${PROFILE:+-profile "$PROFILE"} -budget "${BUDGET:-20s}"
 
 printf '\nbench: done in %d min %d s on %d processors; load average %s\n' \
 	$((SECONDS / 60)) $((SECONDS % 60)) "$(nproc)" "$(cut -d' ' -f1-3 /proc/loadavg)"

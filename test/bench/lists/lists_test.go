@@ -28,6 +28,18 @@ func TestSpreadIsEvenAndWide(t *testing.T) {
 	}
 }
 
+func TestSteps(t *testing.T) {
+	var s steps
+	if err := s.Set(full); err != nil || s.String() != full {
+		t.Errorf("%s became %v, %v", full, s, err)
+	}
+	for _, text := range []string{"", "1", "1x", "10x100,10x100", "1001x100", "1x50"} {
+		if s.Set(text) == nil {
+			t.Errorf("%q was taken for %v", text, s)
+		}
+	}
+}
+
 func TestReadTable(t *testing.T) {
 	rows, next, err := readTable([]byte(`{"kind":"Table","metadata":{"continue":"abc"},"rows":[{"cells":["x"],"object":{}},{"cells":["y"]}]}`))
 	if rows != 2 || next != "abc" || err != nil {

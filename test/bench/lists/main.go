@@ -26,6 +26,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/networkobservability/networkobservability/test/bench/sandbox"
@@ -33,7 +34,7 @@ import (
 
 type options struct {
 	bin, output, profile string
-	full                 bool
+	steps                steps
 	turns                int
 	budget               time.Duration
 }
@@ -41,11 +42,35 @@ type options struct {
 // A step is how far the cluster has grown when it is measured. Namespaces have podsPerNamespace pods each.
 type step struct{ nodes, podsPerNode int }
 
-func (o options) steps() []step {
-	if o.full {
-		return []step{{1, 100}, {10, 100}, {100, 100}, {1000, 100}}
+// steps can be set by a flag.
+type steps []step
+
+// full is what the aims are for. The default ends with a fifth of its pods, which are made in minutes.
+const full = "1x100,10x100,100x100,1000x100"
+
+func (s *steps) String() string {
+	var texts []string
+	for _, one := range *s {
+		texts = append(texts, fmt.Sprintf("%dx%d", one.nodes, one.podsPerNode))
 	}
-	return []step{{1, 100}, {10, 100}, {100, 100}, {1000, 10}}
+	return strings.Join(texts, ",")
+}
+
+func (s *steps) Set(text string) error {
+	*s = nil
+	var last step
+	for _, part := range strings.Split(text, ",") {
+		var next step
+		if _, err := fmt.Sscanf(part, "%dx%d", &next.nodes, &next.podsPerNode); err != nil {
+			return fmt.Errorf("%q is not like 100x100: %w", part, err)
+		}
+		if added := (next.nodes - last.nodes) * next.podsPerNode; next.nodes > 1000 || added <= 0 || added%podsPerNamespace != 0 {
+			return fmt.Errorf("%q: want more nodes than before, at most 1000, and %d more pods or a multiple of that", part, podsPerNamespace)
+		}
+		*s = append(*s, next)
+		last = next
+	}
+	return nil
 }
 
 func main() {
@@ -57,11 +82,11 @@ func main() {
 		fmt.Fprintln(os.Stderr, "agents:", err)
 		os.Exit(1)
 	}
-	var o options
+	o := options{steps: steps{{1, 100}, {10, 100}, {100, 100}, {1000, 10}}}
 	flag.StringVar(&o.bin, "bin", "_output/bin", "folder with etcd, kube-apiserver (of hack/cluster) and networkobservability-apiserver")
 	flag.StringVar(&o.output, "output", "_output/bench", "folder for logs")
 	flag.StringVar(&o.profile, "profile", "", "folder for profiles of our API server, taken while it is measured last")
-	flag.BoolVar(&o.full, "full", false, "1,000 agents with 100 pods each, and not 10")
+	flag.Var(&o.steps, "steps", "how the cluster grows: nodes, and pods on each that is new; the aims are for "+full)
 	flag.IntVar(&o.turns, "turns", 100, "how often each list is measured at most")
 	flag.DurationVar(&o.budget, "budget", time.Minute, "how long each list is measured at most")
 	flag.Parse()
@@ -79,17 +104,16 @@ func run(ctx context.Context, o options) error {
 	if err := w.start(ctx); err != nil {
 		return because(ctx, err)
 	}
-	steps := o.steps()
-	if err := w.startAgents(ctx, steps[len(steps)-1].nodes); err != nil {
+	if err := w.startAgents(ctx, o.steps[len(o.steps)-1].nodes); err != nil {
 		return because(ctx, err)
 	}
 	report := newReport()
-	for i, s := range steps {
+	for i, s := range o.steps {
 		if err := w.grow(ctx, s); err != nil {
 			return because(ctx, err)
 		}
 		profile := ""
-		if i == len(steps)-1 {
+		if i == len(o.steps)-1 {
 			profile = o.profile
 		}
 		results, err := w.measure(ctx, o.turns, o.budget, profile)
