@@ -69,24 +69,30 @@ func readAhead(ctx context.Context, reader Reader, records, next []*Record) (rea
 
 // queriesFor asks each node once. Nodes that have only next records are left alone.
 func queriesFor(records, next []*Record) map[string]Query {
-	queries := map[string]Query{}
+	byNode := map[string]*Query{}
 	for _, record := range records {
 		if record.Node == "" {
 			continue
 		}
-		query := queries[record.Node]
+		query := byNode[record.Node]
+		if query == nil {
+			query = &Query{}
+			byNode[record.Node] = query
+		}
 		if record.PodKey == "" {
 			query.Node = true
 		} else {
 			query.PodKeys = append(query.PodKeys, record.PodKey)
 		}
-		queries[record.Node] = query
 	}
 	for _, record := range next {
-		if query, ok := queries[record.Node]; ok && record.PodKey != "" {
+		if query := byNode[record.Node]; query != nil && record.PodKey != "" {
 			query.Ahead = append(query.Ahead, record.PodKey)
-			queries[record.Node] = query
 		}
+	}
+	queries := make(map[string]Query, len(byNode))
+	for node, query := range byNode {
+		queries[node] = *query
 	}
 	return queries
 }

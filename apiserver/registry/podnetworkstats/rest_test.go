@@ -129,7 +129,7 @@ func TestListPages(t *testing.T) {
 // A client that goes on to a second page is read ahead for, from the nodes that are asked anyway.
 func TestPagesAreReadAhead(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *replica) {
-		for i := range 30 {
+		for i := range 60 {
 			r.put("x", fmt.Sprintf("p%02d", i), fmt.Sprintf("n%d", i%3), map[string]string{"odd": fmt.Sprint(i % 2)})
 		}
 		ahead := func() (keys int, nodes []string) {
@@ -150,8 +150,8 @@ func TestPagesAreReadAhead(t *testing.T) {
 			nodes []string
 		}{
 			{"first, after which a client may stop", 0, []string{"n0", "n1"}},
-			{"second, of p02 and p03: p04 to p23 follow, 13 of them on the same nodes", 13, []string{"n0", "n2"}},
-			{"third, of p04 and p05", 13, []string{"n1", "n2"}},
+			{"second, of p02 and p03: p04 to p43 follow, 26 of them on the same nodes", 26, []string{"n0", "n2"}},
+			{"third, of p04 and p05", 26, []string{"n1", "n2"}},
 		} {
 			options.Continue = r.list(in("x"), options).Continue
 			if keys, nodes := ahead(); keys != test.keys || !slices.Equal(nodes, test.nodes) {
@@ -159,7 +159,7 @@ func TestPagesAreReadAhead(t *testing.T) {
 			}
 		}
 		options.LabelSelector = labels.SelectorFromSet(labels.Set{"odd": "1"})
-		options.Limit = 20
+		options.Limit = 30
 		r.list(in("x"), options)
 		if keys, _ := ahead(); keys != 0 {
 			t.Errorf("the last page reads %d keys ahead", keys)
