@@ -10,7 +10,7 @@ hack/verify.sh || status=1
 
 echo "test: 2 of 3: tests of each package, with the race detector (the first time builds for some minutes)"
 packages=$(go list ./... | grep -v /test/e2e)
-CGO_ENABLED=1 go tool -modfile=hack/tools/go.mod gotestsum --format pkgname --hide-summary=output -- \
+CGO_ENABLED=1 go tool -modfile=hack/tools/go.mod gotestsum --format pkgname -- \
 	-race -timeout "${TEST_TIMEOUT:-20m}" $packages || status=1
 
 echo "test: 3 of 3: tests on a real local cluster"

@@ -21,8 +21,10 @@ import (
 	agentv1 "github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
 )
 
-// quick is a deadline that an honest agent keeps even on a busy machine.
-func quick(c *Config) { c.NodeTimeout = time.Second }
+// soon is a deadline that an honest agent keeps even on a busy machine, handshake and race detector included.
+const soon = 2 * time.Second
+
+func quick(c *Config) { c.NodeTimeout = soon }
 
 func ask(nodes ...string) map[string]Query {
 	queries := map[string]Query{}
@@ -156,8 +158,8 @@ func TestSilentAgentCostsItsTimeoutOnceAndComesBack(t *testing.T) {
 	before := b.calls.Load()
 	began := time.Now()
 	replies = mustRead(t, f, ask("a", "b"))
-	if took := time.Since(began); took > 500*time.Millisecond {
-		t.Errorf("the second list took %v", took)
+	if took := time.Since(began); took >= soon {
+		t.Errorf("the second list took %v, as long as waiting once more", took)
 	}
 	wantError(t, replies["b"], "did not answer in time", "not asked again")
 	if replies["a"].Err != nil {
@@ -170,7 +172,7 @@ func TestSilentAgentCostsItsTimeoutOnceAndComesBack(t *testing.T) {
 
 	b.now(honest)
 	eventually(t, 10*time.Second, "recovery", func() bool { return mustRead(t, f, ask("b", "a"))["b"].Err == nil })
-	eventually(t, time.Second, "the metric", func() bool { return w.metric("networkobservability_apiserver_agent_breakers_open", nil) == 0 })
+	eventually(t, 10*time.Second, "the metric", func() bool { return w.metric("networkobservability_apiserver_agent_breakers_open", nil) == 0 })
 }
 
 func TestSlowAgentAnswersInTime(t *testing.T) {
@@ -535,17 +537,17 @@ func TestReadTimeoutBoundsAReadOfManySilentNodes(t *testing.T) {
 		w.agent(node).now(silent)
 	}
 	f := w.fleet(func(c *Config) {
-		c.Workers, c.NodeTimeout, c.ReadTimeout = 1, 200*time.Millisecond, 500*time.Millisecond
+		c.Workers, c.NodeTimeout, c.ReadTimeout = 1, soon, 2*soon+soon/2
 	})
 	mustRead(t, f, ask("a"))
 	began := time.Now()
 	notReached := 0
 	for _, reply := range mustRead(t, f, ask(nodes...)) {
-		if reply.Err != nil && strings.Contains(reply.Err.Error(), "not reached within 500ms") {
+		if reply.Err != nil && strings.Contains(reply.Err.Error(), "not reached within 5s") {
 			notReached++
 		}
 	}
-	if took := time.Since(began); took > 2*time.Second || notReached == 0 {
+	if took := time.Since(began); took > 4*soon || notReached == 0 {
 		t.Errorf("the read took %v, %d nodes were not reached", took, notReached)
 	}
 }
