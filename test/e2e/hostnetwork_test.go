@@ -23,7 +23,7 @@ func TestHostNetworkPod(t *testing.T) {
 	pods := c.start(t, namespace, host, sink("sink", nodes[1]))
 	from := map[string]string{
 		"from_host_ipv4": "ip saddr " + address(t, pods[0], "ipv4"),
-		"from_host_ipv6": "ip6 saddr " + address(t, pods[0], "ipv6"),
+		"from_host_ipv6": "ip6 saddr " + address(t, pods[0], "ipv6") + " ip6 nexthdr != icmpv6",
 	}
 	receiver := c.count(t, pods[1], from)
 	c.segmentBefore(t, receiver)

@@ -19,7 +19,8 @@ import (
 // table counts what a pod receives and sends, by family, apart from loopback: the kernel's own packet filter
 // is the independent judge. It counts buffers and their bytes at IP level. Frames to another host's address,
 // which a bridge floods while it does not know where that host is, end before the inet chains, belong in no
-// total, and are counted apart.
+// total, and are counted apart. Neighbours are asked now and then whether they are still there: what a pod sends
+// for that is in discovery6 too, for comparisons with what a receiver counts of a test's own packets.
 const table = `
 table netdev netobs_e2e {
 	counter receive4flooded { }
@@ -39,6 +40,7 @@ table inet netobs_e2e {
 	counter transmit4other { }
 	counter transmit6 { }
 	counter transmit6other { }
+	counter discovery6 { }
 	%s
 	chain receive {
 		type filter hook prerouting priority -500;
@@ -54,6 +56,7 @@ table inet netobs_e2e {
 		oifname "lo" return
 		ip daddr { 224.0.0.0/4, 255.255.255.255 } counter name transmit4other return
 		ip6 daddr ff00::/8 counter name transmit6other return
+		ip6 nexthdr icmpv6 counter name discovery6
 		meta nfproto ipv4 counter name transmit4
 		meta nfproto ipv6 counter name transmit6
 	}
@@ -200,6 +203,16 @@ func changeOf(pod string, before, after snapshot) change {
 		c.nft[name] = now.minus(before.nft[pod][name])
 	}
 	return c
+}
+
+// withoutDiscovery is what a pod sent to single destinations by its statistics, less what it asked its neighbours.
+func (c change) withoutDiscovery(digit string) count {
+	sent := c.stats["transmit"+digit]
+	left := count{sent.Packets, sent.Bytes}
+	if digit == "6" {
+		left = left.minus(c.nft["discovery6"])
+	}
+	return left
 }
 
 // wireCells are all names in a table that both sides count.

@@ -200,6 +200,11 @@ func (c *cluster) freshServers(t *testing.T) []corev1.Pod {
 func (c *cluster) kill(t *testing.T, pod *corev1.Pod, program string) {
 	t.Helper()
 	pid := process(t, pod, program)
+	if program == serverProgram {
+		killings.Lock()
+		killings.times = append(killings.times, time.Now())
+		killings.Unlock()
+	}
 	signal(t, pid, unix.SIGKILL)
 	eventually(t, answerDeadline, program+" to end", func(context.Context) error {
 		if slices.Contains(processes(t, pod), pid) {
