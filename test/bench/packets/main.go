@@ -21,8 +21,8 @@ import (
 )
 
 func main() {
-	pairs := flag.Int("pairs", 40, "pairs of runs, with and without the program")
-	frames := flag.Int("frames", 512_000, "frames in a run, a multiple of 64")
+	pairs := flag.Int("pairs", 100, "pairs of runs, with and without the program")
+	frames := flag.Int("frames", 64_000, "frames in a run, a multiple of 64")
 	flag.Parse()
 	// The namespace below is this thread's, and so is the mask: the scheduler's signal would end a run of
 	// the generator early, and begin it anew.
@@ -49,23 +49,24 @@ func run(pairs int, frames uint32) error {
 	}
 	defer bench.close()
 	fmt.Printf("added nanoseconds a packet, %d frames of 64 bytes a run, one flow, medians:\n", frames)
-	for _, one := range []struct {
-		name      string
-		dev       netlink.Link
-		direction traffic.Direction
-		attach    ebpf.AttachType
-		forward   bool
-	}{
+	for _, at := range []place{
 		{"receive", bench.in, traffic.Receive, ebpf.AttachTCXIngress, false},
 		{"transmit", bench.out, traffic.Transmit, ebpf.AttachTCXEgress, true},
 	} {
-		comparison, err := bench.compare(pairs, one.dev, one.direction, one.attach, one.forward)
-		if err != nil {
-			return fmt.Errorf("measuring %s: %w", one.name, err)
+		if err := bench.measure(pairs, at); err != nil {
+			return fmt.Errorf("measuring %s: %w", at.name, err)
 		}
-		fmt.Printf("  %-9s %s\n", one.name, comparison)
 	}
 	return nil
+}
+
+// A place is where a program is attached, and whether frames are forwarded so that they come by.
+type place struct {
+	name      string
+	dev       netlink.Link
+	direction traffic.Direction
+	attach    ebpf.AttachType
+	forward   bool
 }
 
 // A bench has two pairs of interfaces: frames come in at in; where a run forwards, they leave by out.
@@ -136,39 +137,58 @@ func udpFrame(to net.HardwareAddr) []byte {
 	return frame
 }
 
-func (b *bench) compare(pairs int, dev netlink.Link, direction traffic.Direction, attach ebpf.AttachType, forward bool) (*paired.Comparison, error) {
+// measure compares the traffic program, and for the share of the hook itself an empty one, with nothing attached.
+func (b *bench) measure(pairs int, at place) error {
 	totals, err := traffic.NewMap(traffic.Notes{})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer totals.Close()
-	program, err := traffic.NewProgram(totals, traffic.Ether, direction)
+	program, err := traffic.NewProgram(totals, traffic.Ether, at.direction)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer program.Close()
-	if forward {
+	next := asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()} // TCX_NEXT
+	empty, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.SchedCLS, Instructions: next, License: "Apache-2.0"})
+	if err != nil {
+		return fmt.Errorf("loading the empty program: %w", err)
+	}
+	defer empty.Close()
+	if at.forward {
 		forwarder, err := link.AttachTCX(link.TCXOptions{Interface: b.in.Attrs().Index, Program: b.redirect, Attach: ebpf.AttachTCXIngress})
 		if err != nil {
-			return nil, fmt.Errorf("attaching the forwarder: %w", err)
+			return fmt.Errorf("attaching the forwarder: %w", err)
 		}
 		defer forwarder.Close()
 	}
 	if _, err := b.send(); err != nil { // warms caches up
-		return nil, err
+		return err
 	}
-	comparison, err := paired.Measure(pairs, b.send, func() (float64, error) {
-		hook, err := link.AttachTCX(link.TCXOptions{Interface: dev.Attrs().Index, Program: program, Attach: attach, Anchor: link.Head()})
+	counting, err := b.compare(pairs, at, program)
+	if err != nil {
+		return err
+	}
+	if err := b.check(totals, at.direction, pairs); err != nil {
+		return err
+	}
+	hook, err := b.compare(pairs, at, empty)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("  %-9s %s\n  %-9s %s\n", at.name, counting, "  (empty)", hook)
+	return nil
+}
+
+func (b *bench) compare(pairs int, at place, program *ebpf.Program) (*paired.Comparison, error) {
+	return paired.Measure(pairs, b.send, func() (float64, error) {
+		hook, err := link.AttachTCX(link.TCXOptions{Interface: at.dev.Attrs().Index, Program: program, Attach: at.attach, Anchor: link.Head()})
 		if err != nil {
 			return 0, fmt.Errorf("attaching: %w", err)
 		}
 		defer hook.Close()
 		return b.send()
 	})
-	if err != nil {
-		return nil, err
-	}
-	return comparison, b.check(totals, direction, pairs)
 }
 
 // send lets one run's frames in and returns nanoseconds a frame: of this thread's processor time, in which the
