@@ -37,6 +37,7 @@ func TestKubectl(t *testing.T) {
 	c.waitMeasured(t, answerDeadline, pods...)
 	// Enough for a prefix in the table.
 	c.exec(t, pods[2], "/bin/traffic", "tcp", target(t, pods[0], "ipv4"), "3000000")
+	c.outwaitShared(t, pods...)
 	k := kubectlTest{c, namespace, nodes}
 	t.Run("table", k.table)
 	t.Run("wide", k.wide)

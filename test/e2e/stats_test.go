@@ -41,6 +41,21 @@ func (c *cluster) waitMeasured(t *testing.T, deadline time.Duration, pods ...*co
 	})
 }
 
+// outwaitShared returns when no replica shares an answer of before its call any more: each does for a second, so that
+// reads which alternate between replicas go back and forth in time.
+func (c *cluster) outwaitShared(t *testing.T, pods ...*corev1.Pod) {
+	t.Helper()
+	var all []counted
+	for _, pod := range pods {
+		all = append(all, counted{Pod: pod})
+	}
+	moment := time.Now().Add(time.Second)
+	eventually(t, answerDeadline, "a reading of a second from now", func(ctx context.Context) error {
+		_, err := c.statsSince(ctx, moment, all)
+		return err
+	})
+}
+
 func (c *cluster) checkMeasured(ctx context.Context, pod *corev1.Pod) error {
 	stats, err := c.get(ctx, pod)
 	if err != nil {
