@@ -75,6 +75,7 @@ func TestContainerRestart(t *testing.T) {
 		return c.restarted(ctx, pod)
 	})
 	c.waitMeasured(t, answerDeadline, pod)
+	c.outwaitShared(t, pod)
 	after, err := c.get(t.Context(), pod)
 	if err != nil {
 		t.Fatal(err)
@@ -101,6 +102,7 @@ func TestSandboxRestart(t *testing.T) {
 		return nil
 	})
 	c.waitMeasured(t, 2*answerDeadline, pod)
+	c.outwaitShared(t, pod)
 	after, err := c.get(t.Context(), pod)
 	if err != nil {
 		t.Fatal(err)
