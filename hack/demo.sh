@@ -33,7 +33,7 @@ show kubectl get podnetworkstats -n shop -l app=web -o wide
 printf '\n$ kubectl get podnetworkstats -n shop -w     (for 12 seconds)\n'
 timeout 12 kubectl get podnetworkstats -n shop -w || [ $? -eq 124 ]
 show kubectl get nodenetworkstats
-show kubectl auth can-i list nodenetworkstats --as=system:serviceaccount:shop:default || true
+show kubectl auth can-i get podnetworkstats -n shop --as=system:serviceaccount:shop:default || true
 cat <<TXT
 
 The cluster keeps running. Go on from a plain shell:
