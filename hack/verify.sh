@@ -48,6 +48,7 @@ shell_syntax() { git ls-files -z '*.sh' .ci/run | xargs -0 -n1 bash -n; }
 
 check gofmt "run gofmt -w on the files named" gofmt_clean
 check vet "see above" go vet ./...
+check "agent for arm64" "see above" env GOARCH=arm64 CGO_ENABLED=0 go build -o /dev/null ./nodeagent
 check staticcheck "see above" staticcheck
 check modules "run go mod tidy in the folder named" modules_tidy
 check shell "see above" shell_syntax
