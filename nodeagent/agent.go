@@ -34,7 +34,8 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	set := collectors.New(o.collectorsConfig())
+	set := collectors.New(o.environment(), o.collectors)
+	defer set.Close()
 	pods, err := podmap.New(podmap.Config{OwnKey: o.podUID, Changed: set.Follow})
 	if err != nil {
 		return err
@@ -75,7 +76,7 @@ func cleanup(ctx context.Context, o options, out io.Writer) error {
 	var removed []string
 	var problem error
 	err = pods.Run(ctx, func() {
-		removed, problem = traffic.Cleanup(o.collectorsConfig().Traffic, found)
+		removed, problem = traffic.Cleanup(o.bpffs, o.nodeName, found)
 		cancel()
 	})
 	for _, what := range removed {
@@ -123,10 +124,22 @@ func newReader(pods *podmap.Map, set *collectors.Set) *reader {
 	return r
 }
 
-// ReadPod implements serve.Reader.
-func (r *reader) ReadPod(key string) *v1alpha1.PodStats {
+// Read implements serve.Reader.
+func (r *reader) Read(apiServers []string) serve.Reading {
+	r.set.APIServers(apiServers)
+	return &reading{reader: r, rows: r.set.Read()}
+}
+
+// reading is one answer.
+type reading struct {
+	*reader
+	rows *collectors.Reading
+}
+
+// Pod implements serve.Reading.
+func (r *reading) Pod(key string) *v1alpha1.PodStats {
 	if pod, ok := r.pods.Lookup(key); ok {
-		return r.set.ReadPod(pod)
+		return r.rows.Pod(pod)
 	}
 	return &v1alpha1.PodStats{Key: key, Measurement: &v1alpha1.Measurement{
 		State: v1alpha1.State_STATE_NOT_FOUND, Message: "no process of the pod was found on this node",
@@ -134,9 +147,9 @@ func (r *reader) ReadPod(key string) *v1alpha1.PodStats {
 	}}
 }
 
-// ReadNode implements serve.Reader.
-func (r *reader) ReadNode() *v1alpha1.NodeStats {
-	node := r.set.ReadNode()
+// Node implements serve.Reading.
+func (r *reading) Node() *v1alpha1.NodeStats {
+	node := r.rows.Node()
 	node.Agent.Version, node.Agent.StartUnixNano, node.Agent.KernelVersion = r.about.Version, r.about.StartUnixNano, r.about.KernelVersion
 	return node
 }

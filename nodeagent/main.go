@@ -19,7 +19,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime/debug"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -28,7 +27,6 @@ import (
 
 	"github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
 	"github.com/networkobservability/networkobservability/nodeagent/collectors"
-	"github.com/networkobservability/networkobservability/nodeagent/collectors/traffic"
 )
 
 // version is set by the linker.
@@ -37,8 +35,9 @@ var version = ""
 type options struct {
 	nodeName, podUID, listen, healthAddress string
 	bpffs, cgroupRoot, caDir, dataDir       string
-	kubeconfig, trafficHook                 string
-	disabled, nodeIPs                       []string
+	kubeconfig, config                      string
+	nodeIPs                                 []string
+	collectors                              collectors.Options // what the file at config says
 }
 
 func main() {
@@ -104,8 +103,7 @@ func (o *options) addTo(c *cobra.Command) {
 	flags.StringVar(&o.caDir, "ca-dir", "/etc/networkobservability/ca", "Folder with the CA bundles "+v1alpha1.ClientCAKey+" and "+v1alpha1.ServingCAKey+".")
 	flags.StringVar(&o.dataDir, "data-dir", "/var/lib/networkobservability", "Folder for the agent's certificate.")
 	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "How to reach Kubernetes, for the agent's certificate only (default: as a pod does).")
-	flags.StringSliceVar(&o.disabled, "disable-collectors", nil, "Collectors to switch off: "+strings.Join(collectors.Names, ", ")+".")
-	flags.StringVar(&o.trafficHook, "traffic-hook", "auto", "How traffic is counted: auto, tcx, clsact or off.")
+	flags.StringVar(&o.config, "config", "", "File that says which collectors run, and how (default: all of them, as docs/configuration.md describes).")
 	klogFlags := flag.NewFlagSet("klog", flag.ContinueOnError)
 	klog.InitFlags(klogFlags)
 	flags.AddGoFlag(klogFlags.Lookup("v"))
@@ -122,13 +120,8 @@ func (o *options) validate() error {
 	if len(o.nodeName) > 253 || !nodeNames.MatchString(o.nodeName) {
 		return fmt.Errorf("--node-name: %q is not the name of a node", o.nodeName)
 	}
-	if !slices.Contains([]string{"auto", "tcx", "clsact", "off"}, o.trafficHook) {
-		return fmt.Errorf("--traffic-hook: %q is none of auto, tcx, clsact and off", o.trafficHook)
-	}
-	for _, name := range o.disabled {
-		if !slices.Contains(collectors.Names, name) {
-			return fmt.Errorf("--disable-collectors: %q is none of %s", name, strings.Join(collectors.Names, ", "))
-		}
+	if err := o.readConfig(); err != nil {
+		return err
 	}
 	for _, ip := range o.nodeIPs {
 		if _, err := netip.ParseAddr(ip); err != nil {
@@ -148,31 +141,37 @@ func (o *options) validate() error {
 		}
 	}
 	var stat unix.Statfs_t
-	if err := unix.Statfs(o.bpffs, &stat); o.trafficHook != "off" && (err != nil || stat.Type != unix.BPF_FS_MAGIC) {
+	if err := unix.Statfs(o.bpffs, &stat); err != nil || stat.Type != unix.BPF_FS_MAGIC {
 		return fmt.Errorf("--bpffs: no BPF file system is mounted at %s", o.bpffs)
 	}
 	return nil
 }
 
-// collectorsConfig is what the flags mean for the collectors.
-func (o *options) collectorsConfig() collectors.Config {
-	config := collectors.Config{
-		Traffic: traffic.Config{BPFFS: o.bpffs, Node: o.nodeName, CgroupRoot: o.cgroupRoot, Hook: traffic.Hook(o.trafficHook)},
-		Off:     map[string]string{},
+func (o *options) readConfig() error {
+	o.collectors = collectors.Defaults()
+	if o.config == "" {
+		return nil
 	}
-	if config.Traffic.CgroupRoot == "" {
-		config.Traffic.CgroupRoot = findCgroupRoot()
+	text, err := os.ReadFile(o.config)
+	if err != nil {
+		return fmt.Errorf("--config: %w", err)
+	}
+	if o.collectors, err = collectors.Parse(text); err != nil {
+		return fmt.Errorf("--config: %s: %w", o.config, err)
+	}
+	return nil
+}
+
+// environment is what the flags say of this node.
+func (o *options) environment() collectors.Environment {
+	environment := collectors.Environment{BPFFS: o.bpffs, Node: o.nodeName, CgroupRoot: o.cgroupRoot}
+	if environment.CgroupRoot == "" {
+		environment.CgroupRoot = findCgroupRoot()
 	}
 	for _, ip := range o.nodeIPs {
-		config.NodeIPs = append(config.NodeIPs, netip.MustParseAddr(ip))
+		environment.NodeIPs = append(environment.NodeIPs, netip.MustParseAddr(ip))
 	}
-	if o.trafficHook == "off" {
-		config.Off["traffic"] = "is switched off by --traffic-hook"
-	}
-	for _, name := range o.disabled {
-		config.Off[name] = "is switched off by --disable-collectors"
-	}
-	return config
+	return environment
 }
 
 // findCgroupRoot looks where version 2 is mounted whole: in a container's own mount the pods' cgroups are not to be

@@ -17,8 +17,7 @@ func TestFlagsThatAreWrongAreNamed(t *testing.T) {
 		{[]string{"--node-name="}, "--node-name: "},
 		{[]string{"--node-name=../../etc"}, "--node-name: "},
 		{[]string{"--node-name=UPPER"}, "--node-name: "},
-		{[]string{"--traffic-hook=xdp"}, "--traffic-hook: "},
-		{[]string{"--disable-collectors=flows"}, "--disable-collectors: "},
+		{[]string{"--config=/nowhere"}, "--config: "},
 		{[]string{"--node-ips=10.0.0.300"}, "--node-ips: "},
 		{[]string{"--listen=10261"}, "--listen: "},
 		{[]string{"--health-address=0.0.0.0:10262"}, "--health-address: "},
@@ -27,21 +26,13 @@ func TestFlagsThatAreWrongAreNamed(t *testing.T) {
 	} {
 		t.Run(strings.Join(test.arguments, " "), func(t *testing.T) {
 			c := command()
-			c.SetArgs(append([]string{"--node-name=n", "--traffic-hook=off"}, fix(test.arguments)...))
+			c.SetArgs(append([]string{"--node-name=n"}, test.arguments...))
 			c.SetOut(io.Discard)
 			if err := c.Execute(); err == nil || !strings.HasPrefix(err.Error(), test.want) {
 				t.Errorf("%v, want an error that begins with %q", err, test.want)
 			}
 		})
 	}
-}
-
-// fix asks for a hook where the BPF file system matters.
-func fix(arguments []string) []string {
-	if strings.HasPrefix(arguments[0], "--bpffs") {
-		return append(arguments, "--traffic-hook=tcx")
-	}
-	return arguments
 }
 
 func TestVersion(t *testing.T) {

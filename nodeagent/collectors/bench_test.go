@@ -7,7 +7,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/networkobservability/networkobservability/nodeagent/collectors/traffic"
 	"github.com/networkobservability/networkobservability/nodeagent/fakepod"
 	"github.com/networkobservability/networkobservability/nodeagent/podmap"
 )
@@ -22,7 +21,8 @@ func BenchmarkFullNode(b *testing.B) {
 		fakepod.Connect(pod.Namespace, peer, "eth0", "host"+pod.UID[:8], i)
 		mine[pod.UID] = true
 	}
-	set := New(Config{Traffic: traffic.Config{BPFFS: bpffs, Node: "n", Hook: traffic.Auto}})
+	set := New(Environment{BPFFS: bpffs, Node: "n"}, Defaults())
+	defer set.Close()
 	var pods []*podmap.Pod
 	found := make(chan struct{})
 	m, err := podmap.New(podmap.Config{Changed: func(all []*podmap.Pod) {
@@ -58,8 +58,9 @@ func BenchmarkFullNode(b *testing.B) {
 		spent := cpu(b)
 		defer func() { b.ReportMetric(float64(cpu(b)-spent)/float64(b.N), "cpu-ns/op") }()
 		for b.Loop() {
+			reading := set.Read()
 			for _, pod := range pods {
-				set.ReadPod(pod)
+				reading.Pod(pod)
 			}
 		}
 	})

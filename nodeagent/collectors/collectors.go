@@ -1,26 +1,31 @@
 // Package collectors puts the agent's sources of numbers together, one folder each, and makes rows of what they read.
 //
-// A new source is a folder with a type that has Name and State and one or more of the roles below, and a line in New.
+// A new source is a folder with a type that has Name and State and one or more of the roles below, and a line in list.
+// docs/collectors.md walks through one.
 package collectors
 
 import (
 	"context"
-	"errors"
-	"net/netip"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
+	"github.com/cilium/ebpf"
+
 	"github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
-	"github.com/networkobservability/networkobservability/nodeagent/collectors/interfaces"
-	"github.com/networkobservability/networkobservability/nodeagent/collectors/protocols"
 	"github.com/networkobservability/networkobservability/nodeagent/collectors/rates"
-	"github.com/networkobservability/networkobservability/nodeagent/collectors/traffic"
+	"github.com/networkobservability/networkobservability/nodeagent/flows"
+	"github.com/networkobservability/networkobservability/nodeagent/podindex"
 	"github.com/networkobservability/networkobservability/nodeagent/podmap"
 )
 
-// A collector is a source of numbers. It has some of the roles below, too.
+// A collector is a source of numbers. It has some of the roles below, too. Its constructor does not fail: one that
+// cannot work says so in its state, and why.
 type collector interface {
+	// Name is how users know the collector.
 	Name() string
+	// State says whether it works and, when it does not in full, what is missing and why.
 	State() (v1alpha1.Collector_State, string)
 }
 
@@ -34,7 +39,15 @@ type nodeReader interface {
 	ReadNode(*v1alpha1.NodeStats) error
 }
 
-// A follower is told of all pods when some came or went. Calls do not overlap.
+// A snapshotter reads once what the rows of an answer have in common; what it returns reads these rows.
+type snapshotter interface {
+	Snapshot() interface {
+		ReadPod(*podmap.Pod, *v1alpha1.PodStats) error
+		ReadNode(*v1alpha1.NodeStats) error
+	}
+}
+
+// A follower is told of all pods when some came or went, and at least every five seconds. Calls do not overlap.
 type follower interface {
 	Follow([]*podmap.Pod)
 }
@@ -44,32 +57,27 @@ type sampler interface {
 	Sample(now time.Time)
 }
 
-// Each collector with what it can do.
-var (
-	_ podReader  = (*traffic.Collector)(nil)
-	_ follower   = (*traffic.Collector)(nil)
-	_ sampler    = (*traffic.Collector)(nil)
-	_ podReader  = protocols.Collector{}
-	_ nodeReader = protocols.Collector{}
-	_ nodeReader = (*interfaces.Collector)(nil)
-	_ sampler    = (*interfaces.Collector)(nil)
-)
+// A runner works on its own until the context ends.
+type runner interface {
+	Run(context.Context)
+}
 
-// Names are those of all collectors.
-var Names = []string{"traffic", "protocols", "interfaces"}
-
-// Config is what New needs.
-type Config struct {
-	Traffic traffic.Config
-	NodeIPs []netip.Addr
-	// Off holds, by name, why a collector is switched off.
-	Off map[string]string
+// A listener learns where the Kubernetes API is served ("192.0.2.1:6443"), when that changes.
+type listener interface {
+	APIServers([]string)
 }
 
 // Set is all collectors. Its methods are safe for concurrent use, but calls of Follow must not overlap.
 type Set struct {
 	entries []entry
-	traffic *traffic.Collector
+	index   *podindex.Index
+	flows   *flows.Collector
+	shared  map[string]*ebpf.Map
+
+	mu sync.Mutex
+	// indexing is what went wrong when pods were last told to the kernel.
+	indexing   error
+	apiServers []string
 }
 
 // An entry is a collector and, if it is switched off, why.
@@ -78,14 +86,12 @@ type entry struct {
 	off string
 }
 
-// New makes the collectors.
-func New(config Config) *Set {
-	s := &Set{traffic: traffic.New(config.Traffic)}
-	for _, c := range []collector{s.traffic, protocols.Collector{}, interfaces.New(config.NodeIPs)} {
-		s.entries = append(s.entries, entry{collector: c, off: config.Off[c.Name()]})
-	}
-	return s
-}
+// nothing stands for a collector that is switched off.
+type nothing string
+
+func (n nothing) Name() string { return string(n) }
+
+func (nothing) State() (v1alpha1.Collector_State, string) { return v1alpha1.Collector_STATE_OFF, "" }
 
 // State is that of the collector, unless it is switched off.
 func (e entry) State() (v1alpha1.Collector_State, string) {
@@ -95,39 +101,45 @@ func (e entry) State() (v1alpha1.Collector_State, string) {
 	return e.collector.State()
 }
 
-func (e entry) readPod(pod *podmap.Pod, row *v1alpha1.PodStats) error {
-	reader, ok := e.collector.(podReader)
-	switch {
-	case !ok:
-		return nil
-	case e.off != "":
-		return errors.New(e.off)
-	}
-	return reader.ReadPod(pod, row)
-}
-
-func (e entry) readNode(row *v1alpha1.NodeStats) error {
-	reader, ok := e.collector.(nodeReader)
-	switch {
-	case !ok:
-		return nil
-	case e.off != "":
-		return errors.New(e.off)
-	}
-	return reader.ReadNode(row)
-}
-
-// Follow tells the collectors which pods there are.
-func (s *Set) Follow(pods []*podmap.Pod) {
+// each calls do with every collector that is on and has a role.
+func each[role any](s *Set, do func(role)) {
 	for _, e := range s.entries {
-		if f, ok := e.collector.(follower); ok && e.off == "" {
-			f.Follow(pods)
+		if with, ok := e.collector.(role); ok && e.off == "" {
+			do(with)
 		}
 	}
 }
 
-// Run takes samples until the context ends.
+// Follow tells the collectors which pods there are.
+func (s *Set) Follow(pods []*podmap.Pod) {
+	if s.index != nil {
+		err := s.index.Follow(pods)
+		s.mu.Lock()
+		s.indexing = err
+		s.mu.Unlock()
+	}
+	each(s, func(f follower) { f.Follow(pods) })
+}
+
+// APIServers tells the collectors where the Kubernetes API is served.
+func (s *Set) APIServers(addresses []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(addresses) == 0 || slices.Equal(addresses, s.apiServers) {
+		return
+	}
+	s.apiServers = slices.Clone(addresses)
+	each(s, func(l listener) { l.APIServers(s.apiServers) })
+}
+
+// Flows is the history of flows; nil when flows are switched off.
+func (s *Set) Flows() *flows.Collector { return s.flows }
+
+// Run takes samples, and lets collectors work on their own, until the context ends.
 func (s *Set) Run(ctx context.Context) {
+	var running sync.WaitGroup
+	defer running.Wait()
+	each(s, func(r runner) { running.Go(func() { r.Run(ctx) }) })
 	ticker := time.NewTicker(rates.Every)
 	defer ticker.Stop()
 	for {
@@ -141,40 +153,75 @@ func (s *Set) Run(ctx context.Context) {
 }
 
 func (s *Set) sample(now time.Time) {
-	for _, e := range s.entries {
-		if sampler, ok := e.collector.(sampler); ok && e.off == "" {
-			sampler.Sample(now)
-		}
-	}
+	each(s, func(sampler sampler) { sampler.Sample(now) })
 }
 
-// ReadPod makes the row of a pod.
-func (s *Set) ReadPod(pod *podmap.Pod) *v1alpha1.PodStats {
+// A Reading makes the rows of one answer. It is not safe for concurrent use.
+type Reading struct {
+	set     *Set
+	sources []source
+}
+
+// A source is what a collector offers for one answer.
+type source struct {
+	entry
+	pods  podReader
+	nodes nodeReader
+}
+
+// Read begins an answer.
+func (s *Set) Read() *Reading {
+	reading := &Reading{set: s}
+	for _, e := range s.entries {
+		from := source{entry: e}
+		if many, ok := e.collector.(snapshotter); ok && e.off == "" {
+			snapshot := many.Snapshot()
+			from.pods, from.nodes = snapshot, snapshot
+		} else {
+			from.pods, _ = e.collector.(podReader)
+			from.nodes, _ = e.collector.(nodeReader)
+		}
+		reading.sources = append(reading.sources, from)
+	}
+	return reading
+}
+
+// Pod makes the row of a pod.
+func (r *Reading) Pod(pod *podmap.Pod) *v1alpha1.PodStats {
 	row := &v1alpha1.PodStats{Key: pod.Key, Measurement: &v1alpha1.Measurement{}}
 	if pod.HostNetwork && pod.Cgroup == "" {
-		finish(row.Measurement, v1alpha1.State_STATE_NOT_ATTRIBUTED,
-			[]string{"the pod uses the node's network and has no cgroup of version 2 of its own"})
+		row.Measurement.TimeUnixNano, row.Measurement.State = time.Now().UnixNano(), v1alpha1.State_STATE_NOT_ATTRIBUTED
+		row.Measurement.Message = "the pod uses the node's network and has no cgroup of version 2 of its own"
 		return row
 	}
-	var problems []string
-	for _, e := range s.entries {
-		problems = note(problems, e, e.readPod(pod, row))
+	problems := r.set.problems()
+	for _, s := range r.sources {
+		if s.off == "" && s.pods != nil {
+			problems = note(problems, s.Name(), s.pods.ReadPod(pod, row))
+		}
 	}
-	finish(row.Measurement, stateOf(problems), problems)
+	r.set.finish(row.Measurement, problems)
 	return row
 }
 
-// ReadNode makes the node's row, but for who the agent is.
-func (s *Set) ReadNode() *v1alpha1.NodeStats {
+// Node makes the node's row, but for who the agent is.
+func (r *Reading) Node() *v1alpha1.NodeStats {
 	row := &v1alpha1.NodeStats{Measurement: &v1alpha1.Measurement{}, Agent: &v1alpha1.AgentInfo{}}
-	var problems []string
-	for _, e := range s.entries {
-		problems = note(problems, e, e.readNode(row))
+	problems := r.set.problems()
+	for _, s := range r.sources {
+		if s.off == "" && s.nodes != nil {
+			problems = note(problems, s.Name(), s.nodes.ReadNode(row))
+		}
 	}
-	row.Agent.Collectors = s.States()
-	row.Agent.Pods = int32(s.traffic.Pods())
-	finish(row.Measurement, stateOf(problems), problems)
+	row.Agent.Collectors = r.set.States()
+	r.set.finish(row.Measurement, problems)
 	return row
+}
+
+func (s *Set) problems() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return note(nil, "pods", s.indexing)
 }
 
 // States says of each collector whether it works.
@@ -187,23 +234,25 @@ func (s *Set) States() []*v1alpha1.Collector {
 	return states
 }
 
-func note(problems []string, e entry, err error) []string {
+func note(problems []string, name string, err error) []string {
 	if err == nil {
 		return problems
 	}
-	return append(problems, e.Name()+": "+strings.ReplaceAll(err.Error(), "\n", "; "))
+	return append(problems, name+": "+strings.ReplaceAll(err.Error(), "\n", "; "))
 }
 
-func stateOf(problems []string) v1alpha1.State {
-	if len(problems) > 0 {
-		return v1alpha1.State_STATE_DEGRADED
-	}
-	return v1alpha1.State_STATE_MEASURED
-}
-
-func finish(m *v1alpha1.Measurement, state v1alpha1.State, problems []string) {
+// finish says how a row was measured. What operators have switched off is named, but is no defect.
+func (s *Set) finish(m *v1alpha1.Measurement, problems []string) {
 	m.TimeUnixNano = time.Now().UnixNano()
-	m.State = state
+	m.State = v1alpha1.State_STATE_MEASURED
+	if len(problems) > 0 {
+		m.State = v1alpha1.State_STATE_DEGRADED
+	}
+	for _, e := range s.entries {
+		if e.off != "" {
+			problems = append(problems, e.Name()+": "+e.off)
+		}
+	}
 	m.Message = cut(strings.Join(problems, "; "))
 }
 

@@ -1,43 +1,46 @@
 package collectors
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
-	"github.com/networkobservability/networkobservability/nodeagent/collectors/traffic"
+	"github.com/networkobservability/networkobservability/nodeagent/fakepod"
 	"github.com/networkobservability/networkobservability/nodeagent/podmap"
 )
 
 func TestNamesAreThoseOfTheCollectors(t *testing.T) {
+	set := New(Environment{BPFFS: fakepod.BPFFS(t), Node: "n"}, Defaults())
+	defer set.Close()
 	var names []string
-	for _, c := range New(Config{}).States() {
+	for _, c := range set.States() {
 		names = append(names, c.Name)
 	}
-	if strings.Join(names, " ") != strings.Join(Names, " ") {
-		t.Errorf("collectors are %v, Names says %v", names, Names)
+	if !slices.Equal(names, Names()) {
+		t.Errorf("collectors are %v, Names says %v", names, Names())
 	}
 }
 
-// Whatever is off, the rest goes on and says what is missing.
+// Whatever is off, the rest goes on, and the objects say what is off.
 func TestOff(t *testing.T) {
-	for _, name := range Names {
+	bpffs := fakepod.BPFFS(t)
+	for _, name := range Names() {
 		t.Run(name, func(t *testing.T) {
-			set := New(Config{Traffic: traffic.Config{Hook: traffic.Auto}, Off: map[string]string{name: "is switched off by a test"}})
+			options := Defaults()
+			options.Disabled = []string{name}
+			set := New(Environment{BPFFS: bpffs, Node: "n"}, options)
+			defer set.Close()
 			set.Follow(nil)
 			set.sample(time.Now())
-			node := set.ReadNode()
+			node := set.Read().Node()
 			for _, c := range node.Agent.Collectors {
 				if isOff := c.State == v1alpha1.Collector_STATE_OFF; isOff != (c.Name == name) {
 					t.Errorf("%s is %v: %s", c.Name, c.State, c.Message)
 				}
 			}
-			wantNode := v1alpha1.State_STATE_MEASURED
-			if name != "traffic" {
-				wantNode = v1alpha1.State_STATE_DEGRADED
-			}
-			if node.Measurement.State != wantNode {
+			if node.Measurement.State != v1alpha1.State_STATE_MEASURED || !strings.Contains(node.Measurement.Message, name+": is switched off") {
 				t.Errorf("the node is %v: %s", node.Measurement.State, node.Measurement.Message)
 			}
 			if (node.Protocols == nil) != (name == "protocols") || (len(node.Interfaces) == 0) != (name == "interfaces") {
@@ -47,8 +50,28 @@ func TestOff(t *testing.T) {
 	}
 }
 
+func TestOptions(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                              "",
+		"disabled: [dns]":               "",
+		"{\"traffic\": {\"hook\": \"tcx\"}}": "",
+		"disabled: [nothing]":           `disabled[0]: "nothing" is none of traffic, `,
+		"traffic: {hook: xdp}":          `traffic.hook: "xdp" is none of auto, tcx and clsact`,
+		"traffic: {hok: tcx}":           `unknown field "traffic.hok"`,
+		"Traffic: {hook: tcx}":          `unknown field "Traffic"`,
+		"disabled: 3":                   "disabled",
+		"disabled: [dns]\ndisabled: []": "disabled",
+		"\t":                            "yaml",
+	} {
+		_, err := Parse([]byte(text))
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", text, err, want)
+		}
+	}
+}
+
 func TestPodInTheNodesNetworkWithoutCgroup(t *testing.T) {
-	row := New(Config{}).ReadPod(&podmap.Pod{Key: "a", HostNetwork: true})
+	row := New(Environment{BPFFS: fakepod.BPFFS(t), Node: "n"}, Defaults()).Read().Pod(&podmap.Pod{Key: "a", HostNetwork: true})
 	if row.Measurement.State != v1alpha1.State_STATE_NOT_ATTRIBUTED || row.Traffic != nil || row.Protocols != nil {
 		t.Errorf("row %v, want one that is not attributed", row)
 	}

@@ -345,7 +345,7 @@ func oldest(pids []int) *process {
 // identify asks for the namespace's cookie, and has the namespace numbered so that the listener hears of it.
 func (m *Map) identify(pod *Pod) error {
 	if err := pod.Enter(func() (err error) {
-		pod.NetnsCookie, err = cookie()
+		pod.NetnsCookie, err = Cookie()
 		return err
 	}); err != nil {
 		return err

@@ -176,16 +176,16 @@ func visit(target int, do func() error) error {
 	return err
 }
 
-// cookie is the number of the calling thread's network namespace, which no other namespace gets until the next boot.
-func cookie() (uint64, error) {
+// Cookie is the number of the calling thread's network namespace, which no other namespace gets until the next boot.
+func Cookie() (uint64, error) {
 	socket, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return 0, fmt.Errorf("opening a socket: %w", err)
 	}
 	defer unix.Close(socket)
-	cookie, err := unix.GetsockoptUint64(socket, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	number, err := unix.GetsockoptUint64(socket, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
 	if err != nil {
 		return 0, fmt.Errorf("asking for the namespace's cookie: %w", err)
 	}
-	return cookie, nil
+	return number, nil
 }

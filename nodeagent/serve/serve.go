@@ -8,6 +8,7 @@ package serve
 
 import (
 	"context"
+	"net/netip"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -18,11 +19,17 @@ import (
 	"github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
 )
 
-// Reader reads rows at the moment of the call.
+// Reader begins answers.
 type Reader interface {
-	// ReadPod makes the row of one key, whatever the key is.
-	ReadPod(key string) *v1alpha1.PodStats
-	ReadNode() *v1alpha1.NodeStats
+	// Read begins one; apiServers are where the Kubernetes API is served, as the request says.
+	Read(apiServers []string) Reading
+}
+
+// Reading makes the rows of one answer, at the moment of the call.
+type Reading interface {
+	// Pod makes the row of one key, whatever the key is.
+	Pod(key string) *v1alpha1.PodStats
+	Node() *v1alpha1.NodeStats
 }
 
 const (
@@ -74,13 +81,22 @@ func validate(request *v1alpha1.ReadStatsRequest) error {
 			return status.Errorf(codes.InvalidArgument, "pod_keys[%d] has %d bytes, 1 to %d are allowed", i, len(key), maxKeyBytes)
 		}
 	}
+	if n := len(request.GetApiServers()); n > v1alpha1.MaxAPIServers {
+		return status.Errorf(codes.InvalidArgument, "api_servers has %d addresses, at most %d may be given", n, v1alpha1.MaxAPIServers)
+	}
+	for i, address := range request.GetApiServers() {
+		if _, err := netip.ParseAddrPort(address); err != nil {
+			return status.Errorf(codes.InvalidArgument, "api_servers[%d]: %v", i, err)
+		}
+	}
 	return nil
 }
 
 func (a *agent) send(request *v1alpha1.ReadStatsRequest, stream grpc.ServerStreamingServer[v1alpha1.ReadStatsResponse]) error {
 	batch := batcher{send: stream.Send}
+	reading := a.reader.Read(request.GetApiServers())
 	if request.GetNode() {
-		batch.response.Node = a.reader.ReadNode()
+		batch.response.Node = reading.Node()
 		batch.size = proto.Size(&batch.response)
 	}
 	answered := make(map[string]bool, len(request.GetPodKeys()))
@@ -92,7 +108,7 @@ func (a *agent) send(request *v1alpha1.ReadStatsRequest, stream grpc.ServerStrea
 		if err := context.Cause(stream.Context()); err != nil {
 			return status.FromContextError(err).Err()
 		}
-		if err := batch.add(a.reader.ReadPod(key)); err != nil {
+		if err := batch.add(reading.Pod(key)); err != nil {
 			return err
 		}
 	}

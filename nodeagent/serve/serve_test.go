@@ -126,7 +126,9 @@ type rows struct {
 	reading atomic.Int32
 }
 
-func (r *rows) ReadPod(key string) *v1alpha1.PodStats {
+func (r *rows) Read([]string) Reading { return r }
+
+func (r *rows) Pod(key string) *v1alpha1.PodStats {
 	r.reading.Add(1)
 	if r.hold != nil {
 		<-r.hold
@@ -134,7 +136,7 @@ func (r *rows) ReadPod(key string) *v1alpha1.PodStats {
 	return &v1alpha1.PodStats{Key: key, Measurement: &v1alpha1.Measurement{Message: r.message}}
 }
 
-func (r *rows) ReadNode() *v1alpha1.NodeStats {
+func (r *rows) Node() *v1alpha1.NodeStats {
 	return &v1alpha1.NodeStats{Agent: &v1alpha1.AgentInfo{Version: "test"}}
 }
 

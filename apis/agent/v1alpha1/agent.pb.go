@@ -83,6 +83,251 @@ func (State) EnumDescriptor() ([]byte, []int) {
 	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{0}
 }
 
+type Direction int32
+
+const (
+	Direction_DIRECTION_UNSPECIFIED Direction = 0
+	// To the pod, or to the node.
+	Direction_DIRECTION_RECEIVE  Direction = 1
+	Direction_DIRECTION_TRANSMIT Direction = 2
+)
+
+// Enum value maps for Direction.
+var (
+	Direction_name = map[int32]string{
+		0: "DIRECTION_UNSPECIFIED",
+		1: "DIRECTION_RECEIVE",
+		2: "DIRECTION_TRANSMIT",
+	}
+	Direction_value = map[string]int32{
+		"DIRECTION_UNSPECIFIED": 0,
+		"DIRECTION_RECEIVE":     1,
+		"DIRECTION_TRANSMIT":    2,
+	}
+)
+
+func (x Direction) Enum() *Direction {
+	p := new(Direction)
+	*p = x
+	return p
+}
+
+func (x Direction) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Direction) Descriptor() protoreflect.EnumDescriptor {
+	return file_apis_agent_v1alpha1_agent_proto_enumTypes[1].Descriptor()
+}
+
+func (Direction) Type() protoreflect.EnumType {
+	return &file_apis_agent_v1alpha1_agent_proto_enumTypes[1]
+}
+
+func (x Direction) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Direction.Descriptor instead.
+func (Direction) EnumDescriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{1}
+}
+
+type Verdict int32
+
+const (
+	Verdict_VERDICT_UNSPECIFIED Verdict = 0
+	Verdict_VERDICT_FORWARDED   Verdict = 1
+	// Packets of the flow were dropped, and none came through since.
+	Verdict_VERDICT_DROPPED Verdict = 2
+	// The peer, or something on the way, answered with a reset to the first packet or with ICMP unreachable.
+	Verdict_VERDICT_REJECTED Verdict = 3
+)
+
+// Enum value maps for Verdict.
+var (
+	Verdict_name = map[int32]string{
+		0: "VERDICT_UNSPECIFIED",
+		1: "VERDICT_FORWARDED",
+		2: "VERDICT_DROPPED",
+		3: "VERDICT_REJECTED",
+	}
+	Verdict_value = map[string]int32{
+		"VERDICT_UNSPECIFIED": 0,
+		"VERDICT_FORWARDED":   1,
+		"VERDICT_DROPPED":     2,
+		"VERDICT_REJECTED":    3,
+	}
+)
+
+func (x Verdict) Enum() *Verdict {
+	p := new(Verdict)
+	*p = x
+	return p
+}
+
+func (x Verdict) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Verdict) Descriptor() protoreflect.EnumDescriptor {
+	return file_apis_agent_v1alpha1_agent_proto_enumTypes[2].Descriptor()
+}
+
+func (Verdict) Type() protoreflect.EnumType {
+	return &file_apis_agent_v1alpha1_agent_proto_enumTypes[2]
+}
+
+func (x Verdict) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Verdict.Descriptor instead.
+func (Verdict) EnumDescriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{2}
+}
+
+type Drop_Class int32
+
+const (
+	Drop_CLASS_UNSPECIFIED Drop_Class = 0
+	// Netfilter, BPF and other programs that decide about packets.
+	Drop_CLASS_POLICY Drop_Class = 1
+	// Memory or a queue was full: socket buffers, backlogs, rings, qdiscs.
+	Drop_CLASS_BUFFER Drop_Class = 2
+	// Nobody listens.
+	Drop_CLASS_NO_SOCKET Drop_Class = 3
+	// No route, no neighbour, wrong address, reverse path.
+	Drop_CLASS_ROUTING Drop_Class = 4
+	// TTL or hop limit exceeded.
+	Drop_CLASS_TTL Drop_Class = 5
+	// Larger than the MTU.
+	Drop_CLASS_MTU      Drop_Class = 6
+	Drop_CLASS_CHECKSUM Drop_Class = 7
+	// A header that cannot be parsed or is not allowed.
+	Drop_CLASS_MALFORMED Drop_Class = 8
+	// TCP's, UDP's or another protocol's own rules.
+	Drop_CLASS_PROTOCOL Drop_Class = 9
+	// Everything else, reasons of unknown meaning included.
+	Drop_CLASS_OTHER Drop_Class = 10
+	// What every healthy network has: duplicates, packets for others.
+	Drop_CLASS_BENIGN Drop_Class = 11
+)
+
+// Enum value maps for Drop_Class.
+var (
+	Drop_Class_name = map[int32]string{
+		0:  "CLASS_UNSPECIFIED",
+		1:  "CLASS_POLICY",
+		2:  "CLASS_BUFFER",
+		3:  "CLASS_NO_SOCKET",
+		4:  "CLASS_ROUTING",
+		5:  "CLASS_TTL",
+		6:  "CLASS_MTU",
+		7:  "CLASS_CHECKSUM",
+		8:  "CLASS_MALFORMED",
+		9:  "CLASS_PROTOCOL",
+		10: "CLASS_OTHER",
+		11: "CLASS_BENIGN",
+	}
+	Drop_Class_value = map[string]int32{
+		"CLASS_UNSPECIFIED": 0,
+		"CLASS_POLICY":      1,
+		"CLASS_BUFFER":      2,
+		"CLASS_NO_SOCKET":   3,
+		"CLASS_ROUTING":     4,
+		"CLASS_TTL":         5,
+		"CLASS_MTU":         6,
+		"CLASS_CHECKSUM":    7,
+		"CLASS_MALFORMED":   8,
+		"CLASS_PROTOCOL":    9,
+		"CLASS_OTHER":       10,
+		"CLASS_BENIGN":      11,
+	}
+)
+
+func (x Drop_Class) Enum() *Drop_Class {
+	p := new(Drop_Class)
+	*p = x
+	return p
+}
+
+func (x Drop_Class) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Drop_Class) Descriptor() protoreflect.EnumDescriptor {
+	return file_apis_agent_v1alpha1_agent_proto_enumTypes[3].Descriptor()
+}
+
+func (Drop_Class) Type() protoreflect.EnumType {
+	return &file_apis_agent_v1alpha1_agent_proto_enumTypes[3]
+}
+
+func (x Drop_Class) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Drop_Class.Descriptor instead.
+func (Drop_Class) EnumDescriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{7, 0}
+}
+
+type Drop_Attribution int32
+
+const (
+	Drop_ATTRIBUTION_UNSPECIFIED Drop_Attribution = 0
+	// By the socket that sent it or was to receive it.
+	Drop_ATTRIBUTION_SOCKET Drop_Attribution = 1
+	// By the interface on which it was.
+	Drop_ATTRIBUTION_INTERFACE Drop_Attribution = 2
+	// By its address: it was dropped on its way outside of the pod.
+	Drop_ATTRIBUTION_ADDRESS Drop_Attribution = 3
+)
+
+// Enum value maps for Drop_Attribution.
+var (
+	Drop_Attribution_name = map[int32]string{
+		0: "ATTRIBUTION_UNSPECIFIED",
+		1: "ATTRIBUTION_SOCKET",
+		2: "ATTRIBUTION_INTERFACE",
+		3: "ATTRIBUTION_ADDRESS",
+	}
+	Drop_Attribution_value = map[string]int32{
+		"ATTRIBUTION_UNSPECIFIED": 0,
+		"ATTRIBUTION_SOCKET":      1,
+		"ATTRIBUTION_INTERFACE":   2,
+		"ATTRIBUTION_ADDRESS":     3,
+	}
+)
+
+func (x Drop_Attribution) Enum() *Drop_Attribution {
+	p := new(Drop_Attribution)
+	*p = x
+	return p
+}
+
+func (x Drop_Attribution) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Drop_Attribution) Descriptor() protoreflect.EnumDescriptor {
+	return file_apis_agent_v1alpha1_agent_proto_enumTypes[4].Descriptor()
+}
+
+func (Drop_Attribution) Type() protoreflect.EnumType {
+	return &file_apis_agent_v1alpha1_agent_proto_enumTypes[4]
+}
+
+func (x Drop_Attribution) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Drop_Attribution.Descriptor instead.
+func (Drop_Attribution) EnumDescriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{7, 1}
+}
+
 type Collector_State int32
 
 const (
@@ -119,11 +364,11 @@ func (x Collector_State) String() string {
 }
 
 func (Collector_State) Descriptor() protoreflect.EnumDescriptor {
-	return file_apis_agent_v1alpha1_agent_proto_enumTypes[1].Descriptor()
+	return file_apis_agent_v1alpha1_agent_proto_enumTypes[5].Descriptor()
 }
 
 func (Collector_State) Type() protoreflect.EnumType {
-	return &file_apis_agent_v1alpha1_agent_proto_enumTypes[1]
+	return &file_apis_agent_v1alpha1_agent_proto_enumTypes[5]
 }
 
 func (x Collector_State) Number() protoreflect.EnumNumber {
@@ -132,7 +377,7 @@ func (x Collector_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Collector_State.Descriptor instead.
 func (Collector_State) EnumDescriptor() ([]byte, []int) {
-	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{16, 0}
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{34, 0}
 }
 
 type ReadStatsRequest struct {
@@ -141,7 +386,11 @@ type ReadStatsRequest struct {
 	// configuration (annotation kubernetes.io/config.hash), by which the kubelet names its cgroup.
 	PodKeys []string `protobuf:"bytes,1,rep,name=pod_keys,json=podKeys,proto3" json:"pod_keys,omitempty"`
 	// Whether to read the node too.
-	Node          bool `protobuf:"varint,2,opt,name=node,proto3" json:"node,omitempty"`
+	Node bool `protobuf:"varint,2,opt,name=node,proto3" json:"node,omitempty"`
+	// Where the Kubernetes API is served: addresses and ports ("192.0.2.1:6443", "[2001:db8::1]:443") of the
+	// Service kubernetes and of its endpoints, at most 64. Agents measure the latency to them, and go on with the
+	// last ones when a request has none.
+	ApiServers    []string `protobuf:"bytes,3,rep,name=api_servers,json=apiServers,proto3" json:"api_servers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -188,6 +437,13 @@ func (x *ReadStatsRequest) GetNode() bool {
 		return x.Node
 	}
 	return false
+}
+
+func (x *ReadStatsRequest) GetApiServers() []string {
+	if x != nil {
+		return x.ApiServers
+	}
+	return nil
 }
 
 // ReadStatsResponse is one batch of an answer, at most 256 KiB. An answer is complete only when the stream
@@ -253,7 +509,19 @@ type PodStats struct {
 	// Absent when traffic is not counted.
 	Traffic *Traffic `protobuf:"bytes,3,opt,name=traffic,proto3" json:"traffic,omitempty"`
 	// Absent for pods in the node's network namespace, and when it could not be read.
-	Protocols     *Protocols `protobuf:"bytes,4,opt,name=protocols,proto3" json:"protocols,omitempty"`
+	Protocols *Protocols `protobuf:"bytes,4,opt,name=protocols,proto3" json:"protocols,omitempty"`
+	// Absent when drops are not counted.
+	Drops *Drops `protobuf:"bytes,5,opt,name=drops,proto3" json:"drops,omitempty"`
+	// Absent when connections are not followed.
+	Connections *Connections `protobuf:"bytes,6,opt,name=connections,proto3" json:"connections,omitempty"`
+	// Absent when DNS is not parsed.
+	Dns *DNS `protobuf:"bytes,7,opt,name=dns,proto3" json:"dns,omitempty"`
+	// Absent when connections are not followed, and while it is not known where the API is served.
+	ApiServer *APIServer `protobuf:"bytes,8,opt,name=api_server,json=apiServer,proto3" json:"api_server,omitempty"`
+	// Absent when flows are not recorded.
+	Flows *FlowTotals `protobuf:"bytes,9,opt,name=flows,proto3" json:"flows,omitempty"`
+	// Counters of collectors that have no message of their own.
+	Additional    []*Counter `protobuf:"bytes,10,rep,name=additional,proto3" json:"additional,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -316,12 +584,65 @@ func (x *PodStats) GetProtocols() *Protocols {
 	return nil
 }
 
+func (x *PodStats) GetDrops() *Drops {
+	if x != nil {
+		return x.Drops
+	}
+	return nil
+}
+
+func (x *PodStats) GetConnections() *Connections {
+	if x != nil {
+		return x.Connections
+	}
+	return nil
+}
+
+func (x *PodStats) GetDns() *DNS {
+	if x != nil {
+		return x.Dns
+	}
+	return nil
+}
+
+func (x *PodStats) GetApiServer() *APIServer {
+	if x != nil {
+		return x.ApiServer
+	}
+	return nil
+}
+
+func (x *PodStats) GetFlows() *FlowTotals {
+	if x != nil {
+		return x.Flows
+	}
+	return nil
+}
+
+func (x *PodStats) GetAdditional() []*Counter {
+	if x != nil {
+		return x.Additional
+	}
+	return nil
+}
+
 type NodeStats struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Measurement   *Measurement           `protobuf:"bytes,1,opt,name=measurement,proto3" json:"measurement,omitempty"`
-	Interfaces    []*Interface           `protobuf:"bytes,2,rep,name=interfaces,proto3" json:"interfaces,omitempty"`
-	Protocols     *Protocols             `protobuf:"bytes,3,opt,name=protocols,proto3" json:"protocols,omitempty"`
-	Agent         *AgentInfo             `protobuf:"bytes,4,opt,name=agent,proto3" json:"agent,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Measurement *Measurement           `protobuf:"bytes,1,opt,name=measurement,proto3" json:"measurement,omitempty"`
+	Interfaces  []*Interface           `protobuf:"bytes,2,rep,name=interfaces,proto3" json:"interfaces,omitempty"`
+	Protocols   *Protocols             `protobuf:"bytes,3,opt,name=protocols,proto3" json:"protocols,omitempty"`
+	Agent       *AgentInfo             `protobuf:"bytes,4,opt,name=agent,proto3" json:"agent,omitempty"`
+	// Of the node's network namespace; the pods' own are in their rows.
+	Drops         *Drops            `protobuf:"bytes,5,opt,name=drops,proto3" json:"drops,omitempty"`
+	Connections   *Connections      `protobuf:"bytes,6,opt,name=connections,proto3" json:"connections,omitempty"`
+	Dns           *DNS              `protobuf:"bytes,7,opt,name=dns,proto3" json:"dns,omitempty"`
+	ApiServer     *APIServer        `protobuf:"bytes,8,opt,name=api_server,json=apiServer,proto3" json:"api_server,omitempty"`
+	Flows         *FlowTable        `protobuf:"bytes,9,opt,name=flows,proto3" json:"flows,omitempty"`
+	Conntrack     *Conntrack        `protobuf:"bytes,10,opt,name=conntrack,proto3" json:"conntrack,omitempty"`
+	SocketMemory  *SocketMemory     `protobuf:"bytes,11,opt,name=socket_memory,json=socketMemory,proto3" json:"socket_memory,omitempty"`
+	Softnet       *Softnet          `protobuf:"bytes,12,opt,name=softnet,proto3" json:"softnet,omitempty"`
+	Infiniband    []*InfiniBandPort `protobuf:"bytes,13,rep,name=infiniband,proto3" json:"infiniband,omitempty"`
+	Additional    []*Counter        `protobuf:"bytes,14,rep,name=additional,proto3" json:"additional,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -384,6 +705,1486 @@ func (x *NodeStats) GetAgent() *AgentInfo {
 	return nil
 }
 
+func (x *NodeStats) GetDrops() *Drops {
+	if x != nil {
+		return x.Drops
+	}
+	return nil
+}
+
+func (x *NodeStats) GetConnections() *Connections {
+	if x != nil {
+		return x.Connections
+	}
+	return nil
+}
+
+func (x *NodeStats) GetDns() *DNS {
+	if x != nil {
+		return x.Dns
+	}
+	return nil
+}
+
+func (x *NodeStats) GetApiServer() *APIServer {
+	if x != nil {
+		return x.ApiServer
+	}
+	return nil
+}
+
+func (x *NodeStats) GetFlows() *FlowTable {
+	if x != nil {
+		return x.Flows
+	}
+	return nil
+}
+
+func (x *NodeStats) GetConntrack() *Conntrack {
+	if x != nil {
+		return x.Conntrack
+	}
+	return nil
+}
+
+func (x *NodeStats) GetSocketMemory() *SocketMemory {
+	if x != nil {
+		return x.SocketMemory
+	}
+	return nil
+}
+
+func (x *NodeStats) GetSoftnet() *Softnet {
+	if x != nil {
+		return x.Softnet
+	}
+	return nil
+}
+
+func (x *NodeStats) GetInfiniband() []*InfiniBandPort {
+	if x != nil {
+		return x.Infiniband
+	}
+	return nil
+}
+
+func (x *NodeStats) GetAdditional() []*Counter {
+	if x != nil {
+		return x.Additional
+	}
+	return nil
+}
+
+// A Counter of a collector that has no message of its own.
+type Counter struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Collector     string                 `protobuf:"bytes,1,opt,name=collector,proto3" json:"collector,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Value         int64                  `protobuf:"varint,3,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Counter) Reset() {
+	*x = Counter{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Counter) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Counter) ProtoMessage() {}
+
+func (x *Counter) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Counter.ProtoReflect.Descriptor instead.
+func (*Counter) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Counter) GetCollector() string {
+	if x != nil {
+		return x.Collector
+	}
+	return ""
+}
+
+func (x *Counter) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Counter) GetValue() int64 {
+	if x != nil {
+		return x.Value
+	}
+	return 0
+}
+
+// A Histogram of latencies. Bucket i counts values above 2^((i-1)/8) and up to 2^(i/8) seconds: a native histogram of
+// Prometheus with schema 3, an exponential one of OpenTelemetry with scale 3 (where bucket i is i-1). Values below
+// the lowest bucket (-160, 0.95 us) are in it, values above the highest (48, 64 s) too. Histograms of several pods,
+// nodes or times are merged by adding.
+type Histogram struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Buckets that are not empty, in rising order.
+	Indexes []int32 `protobuf:"zigzag32,1,rep,packed,name=indexes,proto3" json:"indexes,omitempty"`
+	// As many as there are indexes.
+	Counts        []int64 `protobuf:"varint,2,rep,packed,name=counts,proto3" json:"counts,omitempty"`
+	SumNano       int64   `protobuf:"varint,3,opt,name=sum_nano,json=sumNano,proto3" json:"sum_nano,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Histogram) Reset() {
+	*x = Histogram{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Histogram) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Histogram) ProtoMessage() {}
+
+func (x *Histogram) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Histogram.ProtoReflect.Descriptor instead.
+func (*Histogram) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Histogram) GetIndexes() []int32 {
+	if x != nil {
+		return x.Indexes
+	}
+	return nil
+}
+
+func (x *Histogram) GetCounts() []int64 {
+	if x != nil {
+		return x.Counts
+	}
+	return nil
+}
+
+func (x *Histogram) GetSumNano() int64 {
+	if x != nil {
+		return x.SumNano
+	}
+	return 0
+}
+
+type Drops struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 128, the largest first; what is beyond is folded into one row a reason and direction, of port 0.
+	Drops []*Drop `protobuf:"bytes,1,rep,name=drops,proto3" json:"drops,omitempty"`
+	// Dropped packets that could not be sorted because the table was full. They are in no row.
+	Unsorted      int64 `protobuf:"varint,2,opt,name=unsorted,proto3" json:"unsorted,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Drops) Reset() {
+	*x = Drops{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Drops) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Drops) ProtoMessage() {}
+
+func (x *Drops) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Drops.ProtoReflect.Descriptor instead.
+func (*Drops) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Drops) GetDrops() []*Drop {
+	if x != nil {
+		return x.Drops
+	}
+	return nil
+}
+
+func (x *Drops) GetUnsorted() int64 {
+	if x != nil {
+		return x.Unsorted
+	}
+	return 0
+}
+
+type Drop struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The running kernel's name, without SKB_DROP_REASON_.
+	Reason      string           `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	Class       Drop_Class       `protobuf:"varint,2,opt,name=class,proto3,enum=networkobservability.agent.v1alpha1.Drop_Class" json:"class,omitempty"`
+	Direction   Direction        `protobuf:"varint,3,opt,name=direction,proto3,enum=networkobservability.agent.v1alpha1.Direction" json:"direction,omitempty"`
+	Attribution Drop_Attribution `protobuf:"varint,4,opt,name=attribution,proto3,enum=networkobservability.agent.v1alpha1.Drop_Attribution" json:"attribution,omitempty"`
+	// The IP protocol number; 0 where it is not known.
+	Protocol int32 `protobuf:"varint,5,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	// The destination port; 0 where there is none, or where rows were folded.
+	Port int32 `protobuf:"varint,6,opt,name=port,proto3" json:"port,omitempty"`
+	// On the wire, as everywhere.
+	Packets       int64 `protobuf:"varint,7,opt,name=packets,proto3" json:"packets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Drop) Reset() {
+	*x = Drop{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Drop) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Drop) ProtoMessage() {}
+
+func (x *Drop) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Drop.ProtoReflect.Descriptor instead.
+func (*Drop) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Drop) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Drop) GetClass() Drop_Class {
+	if x != nil {
+		return x.Class
+	}
+	return Drop_CLASS_UNSPECIFIED
+}
+
+func (x *Drop) GetDirection() Direction {
+	if x != nil {
+		return x.Direction
+	}
+	return Direction_DIRECTION_UNSPECIFIED
+}
+
+func (x *Drop) GetAttribution() Drop_Attribution {
+	if x != nil {
+		return x.Attribution
+	}
+	return Drop_ATTRIBUTION_UNSPECIFIED
+}
+
+func (x *Drop) GetProtocol() int32 {
+	if x != nil {
+		return x.Protocol
+	}
+	return 0
+}
+
+func (x *Drop) GetPort() int32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *Drop) GetPackets() int64 {
+	if x != nil {
+		return x.Packets
+	}
+	return 0
+}
+
+// Connections are those of TCP whose sockets are in the namespace, loopback included.
+type Connections struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Sockets now, by state.
+	SynSent     int64 `protobuf:"varint,1,opt,name=syn_sent,json=synSent,proto3" json:"syn_sent,omitempty"`
+	SynReceived int64 `protobuf:"varint,2,opt,name=syn_received,json=synReceived,proto3" json:"syn_received,omitempty"`
+	Established int64 `protobuf:"varint,3,opt,name=established,proto3" json:"established,omitempty"`
+	FinWait1    int64 `protobuf:"varint,4,opt,name=fin_wait1,json=finWait1,proto3" json:"fin_wait1,omitempty"`
+	FinWait2    int64 `protobuf:"varint,5,opt,name=fin_wait2,json=finWait2,proto3" json:"fin_wait2,omitempty"`
+	TimeWait    int64 `protobuf:"varint,6,opt,name=time_wait,json=timeWait,proto3" json:"time_wait,omitempty"`
+	CloseWait   int64 `protobuf:"varint,7,opt,name=close_wait,json=closeWait,proto3" json:"close_wait,omitempty"`
+	LastAck     int64 `protobuf:"varint,8,opt,name=last_ack,json=lastAck,proto3" json:"last_ack,omitempty"`
+	Closing     int64 `protobuf:"varint,9,opt,name=closing,proto3" json:"closing,omitempty"`
+	Listen      int64 `protobuf:"varint,10,opt,name=listen,proto3" json:"listen,omitempty"`
+	// Counters.
+	OpenedActively    int64 `protobuf:"varint,11,opt,name=opened_actively,json=openedActively,proto3" json:"opened_actively,omitempty"`
+	OpenedPassively   int64 `protobuf:"varint,12,opt,name=opened_passively,json=openedPassively,proto3" json:"opened_passively,omitempty"`
+	FailedRefused     int64 `protobuf:"varint,13,opt,name=failed_refused,json=failedRefused,proto3" json:"failed_refused,omitempty"`
+	FailedTimeout     int64 `protobuf:"varint,14,opt,name=failed_timeout,json=failedTimeout,proto3" json:"failed_timeout,omitempty"`
+	FailedUnreachable int64 `protobuf:"varint,15,opt,name=failed_unreachable,json=failedUnreachable,proto3" json:"failed_unreachable,omitempty"`
+	FailedAbandoned   int64 `protobuf:"varint,16,opt,name=failed_abandoned,json=failedAbandoned,proto3" json:"failed_abandoned,omitempty"`
+	FailedOther       int64 `protobuf:"varint,17,opt,name=failed_other,json=failedOther,proto3" json:"failed_other,omitempty"`
+	ResetsSent        int64 `protobuf:"varint,18,opt,name=resets_sent,json=resetsSent,proto3" json:"resets_sent,omitempty"`
+	ResetsReceived    int64 `protobuf:"varint,19,opt,name=resets_received,json=resetsReceived,proto3" json:"resets_received,omitempty"`
+	// Sums over all sockets, those that are closed included.
+	BytesAcked            int64 `protobuf:"varint,20,opt,name=bytes_acked,json=bytesAcked,proto3" json:"bytes_acked,omitempty"`
+	BytesReceived         int64 `protobuf:"varint,21,opt,name=bytes_received,json=bytesReceived,proto3" json:"bytes_received,omitempty"`
+	SegmentsSent          int64 `protobuf:"varint,22,opt,name=segments_sent,json=segmentsSent,proto3" json:"segments_sent,omitempty"`
+	SegmentsReceived      int64 `protobuf:"varint,23,opt,name=segments_received,json=segmentsReceived,proto3" json:"segments_received,omitempty"`
+	SegmentsRetransmitted int64 `protobuf:"varint,24,opt,name=segments_retransmitted,json=segmentsRetransmitted,proto3" json:"segments_retransmitted,omitempty"`
+	// Of connections that are open now, one value each.
+	OpenSmoothedRtt *Histogram `protobuf:"bytes,25,opt,name=open_smoothed_rtt,json=openSmoothedRtt,proto3" json:"open_smoothed_rtt,omitempty"`
+	OpenMinimumRtt  *Histogram `protobuf:"bytes,26,opt,name=open_minimum_rtt,json=openMinimumRtt,proto3" json:"open_minimum_rtt,omitempty"`
+	// Of connections that were closed since counting began, one last value each.
+	ClosedSmoothedRtt *Histogram `protobuf:"bytes,27,opt,name=closed_smoothed_rtt,json=closedSmoothedRtt,proto3" json:"closed_smoothed_rtt,omitempty"`
+	ClosedMinimumRtt  *Histogram `protobuf:"bytes,28,opt,name=closed_minimum_rtt,json=closedMinimumRtt,proto3" json:"closed_minimum_rtt,omitempty"`
+	// When counting began, in nanoseconds since the Unix epoch.
+	StartUnixNano int64 `protobuf:"varint,29,opt,name=start_unix_nano,json=startUnixNano,proto3" json:"start_unix_nano,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Connections) Reset() {
+	*x = Connections{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Connections) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Connections) ProtoMessage() {}
+
+func (x *Connections) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Connections.ProtoReflect.Descriptor instead.
+func (*Connections) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Connections) GetSynSent() int64 {
+	if x != nil {
+		return x.SynSent
+	}
+	return 0
+}
+
+func (x *Connections) GetSynReceived() int64 {
+	if x != nil {
+		return x.SynReceived
+	}
+	return 0
+}
+
+func (x *Connections) GetEstablished() int64 {
+	if x != nil {
+		return x.Established
+	}
+	return 0
+}
+
+func (x *Connections) GetFinWait1() int64 {
+	if x != nil {
+		return x.FinWait1
+	}
+	return 0
+}
+
+func (x *Connections) GetFinWait2() int64 {
+	if x != nil {
+		return x.FinWait2
+	}
+	return 0
+}
+
+func (x *Connections) GetTimeWait() int64 {
+	if x != nil {
+		return x.TimeWait
+	}
+	return 0
+}
+
+func (x *Connections) GetCloseWait() int64 {
+	if x != nil {
+		return x.CloseWait
+	}
+	return 0
+}
+
+func (x *Connections) GetLastAck() int64 {
+	if x != nil {
+		return x.LastAck
+	}
+	return 0
+}
+
+func (x *Connections) GetClosing() int64 {
+	if x != nil {
+		return x.Closing
+	}
+	return 0
+}
+
+func (x *Connections) GetListen() int64 {
+	if x != nil {
+		return x.Listen
+	}
+	return 0
+}
+
+func (x *Connections) GetOpenedActively() int64 {
+	if x != nil {
+		return x.OpenedActively
+	}
+	return 0
+}
+
+func (x *Connections) GetOpenedPassively() int64 {
+	if x != nil {
+		return x.OpenedPassively
+	}
+	return 0
+}
+
+func (x *Connections) GetFailedRefused() int64 {
+	if x != nil {
+		return x.FailedRefused
+	}
+	return 0
+}
+
+func (x *Connections) GetFailedTimeout() int64 {
+	if x != nil {
+		return x.FailedTimeout
+	}
+	return 0
+}
+
+func (x *Connections) GetFailedUnreachable() int64 {
+	if x != nil {
+		return x.FailedUnreachable
+	}
+	return 0
+}
+
+func (x *Connections) GetFailedAbandoned() int64 {
+	if x != nil {
+		return x.FailedAbandoned
+	}
+	return 0
+}
+
+func (x *Connections) GetFailedOther() int64 {
+	if x != nil {
+		return x.FailedOther
+	}
+	return 0
+}
+
+func (x *Connections) GetResetsSent() int64 {
+	if x != nil {
+		return x.ResetsSent
+	}
+	return 0
+}
+
+func (x *Connections) GetResetsReceived() int64 {
+	if x != nil {
+		return x.ResetsReceived
+	}
+	return 0
+}
+
+func (x *Connections) GetBytesAcked() int64 {
+	if x != nil {
+		return x.BytesAcked
+	}
+	return 0
+}
+
+func (x *Connections) GetBytesReceived() int64 {
+	if x != nil {
+		return x.BytesReceived
+	}
+	return 0
+}
+
+func (x *Connections) GetSegmentsSent() int64 {
+	if x != nil {
+		return x.SegmentsSent
+	}
+	return 0
+}
+
+func (x *Connections) GetSegmentsReceived() int64 {
+	if x != nil {
+		return x.SegmentsReceived
+	}
+	return 0
+}
+
+func (x *Connections) GetSegmentsRetransmitted() int64 {
+	if x != nil {
+		return x.SegmentsRetransmitted
+	}
+	return 0
+}
+
+func (x *Connections) GetOpenSmoothedRtt() *Histogram {
+	if x != nil {
+		return x.OpenSmoothedRtt
+	}
+	return nil
+}
+
+func (x *Connections) GetOpenMinimumRtt() *Histogram {
+	if x != nil {
+		return x.OpenMinimumRtt
+	}
+	return nil
+}
+
+func (x *Connections) GetClosedSmoothedRtt() *Histogram {
+	if x != nil {
+		return x.ClosedSmoothedRtt
+	}
+	return nil
+}
+
+func (x *Connections) GetClosedMinimumRtt() *Histogram {
+	if x != nil {
+		return x.ClosedMinimumRtt
+	}
+	return nil
+}
+
+func (x *Connections) GetStartUnixNano() int64 {
+	if x != nil {
+		return x.StartUnixNano
+	}
+	return 0
+}
+
+// APIServer is about the connections to where the Kubernetes API is served.
+type APIServer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// From the first SYN to the established connection.
+	Handshake *Histogram `protobuf:"bytes,1,opt,name=handshake,proto3" json:"handshake,omitempty"`
+	// Smoothed round-trip times: of closed connections the last one, of open ones the present one.
+	Rtt *Histogram `protobuf:"bytes,2,opt,name=rtt,proto3" json:"rtt,omitempty"`
+	// Counters of attempts to connect, whose results are in.
+	Connected int64 `protobuf:"varint,3,opt,name=connected,proto3" json:"connected,omitempty"`
+	Failed    int64 `protobuf:"varint,4,opt,name=failed,proto3" json:"failed,omitempty"`
+	// Connections that are open now.
+	Open          int64 `protobuf:"varint,5,opt,name=open,proto3" json:"open,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *APIServer) Reset() {
+	*x = APIServer{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *APIServer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*APIServer) ProtoMessage() {}
+
+func (x *APIServer) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use APIServer.ProtoReflect.Descriptor instead.
+func (*APIServer) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *APIServer) GetHandshake() *Histogram {
+	if x != nil {
+		return x.Handshake
+	}
+	return nil
+}
+
+func (x *APIServer) GetRtt() *Histogram {
+	if x != nil {
+		return x.Rtt
+	}
+	return nil
+}
+
+func (x *APIServer) GetConnected() int64 {
+	if x != nil {
+		return x.Connected
+	}
+	return 0
+}
+
+func (x *APIServer) GetFailed() int64 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
+func (x *APIServer) GetOpen() int64 {
+	if x != nil {
+		return x.Open
+	}
+	return 0
+}
+
+type DNS struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Counters by type of record (RFC 1035 and IANA's registry); type 65535 counts all that are not shown.
+	Queries   []*DNSQueries   `protobuf:"bytes,1,rep,name=queries,proto3" json:"queries,omitempty"`
+	Responses []*DNSResponses `protobuf:"bytes,2,rep,name=responses,proto3" json:"responses,omitempty"`
+	// Queries that nobody answered within 10 s.
+	Unanswered int64 `protobuf:"varint,3,opt,name=unanswered,proto3" json:"unanswered,omitempty"`
+	// From query to response.
+	Latency *Histogram `protobuf:"bytes,4,opt,name=latency,proto3" json:"latency,omitempty"`
+	// The names most asked for since counting began, at most 20; counts are upper bounds, see error.
+	Names []*DNSNameCount `protobuf:"bytes,5,rep,name=names,proto3" json:"names,omitempty"`
+	// Packets on port 53 that are no DNS messages.
+	Unparsed int64 `protobuf:"varint,6,opt,name=unparsed,proto3" json:"unparsed,omitempty"`
+	// Responses of which names are not known, because too many came at a time.
+	Lost          int64 `protobuf:"varint,7,opt,name=lost,proto3" json:"lost,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DNS) Reset() {
+	*x = DNS{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DNS) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DNS) ProtoMessage() {}
+
+func (x *DNS) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DNS.ProtoReflect.Descriptor instead.
+func (*DNS) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *DNS) GetQueries() []*DNSQueries {
+	if x != nil {
+		return x.Queries
+	}
+	return nil
+}
+
+func (x *DNS) GetResponses() []*DNSResponses {
+	if x != nil {
+		return x.Responses
+	}
+	return nil
+}
+
+func (x *DNS) GetUnanswered() int64 {
+	if x != nil {
+		return x.Unanswered
+	}
+	return 0
+}
+
+func (x *DNS) GetLatency() *Histogram {
+	if x != nil {
+		return x.Latency
+	}
+	return nil
+}
+
+func (x *DNS) GetNames() []*DNSNameCount {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+func (x *DNS) GetUnparsed() int64 {
+	if x != nil {
+		return x.Unparsed
+	}
+	return 0
+}
+
+func (x *DNS) GetLost() int64 {
+	if x != nil {
+		return x.Lost
+	}
+	return 0
+}
+
+type DNSQueries struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Type          int32                  `protobuf:"varint,1,opt,name=type,proto3" json:"type,omitempty"`
+	Count         int64                  `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DNSQueries) Reset() {
+	*x = DNSQueries{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DNSQueries) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DNSQueries) ProtoMessage() {}
+
+func (x *DNSQueries) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DNSQueries.ProtoReflect.Descriptor instead.
+func (*DNSQueries) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *DNSQueries) GetType() int32 {
+	if x != nil {
+		return x.Type
+	}
+	return 0
+}
+
+func (x *DNSQueries) GetCount() int64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+type DNSResponses struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Type          int32                  `protobuf:"varint,1,opt,name=type,proto3" json:"type,omitempty"`
+	Code          int32                  `protobuf:"varint,2,opt,name=code,proto3" json:"code,omitempty"`
+	Count         int64                  `protobuf:"varint,3,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DNSResponses) Reset() {
+	*x = DNSResponses{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DNSResponses) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DNSResponses) ProtoMessage() {}
+
+func (x *DNSResponses) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DNSResponses.ProtoReflect.Descriptor instead.
+func (*DNSResponses) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *DNSResponses) GetType() int32 {
+	if x != nil {
+		return x.Type
+	}
+	return 0
+}
+
+func (x *DNSResponses) GetCode() int32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+func (x *DNSResponses) GetCount() int64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+type DNSNameCount struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Control and other unprintable bytes are escaped as in zone files (RFC 1035, \DDD).
+	Name  string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Count int64  `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	// How much count may be too large.
+	Error int64 `protobuf:"varint,3,opt,name=error,proto3" json:"error,omitempty"`
+	// Of these, answered with an error code, or not at all.
+	Failed        int64 `protobuf:"varint,4,opt,name=failed,proto3" json:"failed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DNSNameCount) Reset() {
+	*x = DNSNameCount{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DNSNameCount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DNSNameCount) ProtoMessage() {}
+
+func (x *DNSNameCount) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DNSNameCount.ProtoReflect.Descriptor instead.
+func (*DNSNameCount) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *DNSNameCount) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DNSNameCount) GetCount() int64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *DNSNameCount) GetError() int64 {
+	if x != nil {
+		return x.Error
+	}
+	return 0
+}
+
+func (x *DNSNameCount) GetFailed() int64 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
+// FlowTotals are of a pod.
+type FlowTotals struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Packets and bytes in all its flows, those that have ended included.
+	Packets int64 `protobuf:"varint,1,opt,name=packets,proto3" json:"packets,omitempty"`
+	Bytes   int64 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// Flows that began.
+	Created int64 `protobuf:"varint,3,opt,name=created,proto3" json:"created,omitempty"`
+	// Packets of which the headers could not be parsed, and which are in no flow.
+	Unparsed      int64 `protobuf:"varint,4,opt,name=unparsed,proto3" json:"unparsed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FlowTotals) Reset() {
+	*x = FlowTotals{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FlowTotals) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FlowTotals) ProtoMessage() {}
+
+func (x *FlowTotals) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FlowTotals.ProtoReflect.Descriptor instead.
+func (*FlowTotals) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *FlowTotals) GetPackets() int64 {
+	if x != nil {
+		return x.Packets
+	}
+	return 0
+}
+
+func (x *FlowTotals) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *FlowTotals) GetCreated() int64 {
+	if x != nil {
+		return x.Created
+	}
+	return 0
+}
+
+func (x *FlowTotals) GetUnparsed() int64 {
+	if x != nil {
+		return x.Unparsed
+	}
+	return 0
+}
+
+// FlowTable is of the node.
+type FlowTable struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the kernel.
+	Present  int64 `protobuf:"varint,1,opt,name=present,proto3" json:"present,omitempty"`
+	Capacity int64 `protobuf:"varint,2,opt,name=capacity,proto3" json:"capacity,omitempty"`
+	Created  int64 `protobuf:"varint,3,opt,name=created,proto3" json:"created,omitempty"`
+	// Flows that were pushed out by others before their last packets were recorded.
+	Evicted int64 `protobuf:"varint,4,opt,name=evicted,proto3" json:"evicted,omitempty"`
+	// In the history.
+	Recorded        int64 `protobuf:"varint,5,opt,name=recorded,proto3" json:"recorded,omitempty"`
+	HistoryCapacity int64 `protobuf:"varint,6,opt,name=history_capacity,json=historyCapacity,proto3" json:"history_capacity,omitempty"`
+	// When the oldest flow of the history ended, in nanoseconds since the Unix epoch; 0 when there is none.
+	OldestUnixNano int64 `protobuf:"varint,7,opt,name=oldest_unix_nano,json=oldestUnixNano,proto3" json:"oldest_unix_nano,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *FlowTable) Reset() {
+	*x = FlowTable{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FlowTable) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FlowTable) ProtoMessage() {}
+
+func (x *FlowTable) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FlowTable.ProtoReflect.Descriptor instead.
+func (*FlowTable) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *FlowTable) GetPresent() int64 {
+	if x != nil {
+		return x.Present
+	}
+	return 0
+}
+
+func (x *FlowTable) GetCapacity() int64 {
+	if x != nil {
+		return x.Capacity
+	}
+	return 0
+}
+
+func (x *FlowTable) GetCreated() int64 {
+	if x != nil {
+		return x.Created
+	}
+	return 0
+}
+
+func (x *FlowTable) GetEvicted() int64 {
+	if x != nil {
+		return x.Evicted
+	}
+	return 0
+}
+
+func (x *FlowTable) GetRecorded() int64 {
+	if x != nil {
+		return x.Recorded
+	}
+	return 0
+}
+
+func (x *FlowTable) GetHistoryCapacity() int64 {
+	if x != nil {
+		return x.HistoryCapacity
+	}
+	return 0
+}
+
+func (x *FlowTable) GetOldestUnixNano() int64 {
+	if x != nil {
+		return x.OldestUnixNano
+	}
+	return 0
+}
+
+type Conntrack struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Entries int64                  `protobuf:"varint,1,opt,name=entries,proto3" json:"entries,omitempty"`
+	Limit   int64                  `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Of all CPUs, from /proc/net/stat/nf_conntrack.
+	InsertFailed  int64 `protobuf:"varint,3,opt,name=insert_failed,json=insertFailed,proto3" json:"insert_failed,omitempty"`
+	Dropped       int64 `protobuf:"varint,4,opt,name=dropped,proto3" json:"dropped,omitempty"`
+	EarlyDropped  int64 `protobuf:"varint,5,opt,name=early_dropped,json=earlyDropped,proto3" json:"early_dropped,omitempty"`
+	Invalid       int64 `protobuf:"varint,6,opt,name=invalid,proto3" json:"invalid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Conntrack) Reset() {
+	*x = Conntrack{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Conntrack) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Conntrack) ProtoMessage() {}
+
+func (x *Conntrack) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Conntrack.ProtoReflect.Descriptor instead.
+func (*Conntrack) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Conntrack) GetEntries() int64 {
+	if x != nil {
+		return x.Entries
+	}
+	return 0
+}
+
+func (x *Conntrack) GetLimit() int64 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *Conntrack) GetInsertFailed() int64 {
+	if x != nil {
+		return x.InsertFailed
+	}
+	return 0
+}
+
+func (x *Conntrack) GetDropped() int64 {
+	if x != nil {
+		return x.Dropped
+	}
+	return 0
+}
+
+func (x *Conntrack) GetEarlyDropped() int64 {
+	if x != nil {
+		return x.EarlyDropped
+	}
+	return 0
+}
+
+func (x *Conntrack) GetInvalid() int64 {
+	if x != nil {
+		return x.Invalid
+	}
+	return 0
+}
+
+// SocketMemory is of the whole kernel, where the kernel has one limit for all namespaces.
+type SocketMemory struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Sockets  int64                  `protobuf:"varint,1,opt,name=sockets,proto3" json:"sockets,omitempty"`
+	TcpBytes int64                  `protobuf:"varint,2,opt,name=tcp_bytes,json=tcpBytes,proto3" json:"tcp_bytes,omitempty"`
+	// The third number of tcp_mem: where the kernel begins to refuse.
+	TcpLimitBytes int64 `protobuf:"varint,3,opt,name=tcp_limit_bytes,json=tcpLimitBytes,proto3" json:"tcp_limit_bytes,omitempty"`
+	TcpOrphans    int64 `protobuf:"varint,4,opt,name=tcp_orphans,json=tcpOrphans,proto3" json:"tcp_orphans,omitempty"`
+	UdpBytes      int64 `protobuf:"varint,5,opt,name=udp_bytes,json=udpBytes,proto3" json:"udp_bytes,omitempty"`
+	UdpLimitBytes int64 `protobuf:"varint,6,opt,name=udp_limit_bytes,json=udpLimitBytes,proto3" json:"udp_limit_bytes,omitempty"`
+	FragmentBytes int64 `protobuf:"varint,7,opt,name=fragment_bytes,json=fragmentBytes,proto3" json:"fragment_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SocketMemory) Reset() {
+	*x = SocketMemory{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SocketMemory) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SocketMemory) ProtoMessage() {}
+
+func (x *SocketMemory) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SocketMemory.ProtoReflect.Descriptor instead.
+func (*SocketMemory) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *SocketMemory) GetSockets() int64 {
+	if x != nil {
+		return x.Sockets
+	}
+	return 0
+}
+
+func (x *SocketMemory) GetTcpBytes() int64 {
+	if x != nil {
+		return x.TcpBytes
+	}
+	return 0
+}
+
+func (x *SocketMemory) GetTcpLimitBytes() int64 {
+	if x != nil {
+		return x.TcpLimitBytes
+	}
+	return 0
+}
+
+func (x *SocketMemory) GetTcpOrphans() int64 {
+	if x != nil {
+		return x.TcpOrphans
+	}
+	return 0
+}
+
+func (x *SocketMemory) GetUdpBytes() int64 {
+	if x != nil {
+		return x.UdpBytes
+	}
+	return 0
+}
+
+func (x *SocketMemory) GetUdpLimitBytes() int64 {
+	if x != nil {
+		return x.UdpLimitBytes
+	}
+	return 0
+}
+
+func (x *SocketMemory) GetFragmentBytes() int64 {
+	if x != nil {
+		return x.FragmentBytes
+	}
+	return 0
+}
+
+// Softnet sums all CPUs.
+type Softnet struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Processed int64                  `protobuf:"varint,1,opt,name=processed,proto3" json:"processed,omitempty"`
+	// Packets dropped because a CPU's backlog was full.
+	Dropped int64 `protobuf:"varint,2,opt,name=dropped,proto3" json:"dropped,omitempty"`
+	// How often a CPU had to stop before its work was done.
+	Squeezed      int64 `protobuf:"varint,3,opt,name=squeezed,proto3" json:"squeezed,omitempty"`
+	ReceivedRps   int64 `protobuf:"varint,4,opt,name=received_rps,json=receivedRps,proto3" json:"received_rps,omitempty"`
+	FlowLimited   int64 `protobuf:"varint,5,opt,name=flow_limited,json=flowLimited,proto3" json:"flow_limited,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Softnet) Reset() {
+	*x = Softnet{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Softnet) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Softnet) ProtoMessage() {}
+
+func (x *Softnet) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Softnet.ProtoReflect.Descriptor instead.
+func (*Softnet) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Softnet) GetProcessed() int64 {
+	if x != nil {
+		return x.Processed
+	}
+	return 0
+}
+
+func (x *Softnet) GetDropped() int64 {
+	if x != nil {
+		return x.Dropped
+	}
+	return 0
+}
+
+func (x *Softnet) GetSqueezed() int64 {
+	if x != nil {
+		return x.Squeezed
+	}
+	return 0
+}
+
+func (x *Softnet) GetReceivedRps() int64 {
+	if x != nil {
+		return x.ReceivedRps
+	}
+	return 0
+}
+
+func (x *Softnet) GetFlowLimited() int64 {
+	if x != nil {
+		return x.FlowLimited
+	}
+	return 0
+}
+
+type InfiniBandPort struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Device string                 `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	Port   int32                  `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	State  string                 `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
+	// Names and values as in /sys/class/infiniband, counters and hw_counters.
+	Counters      []*Counter `protobuf:"bytes,4,rep,name=counters,proto3" json:"counters,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InfiniBandPort) Reset() {
+	*x = InfiniBandPort{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InfiniBandPort) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InfiniBandPort) ProtoMessage() {}
+
+func (x *InfiniBandPort) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InfiniBandPort.ProtoReflect.Descriptor instead.
+func (*InfiniBandPort) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *InfiniBandPort) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *InfiniBandPort) GetPort() int32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *InfiniBandPort) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *InfiniBandPort) GetCounters() []*Counter {
+	if x != nil {
+		return x.Counters
+	}
+	return nil
+}
+
 type Measurement struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	State   State                  `protobuf:"varint,1,opt,name=state,proto3,enum=networkobservability.agent.v1alpha1.State" json:"state,omitempty"`
@@ -400,7 +2201,7 @@ type Measurement struct {
 
 func (x *Measurement) Reset() {
 	*x = Measurement{}
-	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[4]
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -412,7 +2213,7 @@ func (x *Measurement) String() string {
 func (*Measurement) ProtoMessage() {}
 
 func (x *Measurement) ProtoReflect() protoreflect.Message {
-	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[4]
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -425,7 +2226,7 @@ func (x *Measurement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Measurement.ProtoReflect.Descriptor instead.
 func (*Measurement) Descriptor() ([]byte, []int) {
-	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{4}
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Measurement) GetState() State {
@@ -473,7 +2274,7 @@ type Traffic struct {
 
 func (x *Traffic) Reset() {
 	*x = Traffic{}
-	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[5]
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -485,7 +2286,7 @@ func (x *Traffic) String() string {
 func (*Traffic) ProtoMessage() {}
 
 func (x *Traffic) ProtoReflect() protoreflect.Message {
-	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[5]
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -498,7 +2299,7 @@ func (x *Traffic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Traffic.ProtoReflect.Descriptor instead.
 func (*Traffic) Descriptor() ([]byte, []int) {
-	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{5}
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Traffic) GetReceive() *DirectionTraffic {
@@ -532,7 +2333,7 @@ type DirectionTraffic struct {
 
 func (x *DirectionTraffic) Reset() {
 	*x = DirectionTraffic{}
-	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[6]
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -544,7 +2345,7 @@ func (x *DirectionTraffic) String() string {
 func (*DirectionTraffic) ProtoMessage() {}
 
 func (x *DirectionTraffic) ProtoReflect() protoreflect.Message {
-	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[6]
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -557,7 +2358,7 @@ func (x *DirectionTraffic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirectionTraffic.ProtoReflect.Descriptor instead.
 func (*DirectionTraffic) Descriptor() ([]byte, []int) {
-	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{6}
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DirectionTraffic) GetIpv4Unicast() *Counters {
@@ -620,7 +2421,7 @@ type Counters struct {
 
 func (x *Counters) Reset() {
 	*x = Counters{}
-	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[7]
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -632,7 +2433,7 @@ func (x *Counters) String() string {
 func (*Counters) ProtoMessage() {}
 
 func (x *Counters) ProtoReflect() protoreflect.Message {
-	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[7]
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -645,7 +2446,7 @@ func (x *Counters) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Counters.ProtoReflect.Descriptor instead.
 func (*Counters) Descriptor() ([]byte, []int) {
-	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{7}
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Counters) GetPackets() int64 {
@@ -680,7 +2481,7 @@ type Rates struct {
 
 func (x *Rates) Reset() {
 	*x = Rates{}
-	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[8]
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -692,7 +2493,7 @@ func (x *Rates) String() string {
 func (*Rates) ProtoMessage() {}
 
 func (x *Rates) ProtoReflect() protoreflect.Message {
-	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[8]
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -705,7 +2506,7 @@ func (x *Rates) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rates.ProtoReflect.Descriptor instead.
 func (*Rates) Descriptor() ([]byte, []int) {
-	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{8}
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Rates) GetMilliBytes() int64 {
@@ -727,18 +2528,26 @@ type Interface struct {
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Kind  string                 `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
 	// RFC 2863 state of operation.
-	State         string             `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
-	Mtu           int32              `protobuf:"varint,4,opt,name=mtu,proto3" json:"mtu,omitempty"`
-	Uplink        bool               `protobuf:"varint,5,opt,name=uplink,proto3" json:"uplink,omitempty"`
-	Receive       *InterfaceCounters `protobuf:"bytes,6,opt,name=receive,proto3" json:"receive,omitempty"`
-	Transmit      *InterfaceCounters `protobuf:"bytes,7,opt,name=transmit,proto3" json:"transmit,omitempty"`
+	State    string             `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
+	Mtu      int32              `protobuf:"varint,4,opt,name=mtu,proto3" json:"mtu,omitempty"`
+	Uplink   bool               `protobuf:"varint,5,opt,name=uplink,proto3" json:"uplink,omitempty"`
+	Receive  *InterfaceCounters `protobuf:"bytes,6,opt,name=receive,proto3" json:"receive,omitempty"`
+	Transmit *InterfaceCounters `protobuf:"bytes,7,opt,name=transmit,proto3" json:"transmit,omitempty"`
+	// Of the root queueing discipline; absent where it does not count.
+	Queue *Queue `protobuf:"bytes,8,opt,name=queue,proto3" json:"queue,omitempty"`
+	// What the driver offers through ethtool and is not zero, at most 128 names.
+	Driver []*Counter `protobuf:"bytes,9,rep,name=driver,proto3" json:"driver,omitempty"`
+	// Changes of the carrier since the interface came to be.
+	CarrierChanges int64 `protobuf:"varint,10,opt,name=carrier_changes,json=carrierChanges,proto3" json:"carrier_changes,omitempty"`
+	// In megabits per second; 0 where it is not known.
+	SpeedMegabits int64 `protobuf:"varint,11,opt,name=speed_megabits,json=speedMegabits,proto3" json:"speed_megabits,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Interface) Reset() {
 	*x = Interface{}
-	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[9]
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -750,7 +2559,7 @@ func (x *Interface) String() string {
 func (*Interface) ProtoMessage() {}
 
 func (x *Interface) ProtoReflect() protoreflect.Message {
-	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[9]
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -763,7 +2572,7 @@ func (x *Interface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Interface.ProtoReflect.Descriptor instead.
 func (*Interface) Descriptor() ([]byte, []int) {
-	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{9}
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Interface) GetName() string {
@@ -815,6 +2624,110 @@ func (x *Interface) GetTransmit() *InterfaceCounters {
 	return nil
 }
 
+func (x *Interface) GetQueue() *Queue {
+	if x != nil {
+		return x.Queue
+	}
+	return nil
+}
+
+func (x *Interface) GetDriver() []*Counter {
+	if x != nil {
+		return x.Driver
+	}
+	return nil
+}
+
+func (x *Interface) GetCarrierChanges() int64 {
+	if x != nil {
+		return x.CarrierChanges
+	}
+	return 0
+}
+
+func (x *Interface) GetSpeedMegabits() int64 {
+	if x != nil {
+		return x.SpeedMegabits
+	}
+	return 0
+}
+
+type Queue struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Drops         int64                  `protobuf:"varint,2,opt,name=drops,proto3" json:"drops,omitempty"`
+	Overlimits    int64                  `protobuf:"varint,3,opt,name=overlimits,proto3" json:"overlimits,omitempty"`
+	Requeues      int64                  `protobuf:"varint,4,opt,name=requeues,proto3" json:"requeues,omitempty"`
+	BacklogBytes  int64                  `protobuf:"varint,5,opt,name=backlog_bytes,json=backlogBytes,proto3" json:"backlog_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Queue) Reset() {
+	*x = Queue{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Queue) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Queue) ProtoMessage() {}
+
+func (x *Queue) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Queue.ProtoReflect.Descriptor instead.
+func (*Queue) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *Queue) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Queue) GetDrops() int64 {
+	if x != nil {
+		return x.Drops
+	}
+	return 0
+}
+
+func (x *Queue) GetOverlimits() int64 {
+	if x != nil {
+		return x.Overlimits
+	}
+	return 0
+}
+
+func (x *Queue) GetRequeues() int64 {
+	if x != nil {
+		return x.Requeues
+	}
+	return 0
+}
+
+func (x *Queue) GetBacklogBytes() int64 {
+	if x != nil {
+		return x.BacklogBytes
+	}
+	return 0
+}
+
 type InterfaceCounters struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Bytes   int64                  `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"`
@@ -822,14 +2735,20 @@ type InterfaceCounters struct {
 	Errors  int64                  `protobuf:"varint,3,opt,name=errors,proto3" json:"errors,omitempty"`
 	Dropped int64                  `protobuf:"varint,4,opt,name=dropped,proto3" json:"dropped,omitempty"`
 	// Absent without a window.
-	Rates         *Rates `protobuf:"bytes,5,opt,name=rates,proto3" json:"rates,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Rates *Rates `protobuf:"bytes,5,opt,name=rates,proto3" json:"rates,omitempty"`
+	// Receive only: missed for lack of buffers in the hardware.
+	Missed int64 `protobuf:"varint,6,opt,name=missed,proto3" json:"missed,omitempty"`
+	// Overruns of the queue between hardware and driver.
+	Overruns       int64 `protobuf:"varint,7,opt,name=overruns,proto3" json:"overruns,omitempty"`
+	ChecksumErrors int64 `protobuf:"varint,8,opt,name=checksum_errors,json=checksumErrors,proto3" json:"checksum_errors,omitempty"`
+	Multicast      int64 `protobuf:"varint,9,opt,name=multicast,proto3" json:"multicast,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *InterfaceCounters) Reset() {
 	*x = InterfaceCounters{}
-	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[10]
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -841,7 +2760,7 @@ func (x *InterfaceCounters) String() string {
 func (*InterfaceCounters) ProtoMessage() {}
 
 func (x *InterfaceCounters) ProtoReflect() protoreflect.Message {
-	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[10]
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -854,7 +2773,7 @@ func (x *InterfaceCounters) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InterfaceCounters.ProtoReflect.Descriptor instead.
 func (*InterfaceCounters) Descriptor() ([]byte, []int) {
-	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{10}
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *InterfaceCounters) GetBytes() int64 {
@@ -892,20 +2811,51 @@ func (x *InterfaceCounters) GetRates() *Rates {
 	return nil
 }
 
+func (x *InterfaceCounters) GetMissed() int64 {
+	if x != nil {
+		return x.Missed
+	}
+	return 0
+}
+
+func (x *InterfaceCounters) GetOverruns() int64 {
+	if x != nil {
+		return x.Overruns
+	}
+	return 0
+}
+
+func (x *InterfaceCounters) GetChecksumErrors() int64 {
+	if x != nil {
+		return x.ChecksumErrors
+	}
+	return 0
+}
+
+func (x *InterfaceCounters) GetMulticast() int64 {
+	if x != nil {
+		return x.Multicast
+	}
+	return 0
+}
+
 type Protocols struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Tcp   *TCP                   `protobuf:"bytes,1,opt,name=tcp,proto3" json:"tcp,omitempty"`
 	Udp   *UDP                   `protobuf:"bytes,2,opt,name=udp,proto3" json:"udp,omitempty"`
 	Ipv4  *IP                    `protobuf:"bytes,3,opt,name=ipv4,proto3" json:"ipv4,omitempty"`
 	// Absent where IPv6 is switched off.
-	Ipv6          *IP `protobuf:"bytes,4,opt,name=ipv6,proto3" json:"ipv6,omitempty"`
+	Ipv6   *IP   `protobuf:"bytes,4,opt,name=ipv6,proto3" json:"ipv6,omitempty"`
+	Icmpv4 *ICMP `protobuf:"bytes,5,opt,name=icmpv4,proto3" json:"icmpv4,omitempty"`
+	// Absent where IPv6 is switched off.
+	Icmpv6        *ICMP `protobuf:"bytes,6,opt,name=icmpv6,proto3" json:"icmpv6,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Protocols) Reset() {
 	*x = Protocols{}
-	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[11]
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -917,7 +2867,7 @@ func (x *Protocols) String() string {
 func (*Protocols) ProtoMessage() {}
 
 func (x *Protocols) ProtoReflect() protoreflect.Message {
-	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[11]
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -930,7 +2880,7 @@ func (x *Protocols) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Protocols.ProtoReflect.Descriptor instead.
 func (*Protocols) Descriptor() ([]byte, []int) {
-	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{11}
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Protocols) GetTcp() *TCP {
@@ -961,6 +2911,177 @@ func (x *Protocols) GetIpv6() *IP {
 	return nil
 }
 
+func (x *Protocols) GetIcmpv4() *ICMP {
+	if x != nil {
+		return x.Icmpv4
+	}
+	return nil
+}
+
+func (x *Protocols) GetIcmpv6() *ICMP {
+	if x != nil {
+		return x.Icmpv6
+	}
+	return nil
+}
+
+type ICMP struct {
+	state                     protoimpl.MessageState `protogen:"open.v1"`
+	InMessages                int64                  `protobuf:"varint,1,opt,name=in_messages,json=inMessages,proto3" json:"in_messages,omitempty"`
+	OutMessages               int64                  `protobuf:"varint,2,opt,name=out_messages,json=outMessages,proto3" json:"out_messages,omitempty"`
+	InErrors                  int64                  `protobuf:"varint,3,opt,name=in_errors,json=inErrors,proto3" json:"in_errors,omitempty"`
+	InDestinationUnreachable  int64                  `protobuf:"varint,4,opt,name=in_destination_unreachable,json=inDestinationUnreachable,proto3" json:"in_destination_unreachable,omitempty"`
+	OutDestinationUnreachable int64                  `protobuf:"varint,5,opt,name=out_destination_unreachable,json=outDestinationUnreachable,proto3" json:"out_destination_unreachable,omitempty"`
+	InTimeExceeded            int64                  `protobuf:"varint,6,opt,name=in_time_exceeded,json=inTimeExceeded,proto3" json:"in_time_exceeded,omitempty"`
+	OutTimeExceeded           int64                  `protobuf:"varint,7,opt,name=out_time_exceeded,json=outTimeExceeded,proto3" json:"out_time_exceeded,omitempty"`
+	// Version 6 only, where it is a message of its own.
+	InPacketTooBig  int64 `protobuf:"varint,8,opt,name=in_packet_too_big,json=inPacketTooBig,proto3" json:"in_packet_too_big,omitempty"`
+	OutPacketTooBig int64 `protobuf:"varint,9,opt,name=out_packet_too_big,json=outPacketTooBig,proto3" json:"out_packet_too_big,omitempty"`
+	InEchos         int64 `protobuf:"varint,10,opt,name=in_echos,json=inEchos,proto3" json:"in_echos,omitempty"`
+	OutEchos        int64 `protobuf:"varint,11,opt,name=out_echos,json=outEchos,proto3" json:"out_echos,omitempty"`
+	InEchoReplies   int64 `protobuf:"varint,12,opt,name=in_echo_replies,json=inEchoReplies,proto3" json:"in_echo_replies,omitempty"`
+	OutEchoReplies  int64 `protobuf:"varint,13,opt,name=out_echo_replies,json=outEchoReplies,proto3" json:"out_echo_replies,omitempty"`
+	InRedirects     int64 `protobuf:"varint,14,opt,name=in_redirects,json=inRedirects,proto3" json:"in_redirects,omitempty"`
+	OutRedirects    int64 `protobuf:"varint,15,opt,name=out_redirects,json=outRedirects,proto3" json:"out_redirects,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *ICMP) Reset() {
+	*x = ICMP{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ICMP) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ICMP) ProtoMessage() {}
+
+func (x *ICMP) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ICMP.ProtoReflect.Descriptor instead.
+func (*ICMP) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *ICMP) GetInMessages() int64 {
+	if x != nil {
+		return x.InMessages
+	}
+	return 0
+}
+
+func (x *ICMP) GetOutMessages() int64 {
+	if x != nil {
+		return x.OutMessages
+	}
+	return 0
+}
+
+func (x *ICMP) GetInErrors() int64 {
+	if x != nil {
+		return x.InErrors
+	}
+	return 0
+}
+
+func (x *ICMP) GetInDestinationUnreachable() int64 {
+	if x != nil {
+		return x.InDestinationUnreachable
+	}
+	return 0
+}
+
+func (x *ICMP) GetOutDestinationUnreachable() int64 {
+	if x != nil {
+		return x.OutDestinationUnreachable
+	}
+	return 0
+}
+
+func (x *ICMP) GetInTimeExceeded() int64 {
+	if x != nil {
+		return x.InTimeExceeded
+	}
+	return 0
+}
+
+func (x *ICMP) GetOutTimeExceeded() int64 {
+	if x != nil {
+		return x.OutTimeExceeded
+	}
+	return 0
+}
+
+func (x *ICMP) GetInPacketTooBig() int64 {
+	if x != nil {
+		return x.InPacketTooBig
+	}
+	return 0
+}
+
+func (x *ICMP) GetOutPacketTooBig() int64 {
+	if x != nil {
+		return x.OutPacketTooBig
+	}
+	return 0
+}
+
+func (x *ICMP) GetInEchos() int64 {
+	if x != nil {
+		return x.InEchos
+	}
+	return 0
+}
+
+func (x *ICMP) GetOutEchos() int64 {
+	if x != nil {
+		return x.OutEchos
+	}
+	return 0
+}
+
+func (x *ICMP) GetInEchoReplies() int64 {
+	if x != nil {
+		return x.InEchoReplies
+	}
+	return 0
+}
+
+func (x *ICMP) GetOutEchoReplies() int64 {
+	if x != nil {
+		return x.OutEchoReplies
+	}
+	return 0
+}
+
+func (x *ICMP) GetInRedirects() int64 {
+	if x != nil {
+		return x.InRedirects
+	}
+	return 0
+}
+
+func (x *ICMP) GetOutRedirects() int64 {
+	if x != nil {
+		return x.OutRedirects
+	}
+	return 0
+}
+
 type TCP struct {
 	state                 protoimpl.MessageState `protogen:"open.v1"`
 	ActiveOpens           int64                  `protobuf:"varint,1,opt,name=active_opens,json=activeOpens,proto3" json:"active_opens,omitempty"`
@@ -975,13 +3096,20 @@ type TCP struct {
 	OutResets             int64                  `protobuf:"varint,10,opt,name=out_resets,json=outResets,proto3" json:"out_resets,omitempty"`
 	ListenOverflows       int64                  `protobuf:"varint,11,opt,name=listen_overflows,json=listenOverflows,proto3" json:"listen_overflows,omitempty"`
 	ListenDrops           int64                  `protobuf:"varint,12,opt,name=listen_drops,json=listenDrops,proto3" json:"listen_drops,omitempty"`
-	unknownFields         protoimpl.UnknownFields
-	sizeCache             protoimpl.SizeCache
+	// Windows that were closed: advertised as zero by this side.
+	ZeroWindowsSent int64 `protobuf:"varint,13,opt,name=zero_windows_sent,json=zeroWindowsSent,proto3" json:"zero_windows_sent,omitempty"`
+	// Packets dropped because they came while the window was zero.
+	ZeroWindowDrops int64 `protobuf:"varint,14,opt,name=zero_window_drops,json=zeroWindowDrops,proto3" json:"zero_window_drops,omitempty"`
+	// SYN cookies sent because the SYN queue was full.
+	SynCookiesSent    int64 `protobuf:"varint,15,opt,name=syn_cookies_sent,json=synCookiesSent,proto3" json:"syn_cookies_sent,omitempty"`
+	RequestQueueDrops int64 `protobuf:"varint,16,opt,name=request_queue_drops,json=requestQueueDrops,proto3" json:"request_queue_drops,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *TCP) Reset() {
 	*x = TCP{}
-	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[12]
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -993,7 +3121,7 @@ func (x *TCP) String() string {
 func (*TCP) ProtoMessage() {}
 
 func (x *TCP) ProtoReflect() protoreflect.Message {
-	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[12]
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1006,7 +3134,7 @@ func (x *TCP) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TCP.ProtoReflect.Descriptor instead.
 func (*TCP) Descriptor() ([]byte, []int) {
-	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{12}
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *TCP) GetActiveOpens() int64 {
@@ -1093,6 +3221,34 @@ func (x *TCP) GetListenDrops() int64 {
 	return 0
 }
 
+func (x *TCP) GetZeroWindowsSent() int64 {
+	if x != nil {
+		return x.ZeroWindowsSent
+	}
+	return 0
+}
+
+func (x *TCP) GetZeroWindowDrops() int64 {
+	if x != nil {
+		return x.ZeroWindowDrops
+	}
+	return 0
+}
+
+func (x *TCP) GetSynCookiesSent() int64 {
+	if x != nil {
+		return x.SynCookiesSent
+	}
+	return 0
+}
+
+func (x *TCP) GetRequestQueueDrops() int64 {
+	if x != nil {
+		return x.RequestQueueDrops
+	}
+	return 0
+}
+
 type UDP struct {
 	state               protoimpl.MessageState `protogen:"open.v1"`
 	InDatagrams         int64                  `protobuf:"varint,1,opt,name=in_datagrams,json=inDatagrams,proto3" json:"in_datagrams,omitempty"`
@@ -1108,7 +3264,7 @@ type UDP struct {
 
 func (x *UDP) Reset() {
 	*x = UDP{}
-	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[13]
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1120,7 +3276,7 @@ func (x *UDP) String() string {
 func (*UDP) ProtoMessage() {}
 
 func (x *UDP) ProtoReflect() protoreflect.Message {
-	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[13]
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1133,7 +3289,7 @@ func (x *UDP) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UDP.ProtoReflect.Descriptor instead.
 func (*UDP) Descriptor() ([]byte, []int) {
-	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{13}
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *UDP) GetInDatagrams() int64 {
@@ -1203,7 +3359,7 @@ type IP struct {
 
 func (x *IP) Reset() {
 	*x = IP{}
-	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[14]
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1215,7 +3371,7 @@ func (x *IP) String() string {
 func (*IP) ProtoMessage() {}
 
 func (x *IP) ProtoReflect() protoreflect.Message {
-	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[14]
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1228,7 +3384,7 @@ func (x *IP) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IP.ProtoReflect.Descriptor instead.
 func (*IP) Descriptor() ([]byte, []int) {
-	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{14}
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *IP) GetInReceives() int64 {
@@ -1315,7 +3471,7 @@ type AgentInfo struct {
 
 func (x *AgentInfo) Reset() {
 	*x = AgentInfo{}
-	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[15]
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1327,7 +3483,7 @@ func (x *AgentInfo) String() string {
 func (*AgentInfo) ProtoMessage() {}
 
 func (x *AgentInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[15]
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1340,7 +3496,7 @@ func (x *AgentInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentInfo.ProtoReflect.Descriptor instead.
 func (*AgentInfo) Descriptor() ([]byte, []int) {
-	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{15}
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *AgentInfo) GetVersion() string {
@@ -1389,7 +3545,7 @@ type Collector struct {
 
 func (x *Collector) Reset() {
 	*x = Collector{}
-	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[16]
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1401,7 +3557,7 @@ func (x *Collector) String() string {
 func (*Collector) ProtoMessage() {}
 
 func (x *Collector) ProtoReflect() protoreflect.Message {
-	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[16]
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1414,7 +3570,7 @@ func (x *Collector) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Collector.ProtoReflect.Descriptor instead.
 func (*Collector) Descriptor() ([]byte, []int) {
-	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{16}
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Collector) GetName() string {
@@ -1438,29 +3594,678 @@ func (x *Collector) GetMessage() string {
 	return ""
 }
 
+type ReadFlowsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Keys of the pods whose flows are asked for, at most 2,000.
+	PodKeys []string `protobuf:"bytes,1,rep,name=pod_keys,json=podKeys,proto3" json:"pod_keys,omitempty"`
+	// Flows with packets at or after this time; 0 for all. Nanoseconds since the Unix epoch, by the node's clock.
+	SinceUnixNano int64 `protobuf:"varint,2,opt,name=since_unix_nano,json=sinceUnixNano,proto3" json:"since_unix_nano,omitempty"`
+	// Flows that began before this time; 0 for all.
+	UntilUnixNano int64 `protobuf:"varint,3,opt,name=until_unix_nano,json=untilUnixNano,proto3" json:"until_unix_nano,omitempty"`
+	// Only flows recorded after the one with this position.
+	AfterPosition int64 `protobuf:"varint,4,opt,name=after_position,json=afterPosition,proto3" json:"after_position,omitempty"`
+	// The first packet went in this direction; unspecified for both.
+	Direction Direction `protobuf:"varint,5,opt,name=direction,proto3,enum=networkobservability.agent.v1alpha1.Direction" json:"direction,omitempty"`
+	// IP protocol numbers; empty for all.
+	Protocols []int32 `protobuf:"varint,6,rep,packed,name=protocols,proto3" json:"protocols,omitempty"`
+	// Ports, of either end; empty for all.
+	Ports []int32 `protobuf:"varint,7,rep,packed,name=ports,proto3" json:"ports,omitempty"`
+	// Verdicts; empty for all.
+	Verdicts []Verdict `protobuf:"varint,8,rep,packed,name=verdicts,proto3,enum=networkobservability.agent.v1alpha1.Verdict" json:"verdicts,omitempty"`
+	// Addresses of peers, each of 4 or 16 bytes, at most 2,000; empty for all.
+	Peers [][]byte `protobuf:"bytes,9,rep,name=peers,proto3" json:"peers,omitempty"`
+	// At most so many flows; 0 for all.
+	Limit int32 `protobuf:"varint,10,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Do not end with the last flow, but go on with every flow that begins or changes, within a second. A flow that
+	// changed in that time is sent once.
+	Follow bool `protobuf:"varint,11,opt,name=follow,proto3" json:"follow,omitempty"`
+	// With follow: begin with flows that changed after this revision, as answered before by the same agent
+	// (instance), and with those that went since.
+	AfterRevision int64 `protobuf:"varint,12,opt,name=after_revision,json=afterRevision,proto3" json:"after_revision,omitempty"`
+	// The instance of which after_position and after_revision speak. When it is another one than the present, positions
+	// and revisions are those of a former process: OUT_OF_RANGE.
+	Instance      int64 `protobuf:"varint,13,opt,name=instance,proto3" json:"instance,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadFlowsRequest) Reset() {
+	*x = ReadFlowsRequest{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadFlowsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadFlowsRequest) ProtoMessage() {}
+
+func (x *ReadFlowsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadFlowsRequest.ProtoReflect.Descriptor instead.
+func (*ReadFlowsRequest) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *ReadFlowsRequest) GetPodKeys() []string {
+	if x != nil {
+		return x.PodKeys
+	}
+	return nil
+}
+
+func (x *ReadFlowsRequest) GetSinceUnixNano() int64 {
+	if x != nil {
+		return x.SinceUnixNano
+	}
+	return 0
+}
+
+func (x *ReadFlowsRequest) GetUntilUnixNano() int64 {
+	if x != nil {
+		return x.UntilUnixNano
+	}
+	return 0
+}
+
+func (x *ReadFlowsRequest) GetAfterPosition() int64 {
+	if x != nil {
+		return x.AfterPosition
+	}
+	return 0
+}
+
+func (x *ReadFlowsRequest) GetDirection() Direction {
+	if x != nil {
+		return x.Direction
+	}
+	return Direction_DIRECTION_UNSPECIFIED
+}
+
+func (x *ReadFlowsRequest) GetProtocols() []int32 {
+	if x != nil {
+		return x.Protocols
+	}
+	return nil
+}
+
+func (x *ReadFlowsRequest) GetPorts() []int32 {
+	if x != nil {
+		return x.Ports
+	}
+	return nil
+}
+
+func (x *ReadFlowsRequest) GetVerdicts() []Verdict {
+	if x != nil {
+		return x.Verdicts
+	}
+	return nil
+}
+
+func (x *ReadFlowsRequest) GetPeers() [][]byte {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
+}
+
+func (x *ReadFlowsRequest) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *ReadFlowsRequest) GetFollow() bool {
+	if x != nil {
+		return x.Follow
+	}
+	return false
+}
+
+func (x *ReadFlowsRequest) GetAfterRevision() int64 {
+	if x != nil {
+		return x.AfterRevision
+	}
+	return 0
+}
+
+func (x *ReadFlowsRequest) GetInstance() int64 {
+	if x != nil {
+		return x.Instance
+	}
+	return 0
+}
+
+// ReadFlowsResponse is one batch of an answer, at most 256 KiB.
+type ReadFlowsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Flows []*Flow                `protobuf:"bytes,1,rep,name=flows,proto3" json:"flows,omitempty"`
+	// With follow: positions of flows that left the history.
+	Gone []int64 `protobuf:"varint,2,rep,packed,name=gone,proto3" json:"gone,omitempty"`
+	// What the history held when this batch was made: its newest revision, of this instance of it.
+	Revision int64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	Instance int64 `protobuf:"varint,4,opt,name=instance,proto3" json:"instance,omitempty"`
+	// With follow: everything up to revision has been sent. An empty batch with it comes at least every 10 s.
+	Current       bool `protobuf:"varint,5,opt,name=current,proto3" json:"current,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadFlowsResponse) Reset() {
+	*x = ReadFlowsResponse{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadFlowsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadFlowsResponse) ProtoMessage() {}
+
+func (x *ReadFlowsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadFlowsResponse.ProtoReflect.Descriptor instead.
+func (*ReadFlowsResponse) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *ReadFlowsResponse) GetFlows() []*Flow {
+	if x != nil {
+		return x.Flows
+	}
+	return nil
+}
+
+func (x *ReadFlowsResponse) GetGone() []int64 {
+	if x != nil {
+		return x.Gone
+	}
+	return nil
+}
+
+func (x *ReadFlowsResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *ReadFlowsResponse) GetInstance() int64 {
+	if x != nil {
+		return x.Instance
+	}
+	return 0
+}
+
+func (x *ReadFlowsResponse) GetCurrent() bool {
+	if x != nil {
+		return x.Current
+	}
+	return false
+}
+
+// Flow is what passed between a pod and one peer under one pair of ports, both directions together.
+type Flow struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Unique on this instance of the agent's history; flows recorded later have larger ones.
+	Position int64 `protobuf:"varint,1,opt,name=position,proto3" json:"position,omitempty"`
+	// Rises with every change of any flow.
+	Revision int64  `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	PodKey   string `protobuf:"bytes,3,opt,name=pod_key,json=podKey,proto3" json:"pod_key,omitempty"`
+	// 4 or 16 bytes.
+	PodAddress  []byte `protobuf:"bytes,4,opt,name=pod_address,json=podAddress,proto3" json:"pod_address,omitempty"`
+	PeerAddress []byte `protobuf:"bytes,5,opt,name=peer_address,json=peerAddress,proto3" json:"peer_address,omitempty"`
+	// 0 where the protocol has none; of ICMP and ICMPv6 pod_port is the identifier and peer_port the type and code
+	// (type * 256 + code) of the first message.
+	PodPort  int32 `protobuf:"varint,6,opt,name=pod_port,json=podPort,proto3" json:"pod_port,omitempty"`
+	PeerPort int32 `protobuf:"varint,7,opt,name=peer_port,json=peerPort,proto3" json:"peer_port,omitempty"`
+	Protocol int32 `protobuf:"varint,8,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	// Of the first packet.
+	Direction     Direction `protobuf:"varint,9,opt,name=direction,proto3,enum=networkobservability.agent.v1alpha1.Direction" json:"direction,omitempty"`
+	Receive       *Counters `protobuf:"bytes,10,opt,name=receive,proto3" json:"receive,omitempty"`
+	Transmit      *Counters `protobuf:"bytes,11,opt,name=transmit,proto3" json:"transmit,omitempty"`
+	StartUnixNano int64     `protobuf:"varint,12,opt,name=start_unix_nano,json=startUnixNano,proto3" json:"start_unix_nano,omitempty"`
+	LastUnixNano  int64     `protobuf:"varint,13,opt,name=last_unix_nano,json=lastUnixNano,proto3" json:"last_unix_nano,omitempty"`
+	// It has been taken from the kernel's table: nothing will be added.
+	Ended   bool    `protobuf:"varint,14,opt,name=ended,proto3" json:"ended,omitempty"`
+	Verdict Verdict `protobuf:"varint,15,opt,name=verdict,proto3,enum=networkobservability.agent.v1alpha1.Verdict" json:"verdict,omitempty"`
+	// Packets dropped, and the reason and class of the last of them.
+	Dropped    int64      `protobuf:"varint,16,opt,name=dropped,proto3" json:"dropped,omitempty"`
+	DropReason string     `protobuf:"bytes,17,opt,name=drop_reason,json=dropReason,proto3" json:"drop_reason,omitempty"`
+	DropClass  Drop_Class `protobuf:"varint,18,opt,name=drop_class,json=dropClass,proto3,enum=networkobservability.agent.v1alpha1.Drop_Class" json:"drop_class,omitempty"`
+	// TCP flags seen, by direction.
+	ReceiveFlags  int32 `protobuf:"varint,19,opt,name=receive_flags,json=receiveFlags,proto3" json:"receive_flags,omitempty"`
+	TransmitFlags int32 `protobuf:"varint,20,opt,name=transmit_flags,json=transmitFlags,proto3" json:"transmit_flags,omitempty"`
+	// From SYN to its answer, as the pod saw it; 0 when it was not seen.
+	HandshakeNano int64 `protobuf:"varint,21,opt,name=handshake_nano,json=handshakeNano,proto3" json:"handshake_nano,omitempty"`
+	// What the node made of the peer by address translation: the pod behind a Service's address, or the client behind
+	// the node's. Empty when there was no translation.
+	TranslatedAddress []byte `protobuf:"bytes,22,opt,name=translated_address,json=translatedAddress,proto3" json:"translated_address,omitempty"`
+	TranslatedPort    int32  `protobuf:"varint,23,opt,name=translated_port,json=translatedPort,proto3" json:"translated_port,omitempty"`
+	// The name under which the pod looked up the peer; empty when it did not.
+	PeerName      string `protobuf:"bytes,24,opt,name=peer_name,json=peerName,proto3" json:"peer_name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Flow) Reset() {
+	*x = Flow{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Flow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Flow) ProtoMessage() {}
+
+func (x *Flow) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Flow.ProtoReflect.Descriptor instead.
+func (*Flow) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *Flow) GetPosition() int64 {
+	if x != nil {
+		return x.Position
+	}
+	return 0
+}
+
+func (x *Flow) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *Flow) GetPodKey() string {
+	if x != nil {
+		return x.PodKey
+	}
+	return ""
+}
+
+func (x *Flow) GetPodAddress() []byte {
+	if x != nil {
+		return x.PodAddress
+	}
+	return nil
+}
+
+func (x *Flow) GetPeerAddress() []byte {
+	if x != nil {
+		return x.PeerAddress
+	}
+	return nil
+}
+
+func (x *Flow) GetPodPort() int32 {
+	if x != nil {
+		return x.PodPort
+	}
+	return 0
+}
+
+func (x *Flow) GetPeerPort() int32 {
+	if x != nil {
+		return x.PeerPort
+	}
+	return 0
+}
+
+func (x *Flow) GetProtocol() int32 {
+	if x != nil {
+		return x.Protocol
+	}
+	return 0
+}
+
+func (x *Flow) GetDirection() Direction {
+	if x != nil {
+		return x.Direction
+	}
+	return Direction_DIRECTION_UNSPECIFIED
+}
+
+func (x *Flow) GetReceive() *Counters {
+	if x != nil {
+		return x.Receive
+	}
+	return nil
+}
+
+func (x *Flow) GetTransmit() *Counters {
+	if x != nil {
+		return x.Transmit
+	}
+	return nil
+}
+
+func (x *Flow) GetStartUnixNano() int64 {
+	if x != nil {
+		return x.StartUnixNano
+	}
+	return 0
+}
+
+func (x *Flow) GetLastUnixNano() int64 {
+	if x != nil {
+		return x.LastUnixNano
+	}
+	return 0
+}
+
+func (x *Flow) GetEnded() bool {
+	if x != nil {
+		return x.Ended
+	}
+	return false
+}
+
+func (x *Flow) GetVerdict() Verdict {
+	if x != nil {
+		return x.Verdict
+	}
+	return Verdict_VERDICT_UNSPECIFIED
+}
+
+func (x *Flow) GetDropped() int64 {
+	if x != nil {
+		return x.Dropped
+	}
+	return 0
+}
+
+func (x *Flow) GetDropReason() string {
+	if x != nil {
+		return x.DropReason
+	}
+	return ""
+}
+
+func (x *Flow) GetDropClass() Drop_Class {
+	if x != nil {
+		return x.DropClass
+	}
+	return Drop_CLASS_UNSPECIFIED
+}
+
+func (x *Flow) GetReceiveFlags() int32 {
+	if x != nil {
+		return x.ReceiveFlags
+	}
+	return 0
+}
+
+func (x *Flow) GetTransmitFlags() int32 {
+	if x != nil {
+		return x.TransmitFlags
+	}
+	return 0
+}
+
+func (x *Flow) GetHandshakeNano() int64 {
+	if x != nil {
+		return x.HandshakeNano
+	}
+	return 0
+}
+
+func (x *Flow) GetTranslatedAddress() []byte {
+	if x != nil {
+		return x.TranslatedAddress
+	}
+	return nil
+}
+
+func (x *Flow) GetTranslatedPort() int32 {
+	if x != nil {
+		return x.TranslatedPort
+	}
+	return 0
+}
+
+func (x *Flow) GetPeerName() string {
+	if x != nil {
+		return x.PeerName
+	}
+	return ""
+}
+
 var File_apis_agent_v1alpha1_agent_proto protoreflect.FileDescriptor
 
 const file_apis_agent_v1alpha1_agent_proto_rawDesc = "" +
 	"\n" +
-	"\x1fapis/agent/v1alpha1/agent.proto\x12#networkobservability.agent.v1alpha1\"A\n" +
+	"\x1fapis/agent/v1alpha1/agent.proto\x12#networkobservability.agent.v1alpha1\"b\n" +
 	"\x10ReadStatsRequest\x12\x19\n" +
 	"\bpod_keys\x18\x01 \x03(\tR\apodKeys\x12\x12\n" +
-	"\x04node\x18\x02 \x01(\bR\x04node\"\x9a\x01\n" +
+	"\x04node\x18\x02 \x01(\bR\x04node\x12\x1f\n" +
+	"\vapi_servers\x18\x03 \x03(\tR\n" +
+	"apiServers\"\x9a\x01\n" +
 	"\x11ReadStatsResponse\x12A\n" +
 	"\x04pods\x18\x01 \x03(\v2-.networkobservability.agent.v1alpha1.PodStatsR\x04pods\x12B\n" +
-	"\x04node\x18\x02 \x01(\v2..networkobservability.agent.v1alpha1.NodeStatsR\x04node\"\x86\x02\n" +
+	"\x04node\x18\x02 \x01(\v2..networkobservability.agent.v1alpha1.NodeStatsR\x04node\"\xbc\x05\n" +
 	"\bPodStats\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12R\n" +
 	"\vmeasurement\x18\x02 \x01(\v20.networkobservability.agent.v1alpha1.MeasurementR\vmeasurement\x12F\n" +
 	"\atraffic\x18\x03 \x01(\v2,.networkobservability.agent.v1alpha1.TrafficR\atraffic\x12L\n" +
-	"\tprotocols\x18\x04 \x01(\v2..networkobservability.agent.v1alpha1.ProtocolsR\tprotocols\"\xc3\x02\n" +
+	"\tprotocols\x18\x04 \x01(\v2..networkobservability.agent.v1alpha1.ProtocolsR\tprotocols\x12@\n" +
+	"\x05drops\x18\x05 \x01(\v2*.networkobservability.agent.v1alpha1.DropsR\x05drops\x12R\n" +
+	"\vconnections\x18\x06 \x01(\v20.networkobservability.agent.v1alpha1.ConnectionsR\vconnections\x12:\n" +
+	"\x03dns\x18\a \x01(\v2(.networkobservability.agent.v1alpha1.DNSR\x03dns\x12M\n" +
+	"\n" +
+	"api_server\x18\b \x01(\v2..networkobservability.agent.v1alpha1.APIServerR\tapiServer\x12E\n" +
+	"\x05flows\x18\t \x01(\v2/.networkobservability.agent.v1alpha1.FlowTotalsR\x05flows\x12L\n" +
+	"\n" +
+	"additional\x18\n" +
+	" \x03(\v2,.networkobservability.agent.v1alpha1.CounterR\n" +
+	"additional\"\xbb\b\n" +
 	"\tNodeStats\x12R\n" +
 	"\vmeasurement\x18\x01 \x01(\v20.networkobservability.agent.v1alpha1.MeasurementR\vmeasurement\x12N\n" +
 	"\n" +
 	"interfaces\x18\x02 \x03(\v2..networkobservability.agent.v1alpha1.InterfaceR\n" +
 	"interfaces\x12L\n" +
 	"\tprotocols\x18\x03 \x01(\v2..networkobservability.agent.v1alpha1.ProtocolsR\tprotocols\x12D\n" +
-	"\x05agent\x18\x04 \x01(\v2..networkobservability.agent.v1alpha1.AgentInfoR\x05agent\"\xd8\x01\n" +
+	"\x05agent\x18\x04 \x01(\v2..networkobservability.agent.v1alpha1.AgentInfoR\x05agent\x12@\n" +
+	"\x05drops\x18\x05 \x01(\v2*.networkobservability.agent.v1alpha1.DropsR\x05drops\x12R\n" +
+	"\vconnections\x18\x06 \x01(\v20.networkobservability.agent.v1alpha1.ConnectionsR\vconnections\x12:\n" +
+	"\x03dns\x18\a \x01(\v2(.networkobservability.agent.v1alpha1.DNSR\x03dns\x12M\n" +
+	"\n" +
+	"api_server\x18\b \x01(\v2..networkobservability.agent.v1alpha1.APIServerR\tapiServer\x12D\n" +
+	"\x05flows\x18\t \x01(\v2..networkobservability.agent.v1alpha1.FlowTableR\x05flows\x12L\n" +
+	"\tconntrack\x18\n" +
+	" \x01(\v2..networkobservability.agent.v1alpha1.ConntrackR\tconntrack\x12V\n" +
+	"\rsocket_memory\x18\v \x01(\v21.networkobservability.agent.v1alpha1.SocketMemoryR\fsocketMemory\x12F\n" +
+	"\asoftnet\x18\f \x01(\v2,.networkobservability.agent.v1alpha1.SoftnetR\asoftnet\x12S\n" +
+	"\n" +
+	"infiniband\x18\r \x03(\v23.networkobservability.agent.v1alpha1.InfiniBandPortR\n" +
+	"infiniband\x12L\n" +
+	"\n" +
+	"additional\x18\x0e \x03(\v2,.networkobservability.agent.v1alpha1.CounterR\n" +
+	"additional\"Q\n" +
+	"\aCounter\x12\x1c\n" +
+	"\tcollector\x18\x01 \x01(\tR\tcollector\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
+	"\x05value\x18\x03 \x01(\x03R\x05value\"X\n" +
+	"\tHistogram\x12\x18\n" +
+	"\aindexes\x18\x01 \x03(\x11R\aindexes\x12\x16\n" +
+	"\x06counts\x18\x02 \x03(\x03R\x06counts\x12\x19\n" +
+	"\bsum_nano\x18\x03 \x01(\x03R\asumNano\"d\n" +
+	"\x05Drops\x12?\n" +
+	"\x05drops\x18\x01 \x03(\v2).networkobservability.agent.v1alpha1.DropR\x05drops\x12\x1a\n" +
+	"\bunsorted\x18\x02 \x01(\x03R\bunsorted\"\xb9\x05\n" +
+	"\x04Drop\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\x12E\n" +
+	"\x05class\x18\x02 \x01(\x0e2/.networkobservability.agent.v1alpha1.Drop.ClassR\x05class\x12L\n" +
+	"\tdirection\x18\x03 \x01(\x0e2..networkobservability.agent.v1alpha1.DirectionR\tdirection\x12W\n" +
+	"\vattribution\x18\x04 \x01(\x0e25.networkobservability.agent.v1alpha1.Drop.AttributionR\vattribution\x12\x1a\n" +
+	"\bprotocol\x18\x05 \x01(\x05R\bprotocol\x12\x12\n" +
+	"\x04port\x18\x06 \x01(\x05R\x04port\x12\x18\n" +
+	"\apackets\x18\a \x01(\x03R\apackets\"\xe8\x01\n" +
+	"\x05Class\x12\x15\n" +
+	"\x11CLASS_UNSPECIFIED\x10\x00\x12\x10\n" +
+	"\fCLASS_POLICY\x10\x01\x12\x10\n" +
+	"\fCLASS_BUFFER\x10\x02\x12\x13\n" +
+	"\x0fCLASS_NO_SOCKET\x10\x03\x12\x11\n" +
+	"\rCLASS_ROUTING\x10\x04\x12\r\n" +
+	"\tCLASS_TTL\x10\x05\x12\r\n" +
+	"\tCLASS_MTU\x10\x06\x12\x12\n" +
+	"\x0eCLASS_CHECKSUM\x10\a\x12\x13\n" +
+	"\x0fCLASS_MALFORMED\x10\b\x12\x12\n" +
+	"\x0eCLASS_PROTOCOL\x10\t\x12\x0f\n" +
+	"\vCLASS_OTHER\x10\n" +
+	"\x12\x10\n" +
+	"\fCLASS_BENIGN\x10\v\"v\n" +
+	"\vAttribution\x12\x1b\n" +
+	"\x17ATTRIBUTION_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12ATTRIBUTION_SOCKET\x10\x01\x12\x19\n" +
+	"\x15ATTRIBUTION_INTERFACE\x10\x02\x12\x17\n" +
+	"\x13ATTRIBUTION_ADDRESS\x10\x03\"\x86\n" +
+	"\n" +
+	"\vConnections\x12\x19\n" +
+	"\bsyn_sent\x18\x01 \x01(\x03R\asynSent\x12!\n" +
+	"\fsyn_received\x18\x02 \x01(\x03R\vsynReceived\x12 \n" +
+	"\vestablished\x18\x03 \x01(\x03R\vestablished\x12\x1b\n" +
+	"\tfin_wait1\x18\x04 \x01(\x03R\bfinWait1\x12\x1b\n" +
+	"\tfin_wait2\x18\x05 \x01(\x03R\bfinWait2\x12\x1b\n" +
+	"\ttime_wait\x18\x06 \x01(\x03R\btimeWait\x12\x1d\n" +
+	"\n" +
+	"close_wait\x18\a \x01(\x03R\tcloseWait\x12\x19\n" +
+	"\blast_ack\x18\b \x01(\x03R\alastAck\x12\x18\n" +
+	"\aclosing\x18\t \x01(\x03R\aclosing\x12\x16\n" +
+	"\x06listen\x18\n" +
+	" \x01(\x03R\x06listen\x12'\n" +
+	"\x0fopened_actively\x18\v \x01(\x03R\x0eopenedActively\x12)\n" +
+	"\x10opened_passively\x18\f \x01(\x03R\x0fopenedPassively\x12%\n" +
+	"\x0efailed_refused\x18\r \x01(\x03R\rfailedRefused\x12%\n" +
+	"\x0efailed_timeout\x18\x0e \x01(\x03R\rfailedTimeout\x12-\n" +
+	"\x12failed_unreachable\x18\x0f \x01(\x03R\x11failedUnreachable\x12)\n" +
+	"\x10failed_abandoned\x18\x10 \x01(\x03R\x0ffailedAbandoned\x12!\n" +
+	"\ffailed_other\x18\x11 \x01(\x03R\vfailedOther\x12\x1f\n" +
+	"\vresets_sent\x18\x12 \x01(\x03R\n" +
+	"resetsSent\x12'\n" +
+	"\x0fresets_received\x18\x13 \x01(\x03R\x0eresetsReceived\x12\x1f\n" +
+	"\vbytes_acked\x18\x14 \x01(\x03R\n" +
+	"bytesAcked\x12%\n" +
+	"\x0ebytes_received\x18\x15 \x01(\x03R\rbytesReceived\x12#\n" +
+	"\rsegments_sent\x18\x16 \x01(\x03R\fsegmentsSent\x12+\n" +
+	"\x11segments_received\x18\x17 \x01(\x03R\x10segmentsReceived\x125\n" +
+	"\x16segments_retransmitted\x18\x18 \x01(\x03R\x15segmentsRetransmitted\x12Z\n" +
+	"\x11open_smoothed_rtt\x18\x19 \x01(\v2..networkobservability.agent.v1alpha1.HistogramR\x0fopenSmoothedRtt\x12X\n" +
+	"\x10open_minimum_rtt\x18\x1a \x01(\v2..networkobservability.agent.v1alpha1.HistogramR\x0eopenMinimumRtt\x12^\n" +
+	"\x13closed_smoothed_rtt\x18\x1b \x01(\v2..networkobservability.agent.v1alpha1.HistogramR\x11closedSmoothedRtt\x12\\\n" +
+	"\x12closed_minimum_rtt\x18\x1c \x01(\v2..networkobservability.agent.v1alpha1.HistogramR\x10closedMinimumRtt\x12&\n" +
+	"\x0fstart_unix_nano\x18\x1d \x01(\x03R\rstartUnixNano\"\xe5\x01\n" +
+	"\tAPIServer\x12L\n" +
+	"\thandshake\x18\x01 \x01(\v2..networkobservability.agent.v1alpha1.HistogramR\thandshake\x12@\n" +
+	"\x03rtt\x18\x02 \x01(\v2..networkobservability.agent.v1alpha1.HistogramR\x03rtt\x12\x1c\n" +
+	"\tconnected\x18\x03 \x01(\x03R\tconnected\x12\x16\n" +
+	"\x06failed\x18\x04 \x01(\x03R\x06failed\x12\x12\n" +
+	"\x04open\x18\x05 \x01(\x03R\x04open\"\x84\x03\n" +
+	"\x03DNS\x12I\n" +
+	"\aqueries\x18\x01 \x03(\v2/.networkobservability.agent.v1alpha1.DNSQueriesR\aqueries\x12O\n" +
+	"\tresponses\x18\x02 \x03(\v21.networkobservability.agent.v1alpha1.DNSResponsesR\tresponses\x12\x1e\n" +
+	"\n" +
+	"unanswered\x18\x03 \x01(\x03R\n" +
+	"unanswered\x12H\n" +
+	"\alatency\x18\x04 \x01(\v2..networkobservability.agent.v1alpha1.HistogramR\alatency\x12G\n" +
+	"\x05names\x18\x05 \x03(\v21.networkobservability.agent.v1alpha1.DNSNameCountR\x05names\x12\x1a\n" +
+	"\bunparsed\x18\x06 \x01(\x03R\bunparsed\x12\x12\n" +
+	"\x04lost\x18\a \x01(\x03R\x04lost\"6\n" +
+	"\n" +
+	"DNSQueries\x12\x12\n" +
+	"\x04type\x18\x01 \x01(\x05R\x04type\x12\x14\n" +
+	"\x05count\x18\x02 \x01(\x03R\x05count\"L\n" +
+	"\fDNSResponses\x12\x12\n" +
+	"\x04type\x18\x01 \x01(\x05R\x04type\x12\x12\n" +
+	"\x04code\x18\x02 \x01(\x05R\x04code\x12\x14\n" +
+	"\x05count\x18\x03 \x01(\x03R\x05count\"f\n" +
+	"\fDNSNameCount\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05count\x18\x02 \x01(\x03R\x05count\x12\x14\n" +
+	"\x05error\x18\x03 \x01(\x03R\x05error\x12\x16\n" +
+	"\x06failed\x18\x04 \x01(\x03R\x06failed\"r\n" +
+	"\n" +
+	"FlowTotals\x12\x18\n" +
+	"\apackets\x18\x01 \x01(\x03R\apackets\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\x12\x18\n" +
+	"\acreated\x18\x03 \x01(\x03R\acreated\x12\x1a\n" +
+	"\bunparsed\x18\x04 \x01(\x03R\bunparsed\"\xe6\x01\n" +
+	"\tFlowTable\x12\x18\n" +
+	"\apresent\x18\x01 \x01(\x03R\apresent\x12\x1a\n" +
+	"\bcapacity\x18\x02 \x01(\x03R\bcapacity\x12\x18\n" +
+	"\acreated\x18\x03 \x01(\x03R\acreated\x12\x18\n" +
+	"\aevicted\x18\x04 \x01(\x03R\aevicted\x12\x1a\n" +
+	"\brecorded\x18\x05 \x01(\x03R\brecorded\x12)\n" +
+	"\x10history_capacity\x18\x06 \x01(\x03R\x0fhistoryCapacity\x12(\n" +
+	"\x10oldest_unix_nano\x18\a \x01(\x03R\x0eoldestUnixNano\"\xb9\x01\n" +
+	"\tConntrack\x12\x18\n" +
+	"\aentries\x18\x01 \x01(\x03R\aentries\x12\x14\n" +
+	"\x05limit\x18\x02 \x01(\x03R\x05limit\x12#\n" +
+	"\rinsert_failed\x18\x03 \x01(\x03R\finsertFailed\x12\x18\n" +
+	"\adropped\x18\x04 \x01(\x03R\adropped\x12#\n" +
+	"\rearly_dropped\x18\x05 \x01(\x03R\fearlyDropped\x12\x18\n" +
+	"\ainvalid\x18\x06 \x01(\x03R\ainvalid\"\xfa\x01\n" +
+	"\fSocketMemory\x12\x18\n" +
+	"\asockets\x18\x01 \x01(\x03R\asockets\x12\x1b\n" +
+	"\ttcp_bytes\x18\x02 \x01(\x03R\btcpBytes\x12&\n" +
+	"\x0ftcp_limit_bytes\x18\x03 \x01(\x03R\rtcpLimitBytes\x12\x1f\n" +
+	"\vtcp_orphans\x18\x04 \x01(\x03R\n" +
+	"tcpOrphans\x12\x1b\n" +
+	"\tudp_bytes\x18\x05 \x01(\x03R\budpBytes\x12&\n" +
+	"\x0fudp_limit_bytes\x18\x06 \x01(\x03R\rudpLimitBytes\x12%\n" +
+	"\x0efragment_bytes\x18\a \x01(\x03R\rfragmentBytes\"\xa3\x01\n" +
+	"\aSoftnet\x12\x1c\n" +
+	"\tprocessed\x18\x01 \x01(\x03R\tprocessed\x12\x18\n" +
+	"\adropped\x18\x02 \x01(\x03R\adropped\x12\x1a\n" +
+	"\bsqueezed\x18\x03 \x01(\x03R\bsqueezed\x12!\n" +
+	"\freceived_rps\x18\x04 \x01(\x03R\vreceivedRps\x12!\n" +
+	"\fflow_limited\x18\x05 \x01(\x03R\vflowLimited\"\x9c\x01\n" +
+	"\x0eInfiniBandPort\x12\x16\n" +
+	"\x06device\x18\x01 \x01(\tR\x06device\x12\x12\n" +
+	"\x04port\x18\x02 \x01(\x05R\x04port\x12\x14\n" +
+	"\x05state\x18\x03 \x01(\tR\x05state\x12H\n" +
+	"\bcounters\x18\x04 \x03(\v2,.networkobservability.agent.v1alpha1.CounterR\bcounters\"\xd8\x01\n" +
 	"\vMeasurement\x12@\n" +
 	"\x05state\x18\x01 \x01(\x0e2*.networkobservability.agent.v1alpha1.StateR\x05state\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12$\n" +
@@ -1487,7 +4292,7 @@ const file_apis_agent_v1alpha1_agent_proto_rawDesc = "" +
 	"\x05Rates\x12\x1f\n" +
 	"\vmilli_bytes\x18\x01 \x01(\x03R\n" +
 	"milliBytes\x12#\n" +
-	"\rmilli_packets\x18\x02 \x01(\x03R\fmilliPackets\"\x99\x02\n" +
+	"\rmilli_packets\x18\x02 \x01(\x03R\fmilliPackets\"\xf1\x03\n" +
 	"\tInterface\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x14\n" +
@@ -1495,18 +4300,55 @@ const file_apis_agent_v1alpha1_agent_proto_rawDesc = "" +
 	"\x03mtu\x18\x04 \x01(\x05R\x03mtu\x12\x16\n" +
 	"\x06uplink\x18\x05 \x01(\bR\x06uplink\x12P\n" +
 	"\areceive\x18\x06 \x01(\v26.networkobservability.agent.v1alpha1.InterfaceCountersR\areceive\x12R\n" +
-	"\btransmit\x18\a \x01(\v26.networkobservability.agent.v1alpha1.InterfaceCountersR\btransmit\"\xb7\x01\n" +
+	"\btransmit\x18\a \x01(\v26.networkobservability.agent.v1alpha1.InterfaceCountersR\btransmit\x12@\n" +
+	"\x05queue\x18\b \x01(\v2*.networkobservability.agent.v1alpha1.QueueR\x05queue\x12D\n" +
+	"\x06driver\x18\t \x03(\v2,.networkobservability.agent.v1alpha1.CounterR\x06driver\x12'\n" +
+	"\x0fcarrier_changes\x18\n" +
+	" \x01(\x03R\x0ecarrierChanges\x12%\n" +
+	"\x0espeed_megabits\x18\v \x01(\x03R\rspeedMegabits\"\x92\x01\n" +
+	"\x05Queue\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x14\n" +
+	"\x05drops\x18\x02 \x01(\x03R\x05drops\x12\x1e\n" +
+	"\n" +
+	"overlimits\x18\x03 \x01(\x03R\n" +
+	"overlimits\x12\x1a\n" +
+	"\brequeues\x18\x04 \x01(\x03R\brequeues\x12#\n" +
+	"\rbacklog_bytes\x18\x05 \x01(\x03R\fbacklogBytes\"\xb2\x02\n" +
 	"\x11InterfaceCounters\x12\x14\n" +
 	"\x05bytes\x18\x01 \x01(\x03R\x05bytes\x12\x18\n" +
 	"\apackets\x18\x02 \x01(\x03R\apackets\x12\x16\n" +
 	"\x06errors\x18\x03 \x01(\x03R\x06errors\x12\x18\n" +
 	"\adropped\x18\x04 \x01(\x03R\adropped\x12@\n" +
-	"\x05rates\x18\x05 \x01(\v2*.networkobservability.agent.v1alpha1.RatesR\x05rates\"\xfd\x01\n" +
+	"\x05rates\x18\x05 \x01(\v2*.networkobservability.agent.v1alpha1.RatesR\x05rates\x12\x16\n" +
+	"\x06missed\x18\x06 \x01(\x03R\x06missed\x12\x1a\n" +
+	"\boverruns\x18\a \x01(\x03R\boverruns\x12'\n" +
+	"\x0fchecksum_errors\x18\b \x01(\x03R\x0echecksumErrors\x12\x1c\n" +
+	"\tmulticast\x18\t \x01(\x03R\tmulticast\"\x83\x03\n" +
 	"\tProtocols\x12:\n" +
 	"\x03tcp\x18\x01 \x01(\v2(.networkobservability.agent.v1alpha1.TCPR\x03tcp\x12:\n" +
 	"\x03udp\x18\x02 \x01(\v2(.networkobservability.agent.v1alpha1.UDPR\x03udp\x12;\n" +
 	"\x04ipv4\x18\x03 \x01(\v2'.networkobservability.agent.v1alpha1.IPR\x04ipv4\x12;\n" +
-	"\x04ipv6\x18\x04 \x01(\v2'.networkobservability.agent.v1alpha1.IPR\x04ipv6\"\xdb\x03\n" +
+	"\x04ipv6\x18\x04 \x01(\v2'.networkobservability.agent.v1alpha1.IPR\x04ipv6\x12A\n" +
+	"\x06icmpv4\x18\x05 \x01(\v2).networkobservability.agent.v1alpha1.ICMPR\x06icmpv4\x12A\n" +
+	"\x06icmpv6\x18\x06 \x01(\v2).networkobservability.agent.v1alpha1.ICMPR\x06icmpv6\"\xe5\x04\n" +
+	"\x04ICMP\x12\x1f\n" +
+	"\vin_messages\x18\x01 \x01(\x03R\n" +
+	"inMessages\x12!\n" +
+	"\fout_messages\x18\x02 \x01(\x03R\voutMessages\x12\x1b\n" +
+	"\tin_errors\x18\x03 \x01(\x03R\binErrors\x12<\n" +
+	"\x1ain_destination_unreachable\x18\x04 \x01(\x03R\x18inDestinationUnreachable\x12>\n" +
+	"\x1bout_destination_unreachable\x18\x05 \x01(\x03R\x19outDestinationUnreachable\x12(\n" +
+	"\x10in_time_exceeded\x18\x06 \x01(\x03R\x0einTimeExceeded\x12*\n" +
+	"\x11out_time_exceeded\x18\a \x01(\x03R\x0foutTimeExceeded\x12)\n" +
+	"\x11in_packet_too_big\x18\b \x01(\x03R\x0einPacketTooBig\x12+\n" +
+	"\x12out_packet_too_big\x18\t \x01(\x03R\x0foutPacketTooBig\x12\x19\n" +
+	"\bin_echos\x18\n" +
+	" \x01(\x03R\ainEchos\x12\x1b\n" +
+	"\tout_echos\x18\v \x01(\x03R\boutEchos\x12&\n" +
+	"\x0fin_echo_replies\x18\f \x01(\x03R\rinEchoReplies\x12(\n" +
+	"\x10out_echo_replies\x18\r \x01(\x03R\x0eoutEchoReplies\x12!\n" +
+	"\fin_redirects\x18\x0e \x01(\x03R\vinRedirects\x12#\n" +
+	"\rout_redirects\x18\x0f \x01(\x03R\foutRedirects\"\x8d\x05\n" +
 	"\x03TCP\x12!\n" +
 	"\factive_opens\x18\x01 \x01(\x03R\vactiveOpens\x12#\n" +
 	"\rpassive_opens\x18\x02 \x01(\x03R\fpassiveOpens\x12#\n" +
@@ -1522,7 +4364,11 @@ const file_apis_agent_v1alpha1_agent_proto_rawDesc = "" +
 	"out_resets\x18\n" +
 	" \x01(\x03R\toutResets\x12)\n" +
 	"\x10listen_overflows\x18\v \x01(\x03R\x0flistenOverflows\x12!\n" +
-	"\flisten_drops\x18\f \x01(\x03R\vlistenDrops\"\x90\x02\n" +
+	"\flisten_drops\x18\f \x01(\x03R\vlistenDrops\x12*\n" +
+	"\x11zero_windows_sent\x18\r \x01(\x03R\x0fzeroWindowsSent\x12*\n" +
+	"\x11zero_window_drops\x18\x0e \x01(\x03R\x0fzeroWindowDrops\x12(\n" +
+	"\x10syn_cookies_sent\x18\x0f \x01(\x03R\x0esynCookiesSent\x12.\n" +
+	"\x13request_queue_drops\x18\x10 \x01(\x03R\x11requestQueueDrops\"\x90\x02\n" +
 	"\x03UDP\x12!\n" +
 	"\fin_datagrams\x18\x01 \x01(\x03R\vinDatagrams\x12#\n" +
 	"\rout_datagrams\x18\x02 \x01(\x03R\foutDatagrams\x12\x19\n" +
@@ -1562,15 +4408,75 @@ const file_apis_agent_v1alpha1_agent_proto_rawDesc = "" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rSTATE_RUNNING\x10\x01\x12\x12\n" +
 	"\x0eSTATE_DEGRADED\x10\x02\x12\r\n" +
-	"\tSTATE_OFF\x10\x03*u\n" +
+	"\tSTATE_OFF\x10\x03\"\xf7\x03\n" +
+	"\x10ReadFlowsRequest\x12\x19\n" +
+	"\bpod_keys\x18\x01 \x03(\tR\apodKeys\x12&\n" +
+	"\x0fsince_unix_nano\x18\x02 \x01(\x03R\rsinceUnixNano\x12&\n" +
+	"\x0funtil_unix_nano\x18\x03 \x01(\x03R\runtilUnixNano\x12%\n" +
+	"\x0eafter_position\x18\x04 \x01(\x03R\rafterPosition\x12L\n" +
+	"\tdirection\x18\x05 \x01(\x0e2..networkobservability.agent.v1alpha1.DirectionR\tdirection\x12\x1c\n" +
+	"\tprotocols\x18\x06 \x03(\x05R\tprotocols\x12\x14\n" +
+	"\x05ports\x18\a \x03(\x05R\x05ports\x12H\n" +
+	"\bverdicts\x18\b \x03(\x0e2,.networkobservability.agent.v1alpha1.VerdictR\bverdicts\x12\x14\n" +
+	"\x05peers\x18\t \x03(\fR\x05peers\x12\x14\n" +
+	"\x05limit\x18\n" +
+	" \x01(\x05R\x05limit\x12\x16\n" +
+	"\x06follow\x18\v \x01(\bR\x06follow\x12%\n" +
+	"\x0eafter_revision\x18\f \x01(\x03R\rafterRevision\x12\x1a\n" +
+	"\binstance\x18\r \x01(\x03R\binstance\"\xba\x01\n" +
+	"\x11ReadFlowsResponse\x12?\n" +
+	"\x05flows\x18\x01 \x03(\v2).networkobservability.agent.v1alpha1.FlowR\x05flows\x12\x12\n" +
+	"\x04gone\x18\x02 \x03(\x03R\x04gone\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x03R\brevision\x12\x1a\n" +
+	"\binstance\x18\x04 \x01(\x03R\binstance\x12\x18\n" +
+	"\acurrent\x18\x05 \x01(\bR\acurrent\"\xf0\a\n" +
+	"\x04Flow\x12\x1a\n" +
+	"\bposition\x18\x01 \x01(\x03R\bposition\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\x12\x17\n" +
+	"\apod_key\x18\x03 \x01(\tR\x06podKey\x12\x1f\n" +
+	"\vpod_address\x18\x04 \x01(\fR\n" +
+	"podAddress\x12!\n" +
+	"\fpeer_address\x18\x05 \x01(\fR\vpeerAddress\x12\x19\n" +
+	"\bpod_port\x18\x06 \x01(\x05R\apodPort\x12\x1b\n" +
+	"\tpeer_port\x18\a \x01(\x05R\bpeerPort\x12\x1a\n" +
+	"\bprotocol\x18\b \x01(\x05R\bprotocol\x12L\n" +
+	"\tdirection\x18\t \x01(\x0e2..networkobservability.agent.v1alpha1.DirectionR\tdirection\x12G\n" +
+	"\areceive\x18\n" +
+	" \x01(\v2-.networkobservability.agent.v1alpha1.CountersR\areceive\x12I\n" +
+	"\btransmit\x18\v \x01(\v2-.networkobservability.agent.v1alpha1.CountersR\btransmit\x12&\n" +
+	"\x0fstart_unix_nano\x18\f \x01(\x03R\rstartUnixNano\x12$\n" +
+	"\x0elast_unix_nano\x18\r \x01(\x03R\flastUnixNano\x12\x14\n" +
+	"\x05ended\x18\x0e \x01(\bR\x05ended\x12F\n" +
+	"\averdict\x18\x0f \x01(\x0e2,.networkobservability.agent.v1alpha1.VerdictR\averdict\x12\x18\n" +
+	"\adropped\x18\x10 \x01(\x03R\adropped\x12\x1f\n" +
+	"\vdrop_reason\x18\x11 \x01(\tR\n" +
+	"dropReason\x12N\n" +
+	"\n" +
+	"drop_class\x18\x12 \x01(\x0e2/.networkobservability.agent.v1alpha1.Drop.ClassR\tdropClass\x12#\n" +
+	"\rreceive_flags\x18\x13 \x01(\x05R\freceiveFlags\x12%\n" +
+	"\x0etransmit_flags\x18\x14 \x01(\x05R\rtransmitFlags\x12%\n" +
+	"\x0ehandshake_nano\x18\x15 \x01(\x03R\rhandshakeNano\x12-\n" +
+	"\x12translated_address\x18\x16 \x01(\fR\x11translatedAddress\x12'\n" +
+	"\x0ftranslated_port\x18\x17 \x01(\x05R\x0etranslatedPort\x12\x1b\n" +
+	"\tpeer_name\x18\x18 \x01(\tR\bpeerName*u\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eSTATE_MEASURED\x10\x01\x12\x12\n" +
 	"\x0eSTATE_DEGRADED\x10\x02\x12\x13\n" +
 	"\x0fSTATE_NOT_FOUND\x10\x03\x12\x18\n" +
-	"\x14STATE_NOT_ATTRIBUTED\x10\x042\x85\x01\n" +
+	"\x14STATE_NOT_ATTRIBUTED\x10\x04*U\n" +
+	"\tDirection\x12\x19\n" +
+	"\x15DIRECTION_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11DIRECTION_RECEIVE\x10\x01\x12\x16\n" +
+	"\x12DIRECTION_TRANSMIT\x10\x02*d\n" +
+	"\aVerdict\x12\x17\n" +
+	"\x13VERDICT_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11VERDICT_FORWARDED\x10\x01\x12\x13\n" +
+	"\x0fVERDICT_DROPPED\x10\x02\x12\x14\n" +
+	"\x10VERDICT_REJECTED\x10\x032\x83\x02\n" +
 	"\x05Agent\x12|\n" +
-	"\tReadStats\x125.networkobservability.agent.v1alpha1.ReadStatsRequest\x1a6.networkobservability.agent.v1alpha1.ReadStatsResponse0\x01BJZHgithub.com/networkobservability/networkobservability/apis/agent/v1alpha1b\x06proto3"
+	"\tReadStats\x125.networkobservability.agent.v1alpha1.ReadStatsRequest\x1a6.networkobservability.agent.v1alpha1.ReadStatsResponse0\x01\x12|\n" +
+	"\tReadFlows\x125.networkobservability.agent.v1alpha1.ReadFlowsRequest\x1a6.networkobservability.agent.v1alpha1.ReadFlowsResponse0\x01BJZHgithub.com/networkobservability/networkobservability/apis/agent/v1alpha1b\x06proto3"
 
 var (
 	file_apis_agent_v1alpha1_agent_proto_rawDescOnce sync.Once
@@ -1584,64 +4490,134 @@ func file_apis_agent_v1alpha1_agent_proto_rawDescGZIP() []byte {
 	return file_apis_agent_v1alpha1_agent_proto_rawDescData
 }
 
-var file_apis_agent_v1alpha1_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_apis_agent_v1alpha1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_apis_agent_v1alpha1_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
+var file_apis_agent_v1alpha1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_apis_agent_v1alpha1_agent_proto_goTypes = []any{
 	(State)(0),                // 0: networkobservability.agent.v1alpha1.State
-	(Collector_State)(0),      // 1: networkobservability.agent.v1alpha1.Collector.State
-	(*ReadStatsRequest)(nil),  // 2: networkobservability.agent.v1alpha1.ReadStatsRequest
-	(*ReadStatsResponse)(nil), // 3: networkobservability.agent.v1alpha1.ReadStatsResponse
-	(*PodStats)(nil),          // 4: networkobservability.agent.v1alpha1.PodStats
-	(*NodeStats)(nil),         // 5: networkobservability.agent.v1alpha1.NodeStats
-	(*Measurement)(nil),       // 6: networkobservability.agent.v1alpha1.Measurement
-	(*Traffic)(nil),           // 7: networkobservability.agent.v1alpha1.Traffic
-	(*DirectionTraffic)(nil),  // 8: networkobservability.agent.v1alpha1.DirectionTraffic
-	(*Counters)(nil),          // 9: networkobservability.agent.v1alpha1.Counters
-	(*Rates)(nil),             // 10: networkobservability.agent.v1alpha1.Rates
-	(*Interface)(nil),         // 11: networkobservability.agent.v1alpha1.Interface
-	(*InterfaceCounters)(nil), // 12: networkobservability.agent.v1alpha1.InterfaceCounters
-	(*Protocols)(nil),         // 13: networkobservability.agent.v1alpha1.Protocols
-	(*TCP)(nil),               // 14: networkobservability.agent.v1alpha1.TCP
-	(*UDP)(nil),               // 15: networkobservability.agent.v1alpha1.UDP
-	(*IP)(nil),                // 16: networkobservability.agent.v1alpha1.IP
-	(*AgentInfo)(nil),         // 17: networkobservability.agent.v1alpha1.AgentInfo
-	(*Collector)(nil),         // 18: networkobservability.agent.v1alpha1.Collector
+	(Direction)(0),            // 1: networkobservability.agent.v1alpha1.Direction
+	(Verdict)(0),              // 2: networkobservability.agent.v1alpha1.Verdict
+	(Drop_Class)(0),           // 3: networkobservability.agent.v1alpha1.Drop.Class
+	(Drop_Attribution)(0),     // 4: networkobservability.agent.v1alpha1.Drop.Attribution
+	(Collector_State)(0),      // 5: networkobservability.agent.v1alpha1.Collector.State
+	(*ReadStatsRequest)(nil),  // 6: networkobservability.agent.v1alpha1.ReadStatsRequest
+	(*ReadStatsResponse)(nil), // 7: networkobservability.agent.v1alpha1.ReadStatsResponse
+	(*PodStats)(nil),          // 8: networkobservability.agent.v1alpha1.PodStats
+	(*NodeStats)(nil),         // 9: networkobservability.agent.v1alpha1.NodeStats
+	(*Counter)(nil),           // 10: networkobservability.agent.v1alpha1.Counter
+	(*Histogram)(nil),         // 11: networkobservability.agent.v1alpha1.Histogram
+	(*Drops)(nil),             // 12: networkobservability.agent.v1alpha1.Drops
+	(*Drop)(nil),              // 13: networkobservability.agent.v1alpha1.Drop
+	(*Connections)(nil),       // 14: networkobservability.agent.v1alpha1.Connections
+	(*APIServer)(nil),         // 15: networkobservability.agent.v1alpha1.APIServer
+	(*DNS)(nil),               // 16: networkobservability.agent.v1alpha1.DNS
+	(*DNSQueries)(nil),        // 17: networkobservability.agent.v1alpha1.DNSQueries
+	(*DNSResponses)(nil),      // 18: networkobservability.agent.v1alpha1.DNSResponses
+	(*DNSNameCount)(nil),      // 19: networkobservability.agent.v1alpha1.DNSNameCount
+	(*FlowTotals)(nil),        // 20: networkobservability.agent.v1alpha1.FlowTotals
+	(*FlowTable)(nil),         // 21: networkobservability.agent.v1alpha1.FlowTable
+	(*Conntrack)(nil),         // 22: networkobservability.agent.v1alpha1.Conntrack
+	(*SocketMemory)(nil),      // 23: networkobservability.agent.v1alpha1.SocketMemory
+	(*Softnet)(nil),           // 24: networkobservability.agent.v1alpha1.Softnet
+	(*InfiniBandPort)(nil),    // 25: networkobservability.agent.v1alpha1.InfiniBandPort
+	(*Measurement)(nil),       // 26: networkobservability.agent.v1alpha1.Measurement
+	(*Traffic)(nil),           // 27: networkobservability.agent.v1alpha1.Traffic
+	(*DirectionTraffic)(nil),  // 28: networkobservability.agent.v1alpha1.DirectionTraffic
+	(*Counters)(nil),          // 29: networkobservability.agent.v1alpha1.Counters
+	(*Rates)(nil),             // 30: networkobservability.agent.v1alpha1.Rates
+	(*Interface)(nil),         // 31: networkobservability.agent.v1alpha1.Interface
+	(*Queue)(nil),             // 32: networkobservability.agent.v1alpha1.Queue
+	(*InterfaceCounters)(nil), // 33: networkobservability.agent.v1alpha1.InterfaceCounters
+	(*Protocols)(nil),         // 34: networkobservability.agent.v1alpha1.Protocols
+	(*ICMP)(nil),              // 35: networkobservability.agent.v1alpha1.ICMP
+	(*TCP)(nil),               // 36: networkobservability.agent.v1alpha1.TCP
+	(*UDP)(nil),               // 37: networkobservability.agent.v1alpha1.UDP
+	(*IP)(nil),                // 38: networkobservability.agent.v1alpha1.IP
+	(*AgentInfo)(nil),         // 39: networkobservability.agent.v1alpha1.AgentInfo
+	(*Collector)(nil),         // 40: networkobservability.agent.v1alpha1.Collector
+	(*ReadFlowsRequest)(nil),  // 41: networkobservability.agent.v1alpha1.ReadFlowsRequest
+	(*ReadFlowsResponse)(nil), // 42: networkobservability.agent.v1alpha1.ReadFlowsResponse
+	(*Flow)(nil),              // 43: networkobservability.agent.v1alpha1.Flow
 }
 var file_apis_agent_v1alpha1_agent_proto_depIdxs = []int32{
-	4,  // 0: networkobservability.agent.v1alpha1.ReadStatsResponse.pods:type_name -> networkobservability.agent.v1alpha1.PodStats
-	5,  // 1: networkobservability.agent.v1alpha1.ReadStatsResponse.node:type_name -> networkobservability.agent.v1alpha1.NodeStats
-	6,  // 2: networkobservability.agent.v1alpha1.PodStats.measurement:type_name -> networkobservability.agent.v1alpha1.Measurement
-	7,  // 3: networkobservability.agent.v1alpha1.PodStats.traffic:type_name -> networkobservability.agent.v1alpha1.Traffic
-	13, // 4: networkobservability.agent.v1alpha1.PodStats.protocols:type_name -> networkobservability.agent.v1alpha1.Protocols
-	6,  // 5: networkobservability.agent.v1alpha1.NodeStats.measurement:type_name -> networkobservability.agent.v1alpha1.Measurement
-	11, // 6: networkobservability.agent.v1alpha1.NodeStats.interfaces:type_name -> networkobservability.agent.v1alpha1.Interface
-	13, // 7: networkobservability.agent.v1alpha1.NodeStats.protocols:type_name -> networkobservability.agent.v1alpha1.Protocols
-	17, // 8: networkobservability.agent.v1alpha1.NodeStats.agent:type_name -> networkobservability.agent.v1alpha1.AgentInfo
-	0,  // 9: networkobservability.agent.v1alpha1.Measurement.state:type_name -> networkobservability.agent.v1alpha1.State
-	8,  // 10: networkobservability.agent.v1alpha1.Traffic.receive:type_name -> networkobservability.agent.v1alpha1.DirectionTraffic
-	8,  // 11: networkobservability.agent.v1alpha1.Traffic.transmit:type_name -> networkobservability.agent.v1alpha1.DirectionTraffic
-	9,  // 12: networkobservability.agent.v1alpha1.DirectionTraffic.ipv4_unicast:type_name -> networkobservability.agent.v1alpha1.Counters
-	9,  // 13: networkobservability.agent.v1alpha1.DirectionTraffic.ipv4_non_unicast:type_name -> networkobservability.agent.v1alpha1.Counters
-	9,  // 14: networkobservability.agent.v1alpha1.DirectionTraffic.ipv6_unicast:type_name -> networkobservability.agent.v1alpha1.Counters
-	9,  // 15: networkobservability.agent.v1alpha1.DirectionTraffic.ipv6_non_unicast:type_name -> networkobservability.agent.v1alpha1.Counters
-	9,  // 16: networkobservability.agent.v1alpha1.DirectionTraffic.non_ip:type_name -> networkobservability.agent.v1alpha1.Counters
-	10, // 17: networkobservability.agent.v1alpha1.DirectionTraffic.rates:type_name -> networkobservability.agent.v1alpha1.Rates
-	12, // 18: networkobservability.agent.v1alpha1.Interface.receive:type_name -> networkobservability.agent.v1alpha1.InterfaceCounters
-	12, // 19: networkobservability.agent.v1alpha1.Interface.transmit:type_name -> networkobservability.agent.v1alpha1.InterfaceCounters
-	10, // 20: networkobservability.agent.v1alpha1.InterfaceCounters.rates:type_name -> networkobservability.agent.v1alpha1.Rates
-	14, // 21: networkobservability.agent.v1alpha1.Protocols.tcp:type_name -> networkobservability.agent.v1alpha1.TCP
-	15, // 22: networkobservability.agent.v1alpha1.Protocols.udp:type_name -> networkobservability.agent.v1alpha1.UDP
-	16, // 23: networkobservability.agent.v1alpha1.Protocols.ipv4:type_name -> networkobservability.agent.v1alpha1.IP
-	16, // 24: networkobservability.agent.v1alpha1.Protocols.ipv6:type_name -> networkobservability.agent.v1alpha1.IP
-	18, // 25: networkobservability.agent.v1alpha1.AgentInfo.collectors:type_name -> networkobservability.agent.v1alpha1.Collector
-	1,  // 26: networkobservability.agent.v1alpha1.Collector.state:type_name -> networkobservability.agent.v1alpha1.Collector.State
-	2,  // 27: networkobservability.agent.v1alpha1.Agent.ReadStats:input_type -> networkobservability.agent.v1alpha1.ReadStatsRequest
-	3,  // 28: networkobservability.agent.v1alpha1.Agent.ReadStats:output_type -> networkobservability.agent.v1alpha1.ReadStatsResponse
-	28, // [28:29] is the sub-list for method output_type
-	27, // [27:28] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	8,  // 0: networkobservability.agent.v1alpha1.ReadStatsResponse.pods:type_name -> networkobservability.agent.v1alpha1.PodStats
+	9,  // 1: networkobservability.agent.v1alpha1.ReadStatsResponse.node:type_name -> networkobservability.agent.v1alpha1.NodeStats
+	26, // 2: networkobservability.agent.v1alpha1.PodStats.measurement:type_name -> networkobservability.agent.v1alpha1.Measurement
+	27, // 3: networkobservability.agent.v1alpha1.PodStats.traffic:type_name -> networkobservability.agent.v1alpha1.Traffic
+	34, // 4: networkobservability.agent.v1alpha1.PodStats.protocols:type_name -> networkobservability.agent.v1alpha1.Protocols
+	12, // 5: networkobservability.agent.v1alpha1.PodStats.drops:type_name -> networkobservability.agent.v1alpha1.Drops
+	14, // 6: networkobservability.agent.v1alpha1.PodStats.connections:type_name -> networkobservability.agent.v1alpha1.Connections
+	16, // 7: networkobservability.agent.v1alpha1.PodStats.dns:type_name -> networkobservability.agent.v1alpha1.DNS
+	15, // 8: networkobservability.agent.v1alpha1.PodStats.api_server:type_name -> networkobservability.agent.v1alpha1.APIServer
+	20, // 9: networkobservability.agent.v1alpha1.PodStats.flows:type_name -> networkobservability.agent.v1alpha1.FlowTotals
+	10, // 10: networkobservability.agent.v1alpha1.PodStats.additional:type_name -> networkobservability.agent.v1alpha1.Counter
+	26, // 11: networkobservability.agent.v1alpha1.NodeStats.measurement:type_name -> networkobservability.agent.v1alpha1.Measurement
+	31, // 12: networkobservability.agent.v1alpha1.NodeStats.interfaces:type_name -> networkobservability.agent.v1alpha1.Interface
+	34, // 13: networkobservability.agent.v1alpha1.NodeStats.protocols:type_name -> networkobservability.agent.v1alpha1.Protocols
+	39, // 14: networkobservability.agent.v1alpha1.NodeStats.agent:type_name -> networkobservability.agent.v1alpha1.AgentInfo
+	12, // 15: networkobservability.agent.v1alpha1.NodeStats.drops:type_name -> networkobservability.agent.v1alpha1.Drops
+	14, // 16: networkobservability.agent.v1alpha1.NodeStats.connections:type_name -> networkobservability.agent.v1alpha1.Connections
+	16, // 17: networkobservability.agent.v1alpha1.NodeStats.dns:type_name -> networkobservability.agent.v1alpha1.DNS
+	15, // 18: networkobservability.agent.v1alpha1.NodeStats.api_server:type_name -> networkobservability.agent.v1alpha1.APIServer
+	21, // 19: networkobservability.agent.v1alpha1.NodeStats.flows:type_name -> networkobservability.agent.v1alpha1.FlowTable
+	22, // 20: networkobservability.agent.v1alpha1.NodeStats.conntrack:type_name -> networkobservability.agent.v1alpha1.Conntrack
+	23, // 21: networkobservability.agent.v1alpha1.NodeStats.socket_memory:type_name -> networkobservability.agent.v1alpha1.SocketMemory
+	24, // 22: networkobservability.agent.v1alpha1.NodeStats.softnet:type_name -> networkobservability.agent.v1alpha1.Softnet
+	25, // 23: networkobservability.agent.v1alpha1.NodeStats.infiniband:type_name -> networkobservability.agent.v1alpha1.InfiniBandPort
+	10, // 24: networkobservability.agent.v1alpha1.NodeStats.additional:type_name -> networkobservability.agent.v1alpha1.Counter
+	13, // 25: networkobservability.agent.v1alpha1.Drops.drops:type_name -> networkobservability.agent.v1alpha1.Drop
+	3,  // 26: networkobservability.agent.v1alpha1.Drop.class:type_name -> networkobservability.agent.v1alpha1.Drop.Class
+	1,  // 27: networkobservability.agent.v1alpha1.Drop.direction:type_name -> networkobservability.agent.v1alpha1.Direction
+	4,  // 28: networkobservability.agent.v1alpha1.Drop.attribution:type_name -> networkobservability.agent.v1alpha1.Drop.Attribution
+	11, // 29: networkobservability.agent.v1alpha1.Connections.open_smoothed_rtt:type_name -> networkobservability.agent.v1alpha1.Histogram
+	11, // 30: networkobservability.agent.v1alpha1.Connections.open_minimum_rtt:type_name -> networkobservability.agent.v1alpha1.Histogram
+	11, // 31: networkobservability.agent.v1alpha1.Connections.closed_smoothed_rtt:type_name -> networkobservability.agent.v1alpha1.Histogram
+	11, // 32: networkobservability.agent.v1alpha1.Connections.closed_minimum_rtt:type_name -> networkobservability.agent.v1alpha1.Histogram
+	11, // 33: networkobservability.agent.v1alpha1.APIServer.handshake:type_name -> networkobservability.agent.v1alpha1.Histogram
+	11, // 34: networkobservability.agent.v1alpha1.APIServer.rtt:type_name -> networkobservability.agent.v1alpha1.Histogram
+	17, // 35: networkobservability.agent.v1alpha1.DNS.queries:type_name -> networkobservability.agent.v1alpha1.DNSQueries
+	18, // 36: networkobservability.agent.v1alpha1.DNS.responses:type_name -> networkobservability.agent.v1alpha1.DNSResponses
+	11, // 37: networkobservability.agent.v1alpha1.DNS.latency:type_name -> networkobservability.agent.v1alpha1.Histogram
+	19, // 38: networkobservability.agent.v1alpha1.DNS.names:type_name -> networkobservability.agent.v1alpha1.DNSNameCount
+	10, // 39: networkobservability.agent.v1alpha1.InfiniBandPort.counters:type_name -> networkobservability.agent.v1alpha1.Counter
+	0,  // 40: networkobservability.agent.v1alpha1.Measurement.state:type_name -> networkobservability.agent.v1alpha1.State
+	28, // 41: networkobservability.agent.v1alpha1.Traffic.receive:type_name -> networkobservability.agent.v1alpha1.DirectionTraffic
+	28, // 42: networkobservability.agent.v1alpha1.Traffic.transmit:type_name -> networkobservability.agent.v1alpha1.DirectionTraffic
+	29, // 43: networkobservability.agent.v1alpha1.DirectionTraffic.ipv4_unicast:type_name -> networkobservability.agent.v1alpha1.Counters
+	29, // 44: networkobservability.agent.v1alpha1.DirectionTraffic.ipv4_non_unicast:type_name -> networkobservability.agent.v1alpha1.Counters
+	29, // 45: networkobservability.agent.v1alpha1.DirectionTraffic.ipv6_unicast:type_name -> networkobservability.agent.v1alpha1.Counters
+	29, // 46: networkobservability.agent.v1alpha1.DirectionTraffic.ipv6_non_unicast:type_name -> networkobservability.agent.v1alpha1.Counters
+	29, // 47: networkobservability.agent.v1alpha1.DirectionTraffic.non_ip:type_name -> networkobservability.agent.v1alpha1.Counters
+	30, // 48: networkobservability.agent.v1alpha1.DirectionTraffic.rates:type_name -> networkobservability.agent.v1alpha1.Rates
+	33, // 49: networkobservability.agent.v1alpha1.Interface.receive:type_name -> networkobservability.agent.v1alpha1.InterfaceCounters
+	33, // 50: networkobservability.agent.v1alpha1.Interface.transmit:type_name -> networkobservability.agent.v1alpha1.InterfaceCounters
+	32, // 51: networkobservability.agent.v1alpha1.Interface.queue:type_name -> networkobservability.agent.v1alpha1.Queue
+	10, // 52: networkobservability.agent.v1alpha1.Interface.driver:type_name -> networkobservability.agent.v1alpha1.Counter
+	30, // 53: networkobservability.agent.v1alpha1.InterfaceCounters.rates:type_name -> networkobservability.agent.v1alpha1.Rates
+	36, // 54: networkobservability.agent.v1alpha1.Protocols.tcp:type_name -> networkobservability.agent.v1alpha1.TCP
+	37, // 55: networkobservability.agent.v1alpha1.Protocols.udp:type_name -> networkobservability.agent.v1alpha1.UDP
+	38, // 56: networkobservability.agent.v1alpha1.Protocols.ipv4:type_name -> networkobservability.agent.v1alpha1.IP
+	38, // 57: networkobservability.agent.v1alpha1.Protocols.ipv6:type_name -> networkobservability.agent.v1alpha1.IP
+	35, // 58: networkobservability.agent.v1alpha1.Protocols.icmpv4:type_name -> networkobservability.agent.v1alpha1.ICMP
+	35, // 59: networkobservability.agent.v1alpha1.Protocols.icmpv6:type_name -> networkobservability.agent.v1alpha1.ICMP
+	40, // 60: networkobservability.agent.v1alpha1.AgentInfo.collectors:type_name -> networkobservability.agent.v1alpha1.Collector
+	5,  // 61: networkobservability.agent.v1alpha1.Collector.state:type_name -> networkobservability.agent.v1alpha1.Collector.State
+	1,  // 62: networkobservability.agent.v1alpha1.ReadFlowsRequest.direction:type_name -> networkobservability.agent.v1alpha1.Direction
+	2,  // 63: networkobservability.agent.v1alpha1.ReadFlowsRequest.verdicts:type_name -> networkobservability.agent.v1alpha1.Verdict
+	43, // 64: networkobservability.agent.v1alpha1.ReadFlowsResponse.flows:type_name -> networkobservability.agent.v1alpha1.Flow
+	1,  // 65: networkobservability.agent.v1alpha1.Flow.direction:type_name -> networkobservability.agent.v1alpha1.Direction
+	29, // 66: networkobservability.agent.v1alpha1.Flow.receive:type_name -> networkobservability.agent.v1alpha1.Counters
+	29, // 67: networkobservability.agent.v1alpha1.Flow.transmit:type_name -> networkobservability.agent.v1alpha1.Counters
+	2,  // 68: networkobservability.agent.v1alpha1.Flow.verdict:type_name -> networkobservability.agent.v1alpha1.Verdict
+	3,  // 69: networkobservability.agent.v1alpha1.Flow.drop_class:type_name -> networkobservability.agent.v1alpha1.Drop.Class
+	6,  // 70: networkobservability.agent.v1alpha1.Agent.ReadStats:input_type -> networkobservability.agent.v1alpha1.ReadStatsRequest
+	41, // 71: networkobservability.agent.v1alpha1.Agent.ReadFlows:input_type -> networkobservability.agent.v1alpha1.ReadFlowsRequest
+	7,  // 72: networkobservability.agent.v1alpha1.Agent.ReadStats:output_type -> networkobservability.agent.v1alpha1.ReadStatsResponse
+	42, // 73: networkobservability.agent.v1alpha1.Agent.ReadFlows:output_type -> networkobservability.agent.v1alpha1.ReadFlowsResponse
+	72, // [72:74] is the sub-list for method output_type
+	70, // [70:72] is the sub-list for method input_type
+	70, // [70:70] is the sub-list for extension type_name
+	70, // [70:70] is the sub-list for extension extendee
+	0,  // [0:70] is the sub-list for field type_name
 }
 
 func init() { file_apis_agent_v1alpha1_agent_proto_init() }
@@ -1649,14 +4625,14 @@ func file_apis_agent_v1alpha1_agent_proto_init() {
 	if File_apis_agent_v1alpha1_agent_proto != nil {
 		return
 	}
-	file_apis_agent_v1alpha1_agent_proto_msgTypes[6].OneofWrappers = []any{}
+	file_apis_agent_v1alpha1_agent_proto_msgTypes[22].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_apis_agent_v1alpha1_agent_proto_rawDesc), len(file_apis_agent_v1alpha1_agent_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   17,
+			NumEnums:      6,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,6 +23,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	Agent_ReadStats_FullMethodName = "/networkobservability.agent.v1alpha1.Agent/ReadStats"
+	Agent_ReadFlows_FullMethodName = "/networkobservability.agent.v1alpha1.Agent/ReadFlows"
 )
 
 // AgentClient is the client API for Agent service.
@@ -34,6 +35,11 @@ type AgentClient interface {
 	// ReadStats reads the counters of the asked pods, and of the node if asked, at this moment.
 	// Errors: INVALID_ARGUMENT for a request over a limit, RESOURCE_EXHAUSTED when too many reads are under way.
 	ReadStats(ctx context.Context, in *ReadStatsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ReadStatsResponse], error)
+	// ReadFlows reads the flow history of this node, oldest first, or follows it.
+	// Errors: INVALID_ARGUMENT for a request over a limit, RESOURCE_EXHAUSTED when too many reads are under way,
+	// OUT_OF_RANGE when flows that a follower had not been told of are gone already, FAILED_PRECONDITION when
+	// flows are switched off.
+	ReadFlows(ctx context.Context, in *ReadFlowsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ReadFlowsResponse], error)
 }
 
 type agentClient struct {
@@ -63,6 +69,25 @@ func (c *agentClient) ReadStats(ctx context.Context, in *ReadStatsRequest, opts 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Agent_ReadStatsClient = grpc.ServerStreamingClient[ReadStatsResponse]
 
+func (c *agentClient) ReadFlows(ctx context.Context, in *ReadFlowsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ReadFlowsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Agent_ServiceDesc.Streams[1], Agent_ReadFlows_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ReadFlowsRequest, ReadFlowsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Agent_ReadFlowsClient = grpc.ServerStreamingClient[ReadFlowsResponse]
+
 // AgentServer is the server API for Agent service.
 // All implementations must embed UnimplementedAgentServer
 // for forward compatibility.
@@ -72,6 +97,11 @@ type AgentServer interface {
 	// ReadStats reads the counters of the asked pods, and of the node if asked, at this moment.
 	// Errors: INVALID_ARGUMENT for a request over a limit, RESOURCE_EXHAUSTED when too many reads are under way.
 	ReadStats(*ReadStatsRequest, grpc.ServerStreamingServer[ReadStatsResponse]) error
+	// ReadFlows reads the flow history of this node, oldest first, or follows it.
+	// Errors: INVALID_ARGUMENT for a request over a limit, RESOURCE_EXHAUSTED when too many reads are under way,
+	// OUT_OF_RANGE when flows that a follower had not been told of are gone already, FAILED_PRECONDITION when
+	// flows are switched off.
+	ReadFlows(*ReadFlowsRequest, grpc.ServerStreamingServer[ReadFlowsResponse]) error
 	mustEmbedUnimplementedAgentServer()
 }
 
@@ -84,6 +114,9 @@ type UnimplementedAgentServer struct{}
 
 func (UnimplementedAgentServer) ReadStats(*ReadStatsRequest, grpc.ServerStreamingServer[ReadStatsResponse]) error {
 	return status.Error(codes.Unimplemented, "method ReadStats not implemented")
+}
+func (UnimplementedAgentServer) ReadFlows(*ReadFlowsRequest, grpc.ServerStreamingServer[ReadFlowsResponse]) error {
+	return status.Error(codes.Unimplemented, "method ReadFlows not implemented")
 }
 func (UnimplementedAgentServer) mustEmbedUnimplementedAgentServer() {}
 func (UnimplementedAgentServer) testEmbeddedByValue()               {}
@@ -117,6 +150,17 @@ func _Agent_ReadStats_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Agent_ReadStatsServer = grpc.ServerStreamingServer[ReadStatsResponse]
 
+func _Agent_ReadFlows_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ReadFlowsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AgentServer).ReadFlows(m, &grpc.GenericServerStream[ReadFlowsRequest, ReadFlowsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Agent_ReadFlowsServer = grpc.ServerStreamingServer[ReadFlowsResponse]
+
 // Agent_ServiceDesc is the grpc.ServiceDesc for Agent service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -128,6 +172,11 @@ var Agent_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "ReadStats",
 			Handler:       _Agent_ReadStats_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "ReadFlows",
+			Handler:       _Agent_ReadFlows_Handler,
 			ServerStreams: true,
 		},
 	},

@@ -32,6 +32,10 @@ const (
 
 	// MaxPodKeys is the largest number of keys in one ReadStatsRequest.
 	MaxPodKeys = 2000
+	// MaxAPIServers is the largest number of addresses in one ReadStatsRequest.
+	MaxAPIServers = 64
+	// MaxPeers is the largest number of addresses of peers in one ReadFlowsRequest.
+	MaxPeers = 2000
 	// MaxRequestBytes is the largest ReadStatsRequest.
 	MaxRequestBytes = 1 << 20
 	// MaxBatchBytes is the largest ReadStatsResponse.

@@ -14,6 +14,7 @@ import (
 	"github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
 	bpf "github.com/networkobservability/networkobservability/bpf/traffic"
 	"github.com/networkobservability/networkobservability/nodeagent/collectors/rates"
+	"github.com/networkobservability/networkobservability/nodeagent/pins"
 	"github.com/networkobservability/networkobservability/nodeagent/podmap"
 )
 
@@ -36,6 +37,10 @@ type Config struct {
 	// CgroupRoot is where cgroup version 2 is mounted; empty where it is not.
 	CgroupRoot string
 	Hook       Hook
+	// Shared are the maps of bpf/headers; nil when there are none.
+	Shared map[string]*ebpf.Map
+	// Flows says whether packets are added to the tables of flows, too.
+	Flows bool
 }
 
 const (
@@ -70,7 +75,7 @@ type Collector struct {
 // New makes a collector that attaches to nothing before Follow.
 func New(config Config) *Collector {
 	return &Collector{
-		config: config, root: root(config.BPFFS, config.Node), earlier: earlier,
+		config: config, root: pins.Root(config.BPFFS, config.Node), earlier: earlier,
 		targets: map[string]*target{}, gone: map[string]time.Time{},
 	}
 }
@@ -108,12 +113,13 @@ func (c *Collector) failed() (count int, first error) {
 	return count, first
 }
 
-// Pods is the number of pods that are counted.
-func (c *Collector) Pods() int {
+// ReadNode fills in the number of pods that are counted.
+func (c *Collector) ReadNode(row *v1alpha1.NodeStats) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	failed, _ := c.failed()
-	return len(c.targets) - failed
+	row.Agent.Pods = int32(len(c.targets) - failed)
+	return nil
 }
 
 // Follow attaches to the pods that are new or have changed, and lets go of all others. Pods that cannot be told from

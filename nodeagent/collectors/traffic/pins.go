@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	bpf "github.com/networkobservability/networkobservability/bpf/traffic"
+	"github.com/networkobservability/networkobservability/nodeagent/pins"
 	"github.com/networkobservability/networkobservability/nodeagent/podmap"
 )
 
@@ -27,11 +28,6 @@ import (
 //
 // Links have no version: an agent of any version replaces the program in them. Maps are found by the pod's key and
 // not by its namespace, so counters go on when the pod's sandbox is made anew.
-
-// root is the folder of one node's pins. The BPF file system refuses dots; node names have no underscores.
-func root(bpffs, node string) string {
-	return filepath.Join(bpffs, "networkobservability", strings.ReplaceAll(node, ".", "_"))
-}
 
 func (c *Collector) namespacePins(cookie uint64) string {
 	return filepath.Join(c.root, strconv.FormatUint(cookie, 10))
@@ -164,7 +160,7 @@ func (c *Collector) sweepLinks(keep map[string]bool) error {
 	for _, folder := range folders {
 		path := filepath.Join(c.root, folder.Name())
 		switch {
-		case isLayout(folder.Name()):
+		case !isLinks(folder.Name()):
 		case !keep[path]:
 			problems = append(problems, removePins(path))
 		default:
@@ -174,8 +170,11 @@ func (c *Collector) sweepLinks(keep map[string]bool) error {
 	return errors.Join(problems...)
 }
 
-// isLayout is true for layouts of later releases too: after a way back and forth their totals count again.
-func isLayout(folder string) bool { return strings.HasPrefix(folder, "totals-") }
+// isLinks tells folders of links from those of maps, and of other collectors.
+func isLinks(folder string) bool {
+	_, err := strconv.ParseUint(strings.TrimPrefix(folder, "cgroup-"), 10, 64)
+	return err == nil
+}
 
 // sweepTotals removes the totals of pods that are gone for long: keep says whose stay.
 func (c *Collector) sweepTotals(keep func(key string) bool) error {
@@ -216,8 +215,8 @@ func sweepInterfaces(namespace string) error {
 
 // Cleanup removes every pin of a node, which detaches what was attached through pinned links, and the filters of
 // clsact from the namespaces of the given pods. It reports what it removed.
-func Cleanup(config Config, pods []*podmap.Pod) (removed []string, err error) {
-	folder := root(config.BPFFS, config.Node)
+func Cleanup(bpffs, node string, pods []*podmap.Pod) (removed []string, err error) {
+	folder := pins.Root(bpffs, node)
 	var problems []error
 	err = filepath.WalkDir(folder, func(path string, entry fs.DirEntry, err error) error {
 		if err == nil && !entry.IsDir() {

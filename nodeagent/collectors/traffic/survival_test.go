@@ -15,6 +15,7 @@ import (
 	bpf "github.com/networkobservability/networkobservability/bpf/traffic"
 	"github.com/networkobservability/networkobservability/nodeagent/collectors/protocols"
 	"github.com/networkobservability/networkobservability/nodeagent/fakepod"
+	"github.com/networkobservability/networkobservability/nodeagent/pins"
 	"github.com/networkobservability/networkobservability/nodeagent/podmap"
 )
 
@@ -33,7 +34,7 @@ func TestUpgradeFromAnEarlierLayout(t *testing.T) {
 	before := old.totals(pod)
 	old.stop()
 	// What the old release had pinned is now under the name of its layout.
-	folder := root(config.BPFFS, config.Node)
+	folder := pins.Root(config.BPFFS, config.Node)
 	if err := os.Rename(filepath.Join(folder, bpf.Layout), filepath.Join(folder, "totals-v0")); err != nil {
 		t.Fatal(err)
 	}
@@ -275,11 +276,11 @@ func TestNoProgramIsLeftBehind(t *testing.T) {
 	pod, _ := pair(t)
 	a := startAgent(t, config, pod)
 	known, _ := a.pods.Lookup(pod.UID)
-	ids := programsOf(t, filepath.Join(root(config.BPFFS, config.Node), bpf.Layout, pod.UID))
+	ids := programsOf(t, filepath.Join(pins.Root(config.BPFFS, config.Node), bpf.Layout, pod.UID))
 	if len(ids) != 2 {
 		t.Errorf("%d programs use the pod's map, want 2", len(ids))
 	}
-	if _, err := Cleanup(config, []*podmap.Pod{known}); err != nil {
+	if _, err := Cleanup(config.BPFFS, config.Node, []*podmap.Pod{known}); err != nil {
 		t.Fatal(err)
 	}
 	a.stop()

@@ -20,6 +20,7 @@ import (
 	"github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
 	bpf "github.com/networkobservability/networkobservability/bpf/traffic"
 	"github.com/networkobservability/networkobservability/nodeagent/fakepod"
+	"github.com/networkobservability/networkobservability/nodeagent/pins"
 	"github.com/networkobservability/networkobservability/nodeagent/podmap"
 )
 
@@ -541,7 +542,7 @@ func TestPinsGoWithThePod(t *testing.T) {
 	pod, _ := pair(t)
 	a := startAgent(t, config, pod)
 	pins := func() (found []string) {
-		_ = filepath.WalkDir(root(config.BPFFS, config.Node), func(path string, entry os.DirEntry, err error) error {
+		_ = filepath.WalkDir(pins.Root(config.BPFFS, config.Node), func(path string, entry os.DirEntry, err error) error {
 			if err == nil && !entry.IsDir() && !strings.Contains(path, "totals-") {
 				found = append(found, path)
 			}
@@ -578,7 +579,7 @@ func TestCleanupRemovesEverything(t *testing.T) {
 		pod, _ := pair(t)
 		a := startAgent(t, config, pod)
 		known, _ := a.pods.Lookup(pod.UID)
-		if _, err := Cleanup(config, []*podmap.Pod{known}); err != nil {
+		if _, err := Cleanup(config.BPFFS, config.Node, []*podmap.Pod{known}); err != nil {
 			t.Fatal(err)
 		}
 		if left, err := os.ReadDir(filepath.Join(config.BPFFS, "networkobservability")); err == nil {

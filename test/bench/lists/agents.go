@@ -108,7 +108,9 @@ type reader struct{ reads atomic.Int64 }
 
 var _ serve.Reader = &reader{}
 
-func (r *reader) ReadPod(key string) *agentv1.PodStats {
+func (r *reader) Read([]string) serve.Reading { return r }
+
+func (r *reader) Pod(key string) *agentv1.PodStats {
 	n := r.reads.Add(1)
 	return &agentv1.PodStats{
 		Key: key, Measurement: measured(),
@@ -117,7 +119,7 @@ func (r *reader) ReadPod(key string) *agentv1.PodStats {
 	}
 }
 
-func (r *reader) ReadNode() *agentv1.NodeStats {
+func (r *reader) Node() *agentv1.NodeStats {
 	counters := &agentv1.InterfaceCounters{Bytes: 1 << 40, Packets: 1 << 30}
 	return &agentv1.NodeStats{
 		Measurement: measured(), Protocols: protocols(r.reads.Load()), Agent: &agentv1.AgentInfo{Version: "bench"},

@@ -1,0 +1,76 @@
+package collectors
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"sigs.k8s.io/json"
+	"sigs.k8s.io/yaml"
+
+	"github.com/networkobservability/networkobservability/nodeagent/collectors/traffic"
+)
+
+// Options is what operators choose. The file that Parse reads is described in docs/configuration.md.
+type Options struct {
+	// Disabled are the names of collectors that are off. All others are on.
+	Disabled []string `json:"disabled"`
+	// WithoutHooks names hooks of the kernel that shall be taken for missing, as inet_sock_set_state.
+	WithoutHooks []string `json:"withoutHooks"`
+
+	Traffic TrafficOptions `json:"traffic"`
+}
+
+// TrafficOptions tune the collector traffic.
+type TrafficOptions struct {
+	// Hook is auto, tcx or clsact.
+	Hook traffic.Hook `json:"hook"`
+}
+
+// Defaults are the options of an empty file.
+func Defaults() Options {
+	return Options{Traffic: TrafficOptions{Hook: traffic.Auto}}
+}
+
+// Parse reads a file of options in YAML or JSON. Fields that it lacks have their defaults; every problem is named with
+// the field that has it.
+func Parse(text []byte) (Options, error) {
+	options := Defaults()
+	object, err := yaml.YAMLToJSONStrict(text)
+	if err != nil {
+		return options, err
+	}
+	unknown, err := json.UnmarshalStrict(object, &options)
+	if err != nil {
+		return options, err
+	}
+	return options, errors.Join(append(unknown, options.validate()...)...)
+}
+
+func (o *Options) validate() (problems []error) {
+	for i, name := range o.Disabled {
+		if !slices.Contains(Names(), name) {
+			problems = append(problems, fmt.Errorf("disabled[%d]: %q is none of %s", i, name, strings.Join(Names(), ", ")))
+		}
+	}
+	if !slices.Contains([]traffic.Hook{traffic.Auto, traffic.TCX, traffic.Clsact}, o.Traffic.Hook) {
+		problems = append(problems, fmt.Errorf("traffic.hook: %q is none of auto, tcx and clsact", o.Traffic.Hook))
+	}
+	return problems
+}
+
+func (o *Options) enabled(name string) bool { return !slices.Contains(o.Disabled, name) }
+
+// off is why a collector is off; empty when it is on.
+func (o *Options) off(name string) string {
+	if o.enabled(name) {
+		return ""
+	}
+	return "is switched off by configuration"
+}
+
+// needsMaps is true when a collector is on that serves all pods with one program.
+func (o *Options) needsMaps() bool {
+	return slices.ContainsFunc([]string{"drops", "tcp", "dns", "flows"}, o.enabled)
+}
