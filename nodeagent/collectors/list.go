@@ -43,7 +43,7 @@ var list = []registration{
 			Shared: m.shared, Flows: m.options.enabled("flows") && m.shared != nil,
 		})
 	}},
-	{"protocols", func(*maker) collector { return protocols.Collector{} }},
+	{"protocols", func(*maker) collector { return protocols.New() }},
 	{"interfaces", func(m *maker) collector { return interfaces.New(m.NodeIPs) }},
 	{"drops", func(m *maker) collector {
 		return drops.New(drops.Config{Root: m.root, Shared: m.shared, Without: m.options.WithoutHooks})

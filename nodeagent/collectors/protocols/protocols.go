@@ -1,8 +1,12 @@
-// Package protocols reads the counters that the kernel itself keeps of TCP, UDP and IP in each network namespace,
-// from /proc/PID/net/{snmp,snmp6,netstat} of one of the pod's processes. It needs no rights and no hooks, and costs
-// about 150 us a pod.
+// Package protocols reads the counters that the kernel itself keeps of TCP, UDP, IP and ICMP in each network namespace,
+// from /proc/PID/net/{snmp,snmp6,netstat} of one of the pod's processes. It needs no rights and no hooks.
 //
-// In snmp, Tcp counts both IP versions, Udp and Ip only version 4; those of version 6 are in snmp6.
+// In snmp, Tcp counts both IP versions, Udp, Ip and Icmp only version 4; those of version 6 are in snmp6. ICMP is counted
+// by type there, so IcmpMsg (the same by number) is not needed.
+//
+// What a read costs is the kernel's: opening three files and adding up their counters over all CPUs, netstat twice where
+// its text is longer than the page that the kernel tries first. Files cannot be kept open, because an open one keeps
+// the namespace alive after its pod.
 package protocols
 
 import (
@@ -12,66 +16,91 @@ import (
 	"io/fs"
 	"os"
 	"strconv"
+	"sync"
 
 	"github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
 	"github.com/networkobservability/networkobservability/nodeagent/podmap"
 )
 
-// Collector reads protocol counters. It has no state and is safe for concurrent use.
-type Collector struct{}
+// roomy is larger than any of the files, so that each is read at once.
+const roomy = 16 << 10
+
+// Collector reads protocol counters. It is safe for concurrent use.
+type Collector struct {
+	buffers sync.Pool // of *[]byte
+}
+
+// New makes a collector.
+func New() *Collector {
+	return &Collector{buffers: sync.Pool{New: func() any {
+		buffer := make([]byte, 0, roomy)
+		return &buffer
+	}}}
+}
 
 // Name is how users know the collector.
-func (Collector) Name() string { return "protocols" }
+func (*Collector) Name() string { return "protocols" }
 
 // State is always Running: the kernel has these counters everywhere.
-func (Collector) State() (v1alpha1.Collector_State, string) {
+func (*Collector) State() (v1alpha1.Collector_State, string) {
 	return v1alpha1.Collector_STATE_RUNNING, ""
 }
 
 // ReadPod fills in the counters of the pod's namespace, unless that is the node's.
-func (Collector) ReadPod(pod *podmap.Pod, row *v1alpha1.PodStats) (err error) {
+func (c *Collector) ReadPod(pod *podmap.Pod, row *v1alpha1.PodStats) (err error) {
 	if pod.HostNetwork {
 		return nil
 	}
-	row.Protocols, err = read(func(name string) ([]byte, error) { return pod.ReadFile("net/"+name, nil) })
+	buffer := c.buffers.Get().(*[]byte)
+	defer c.buffers.Put(buffer)
+	row.Protocols, err = read(func(name string) ([]byte, error) {
+		*buffer, err = pod.ReadFile(name, (*buffer)[:0])
+		return *buffer, err
+	})
 	return err
 }
 
 // ReadNode fills in the counters of the agent's own namespace, which is the node's.
-func (Collector) ReadNode(node *v1alpha1.NodeStats) (err error) {
-	node.Protocols, err = read(func(name string) ([]byte, error) { return os.ReadFile("/proc/thread-self/net/" + name) })
+func (*Collector) ReadNode(node *v1alpha1.NodeStats) (err error) {
+	node.Protocols, err = read(func(name string) ([]byte, error) { return os.ReadFile("/proc/thread-self/" + name) })
 	return err
 }
 
+// read reads net/snmp and the others. What file returns is not used any more when it is called again.
 func read(file func(name string) ([]byte, error)) (*v1alpha1.Protocols, error) {
-	p := &v1alpha1.Protocols{Tcp: &v1alpha1.TCP{}, Udp: &v1alpha1.UDP{}, Ipv4: &v1alpha1.IP{}}
-	for _, name := range []string{"snmp", "netstat"} {
+	p := &v1alpha1.Protocols{Tcp: &v1alpha1.TCP{}, Udp: &v1alpha1.UDP{}, Ipv4: &v1alpha1.IP{}, Icmpv4: &v1alpha1.ICMP{}}
+	version4 := func(group []byte) finder { return groupOfVersion4(p, group) }
+	for _, name := range []string{"net/snmp", "net/netstat"} {
 		text, err := file(name)
 		if err != nil {
 			return nil, fmt.Errorf("reading %s: %w", name, err)
 		}
-		if err := eachInTable(text, func(group, name []byte, value int64) { addVersion4(p, group, name, value) }); err != nil {
+		if err := addTable(text, version4); err != nil {
 			return nil, fmt.Errorf("parsing %s: %w", name, err)
 		}
 	}
-	text, err := file("snmp6")
+	text, err := file("net/snmp6")
 	// Without IPv6 in the kernel there is no such file. Of a process that is gone the answer is the same, but then
 	// the files before it could not be read.
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, podmap.ErrGone) {
 		return p, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reading snmp6: %w", err)
+		return nil, fmt.Errorf("reading net/snmp6: %w", err)
 	}
-	p.Ipv6 = &v1alpha1.IP{}
-	if err := eachInList(text, func(name []byte, value int64) { addVersion6(p, name, value) }); err != nil {
-		return nil, fmt.Errorf("parsing snmp6: %w", err)
+	p.Ipv6, p.Icmpv6 = &v1alpha1.IP{}, &v1alpha1.ICMP{}
+	if err := addList(text, func(name []byte) *int64 { return fieldOfVersion6(p, name) }); err != nil {
+		return nil, fmt.Errorf("parsing net/snmp6: %w", err)
 	}
 	return p, nil
 }
 
-// eachInTable goes through pairs of lines, names and values, that both begin with their group and a colon.
-func eachInTable(text []byte, yield func(group, name []byte, value int64)) error {
+// A finder says to which field a counter is added; nil to none.
+type finder func(name []byte) *int64
+
+// addTable goes through pairs of lines, names and values, that both begin with their group and a colon. Groups without
+// a finder are passed over.
+func addTable(text []byte, groups func(group []byte) finder) error {
 	for len(text) > 0 {
 		var names, values []byte
 		names, text = cutLine(text)
@@ -81,39 +110,62 @@ func eachInTable(text []byte, yield func(group, name []byte, value int64)) error
 		if !ok1 || !ok2 || !bytes.Equal(group, again) {
 			return fmt.Errorf("no line of values for %q", group)
 		}
-		for {
-			var name, value []byte
-			name, names = cutField(names)
-			value, values = cutField(values)
-			if len(name) == 0 && len(value) == 0 {
-				break
-			}
-			number, err := strconv.ParseInt(string(value), 10, 64)
-			if err != nil || len(name) == 0 {
-				return fmt.Errorf("%q of %q is %q", name, group, value)
-			}
-			yield(group, name, number)
+		find := groups(group)
+		if find == nil {
+			continue
+		}
+		if err := addPair(names, values, find); err != nil {
+			return fmt.Errorf("%q: %w", group, err)
 		}
 	}
 	return nil
 }
 
-// eachInList goes through lines of a name and a value.
-func eachInList(text []byte, yield func(name []byte, value int64)) error {
+func addPair(names, values []byte, find finder) error {
+	for {
+		var name, value []byte
+		name, names = cutField(names)
+		value, values = cutField(values)
+		if len(name) == 0 && len(value) == 0 {
+			return nil
+		}
+		if len(name) == 0 || len(value) == 0 {
+			return fmt.Errorf("%q is %q", name, value)
+		}
+		if err := add(find(name), name, value); err != nil {
+			return err
+		}
+	}
+}
+
+// addList goes through lines of a name and a value.
+func addList(text []byte, find finder) error {
 	for len(text) > 0 {
 		var line []byte
 		line, text = cutLine(text)
 		name, rest := cutField(line)
-		value, _ := cutField(rest)
 		if len(name) == 0 {
 			continue
 		}
-		number, err := strconv.ParseInt(string(value), 10, 64)
-		if err != nil {
-			return fmt.Errorf("%q is %q", name, value)
+		value, _ := cutField(rest)
+		if err := add(find(name), name, value); err != nil {
+			return err
 		}
-		yield(name, number)
 	}
+	return nil
+}
+
+// add adds to a field, if there is one for the counter. A sum over CPUs that change meanwhile can come out below zero,
+// which the kernel prints as a number near 2^64 (CurrEstab does so): that is nothing.
+func add(to *int64, name, value []byte) error {
+	if to == nil {
+		return nil
+	}
+	number, err := strconv.ParseUint(string(value), 10, 64)
+	if err != nil {
+		return fmt.Errorf("%q is %q", name, value)
+	}
+	*to += max(0, int64(number))
 	return nil
 }
 
@@ -122,107 +174,175 @@ func cutLine(text []byte) (line, rest []byte) {
 	return line, rest
 }
 
+// cutField is called some five hundred times a pod.
 func cutField(text []byte) (field, rest []byte) {
-	text = bytes.TrimLeft(text, " \t")
-	if end := bytes.IndexAny(text, " \t"); end >= 0 {
-		return text[:end], text[end:]
+	begin := 0
+	for begin < len(text) && (text[begin] == ' ' || text[begin] == '\t') {
+		begin++
 	}
-	return text, nil
+	end := begin
+	for end < len(text) && text[end] != ' ' && text[end] != '\t' {
+		end++
+	}
+	return text[begin:end], text[end:]
 }
 
-func addVersion4(p *v1alpha1.Protocols, group, name []byte, value int64) {
+// groupOfVersion4 knows the groups of snmp and netstat.
+func groupOfVersion4(p *v1alpha1.Protocols, group []byte) finder {
 	switch string(group) {
 	case "Tcp", "TcpExt":
-		addTCP(p.Tcp, name, value)
+		return func(name []byte) *int64 { return tcpField(p.Tcp, name) }
 	case "Udp":
-		addUDP(p.Udp, name, value)
+		return func(name []byte) *int64 { return udpField(p.Udp, name) }
 	case "Ip":
-		addIP(p.Ipv4, name, value)
+		return func(name []byte) *int64 { return ipField(p.Ipv4, name) }
+	case "Icmp":
+		return func(name []byte) *int64 { return icmpField(p.Icmpv4, name) }
 	case "IpExt":
-		if string(name) == "InNoRoutes" {
-			p.Ipv4.NoRoutes += value
-		}
+		return func(name []byte) *int64 { return ipExtField(p.Ipv4, name) }
 	}
+	return nil
 }
 
-func addVersion6(p *v1alpha1.Protocols, name []byte, value int64) {
+// ipExtField takes the one counter that Ip lacks.
+func ipExtField(ip *v1alpha1.IP, name []byte) *int64 {
+	if string(name) == "InNoRoutes" {
+		return &ip.NoRoutes
+	}
+	return nil
+}
+
+func fieldOfVersion6(p *v1alpha1.Protocols, name []byte) *int64 {
+	if field, ok := bytes.CutPrefix(name, []byte("Ip6")); ok {
+		return ipField(p.Ipv6, field)
+	}
+	if field, ok := bytes.CutPrefix(name, []byte("Icmp6")); ok {
+		return icmpField(p.Icmpv6, field)
+	}
 	if field, ok := bytes.CutPrefix(name, []byte("Udp6")); ok {
-		addUDP(p.Udp, field, value)
-	} else if field, ok := bytes.CutPrefix(name, []byte("Ip6")); ok {
-		addIP(p.Ipv6, field, value)
+		return udpField(p.Udp, field)
 	}
+	return nil
 }
 
-func addTCP(tcp *v1alpha1.TCP, name []byte, value int64) {
+func tcpField(tcp *v1alpha1.TCP, name []byte) *int64 {
 	switch string(name) {
 	case "ActiveOpens":
-		tcp.ActiveOpens += value
+		return &tcp.ActiveOpens
 	case "PassiveOpens":
-		tcp.PassiveOpens += value
+		return &tcp.PassiveOpens
 	case "AttemptFails":
-		tcp.AttemptFails += value
+		return &tcp.AttemptFails
 	case "EstabResets":
-		tcp.EstablishedResets += value
+		return &tcp.EstablishedResets
 	case "CurrEstab":
-		tcp.CurrentlyEstablished += value
+		return &tcp.CurrentlyEstablished
 	case "InSegs":
-		tcp.InSegments += value
+		return &tcp.InSegments
 	case "OutSegs":
-		tcp.OutSegments += value
+		return &tcp.OutSegments
 	case "RetransSegs":
-		tcp.RetransmittedSegments += value
+		return &tcp.RetransmittedSegments
 	case "InErrs":
-		tcp.InErrors += value
+		return &tcp.InErrors
 	case "OutRsts":
-		tcp.OutResets += value
+		return &tcp.OutResets
 	case "ListenOverflows":
-		tcp.ListenOverflows += value
+		return &tcp.ListenOverflows
 	case "ListenDrops":
-		tcp.ListenDrops += value
+		return &tcp.ListenDrops
+	case "TCPToZeroWindowAdv":
+		return &tcp.ZeroWindowsSent
+	case "TCPZeroWindowDrop":
+		return &tcp.ZeroWindowDrops
+	case "SyncookiesSent":
+		return &tcp.SynCookiesSent
+	case "TCPReqQFullDrop":
+		return &tcp.RequestQueueDrops
 	}
+	return nil
 }
 
-func addUDP(udp *v1alpha1.UDP, name []byte, value int64) {
+func udpField(udp *v1alpha1.UDP, name []byte) *int64 {
 	switch string(name) {
 	case "InDatagrams":
-		udp.InDatagrams += value
+		return &udp.InDatagrams
 	case "OutDatagrams":
-		udp.OutDatagrams += value
+		return &udp.OutDatagrams
 	case "NoPorts":
-		udp.NoPorts += value
+		return &udp.NoPorts
 	case "InErrors":
-		udp.InErrors += value
+		return &udp.InErrors
 	case "RcvbufErrors":
-		udp.ReceiveBufferErrors += value
+		return &udp.ReceiveBufferErrors
 	case "SndbufErrors":
-		udp.SendBufferErrors += value
+		return &udp.SendBufferErrors
 	case "InCsumErrors":
-		udp.ChecksumErrors += value
+		return &udp.ChecksumErrors
 	}
+	return nil
 }
 
-// addIP takes the names of both versions; where they differ, that of version 6 is the longer one.
-func addIP(ip *v1alpha1.IP, name []byte, value int64) {
+// ipField takes the names of both versions; where they differ, that of version 6 is the longer one.
+func ipField(ip *v1alpha1.IP, name []byte) *int64 {
 	switch string(name) {
 	case "InReceives":
-		ip.InReceives += value
+		return &ip.InReceives
 	case "InDelivers":
-		ip.InDelivers += value
+		return &ip.InDelivers
 	case "OutRequests":
-		ip.OutRequests += value
+		return &ip.OutRequests
 	case "ForwDatagrams", "OutForwDatagrams":
-		ip.Forwarded += value
+		return &ip.Forwarded
 	case "InDiscards":
-		ip.InDiscards += value
+		return &ip.InDiscards
 	case "OutDiscards":
-		ip.OutDiscards += value
+		return &ip.OutDiscards
 	case "InHdrErrors":
-		ip.InHeaderErrors += value
+		return &ip.InHeaderErrors
 	case "InAddrErrors":
-		ip.InAddressErrors += value
+		return &ip.InAddressErrors
 	case "OutNoRoutes", "InNoRoutes":
-		ip.NoRoutes += value
+		return &ip.NoRoutes
 	case "ReasmFails":
-		ip.ReassemblyFails += value
+		return &ip.ReassemblyFails
 	}
+	return nil
+}
+
+// icmpField takes the names of both versions, too.
+func icmpField(icmp *v1alpha1.ICMP, name []byte) *int64 {
+	switch string(name) {
+	case "InMsgs":
+		return &icmp.InMessages
+	case "OutMsgs":
+		return &icmp.OutMessages
+	case "InErrors":
+		return &icmp.InErrors
+	case "InDestUnreachs":
+		return &icmp.InDestinationUnreachable
+	case "OutDestUnreachs":
+		return &icmp.OutDestinationUnreachable
+	case "InTimeExcds":
+		return &icmp.InTimeExceeded
+	case "OutTimeExcds":
+		return &icmp.OutTimeExceeded
+	case "InPktTooBigs":
+		return &icmp.InPacketTooBig
+	case "OutPktTooBigs":
+		return &icmp.OutPacketTooBig
+	case "InEchos":
+		return &icmp.InEchos
+	case "OutEchos":
+		return &icmp.OutEchos
+	case "InEchoReps", "InEchoReplies":
+		return &icmp.InEchoReplies
+	case "OutEchoReps", "OutEchoReplies":
+		return &icmp.OutEchoReplies
+	case "InRedirects":
+		return &icmp.InRedirects
+	case "OutRedirects":
+		return &icmp.OutRedirects
+	}
+	return nil
 }
