@@ -23,8 +23,8 @@ const (
 	maxKeyBytes = 253
 	// maxMessageBytes is where text from an agent is cut (PROTOCOL.md, Limits).
 	maxMessageBytes = 1 << 10
-	// rowBytes is what one row of an answer may need: some hundred bytes of counters, and a message.
-	rowBytes = 4 << 10
+	// rowBytes is what one row of an answer may need: 128 reasons of drops, seven histograms, names, and a message.
+	rowBytes = 32 << 10
 	// extraRows is how many rows beyond twice the asked ones are dropped before the answer is.
 	extraRows = 100
 )

@@ -33,20 +33,44 @@ import (
 
 func GetOpenAPIDefinitions(ref common.ReferenceCallback) map[string]common.OpenAPIDefinition {
 	return map[string]common.OpenAPIDefinition{
+		v1alpha1.APIServerStats{}.OpenAPIModelName():       schema_networkobservability_apis_networkobservability_v1alpha1_APIServerStats(ref),
 		v1alpha1.AgentStatus{}.OpenAPIModelName():          schema_networkobservability_apis_networkobservability_v1alpha1_AgentStatus(ref),
+		v1alpha1.CollectorCounter{}.OpenAPIModelName():     schema_networkobservability_apis_networkobservability_v1alpha1_CollectorCounter(ref),
 		v1alpha1.CollectorStatus{}.OpenAPIModelName():      schema_networkobservability_apis_networkobservability_v1alpha1_CollectorStatus(ref),
+		v1alpha1.ConnectionFailures{}.OpenAPIModelName():   schema_networkobservability_apis_networkobservability_v1alpha1_ConnectionFailures(ref),
+		v1alpha1.ConnectionStates{}.OpenAPIModelName():     schema_networkobservability_apis_networkobservability_v1alpha1_ConnectionStates(ref),
+		v1alpha1.ConnectionStats{}.OpenAPIModelName():      schema_networkobservability_apis_networkobservability_v1alpha1_ConnectionStats(ref),
+		v1alpha1.ConntrackStats{}.OpenAPIModelName():       schema_networkobservability_apis_networkobservability_v1alpha1_ConntrackStats(ref),
+		v1alpha1.DNSNameCount{}.OpenAPIModelName():         schema_networkobservability_apis_networkobservability_v1alpha1_DNSNameCount(ref),
+		v1alpha1.DNSQueryCount{}.OpenAPIModelName():        schema_networkobservability_apis_networkobservability_v1alpha1_DNSQueryCount(ref),
+		v1alpha1.DNSResponseCount{}.OpenAPIModelName():     schema_networkobservability_apis_networkobservability_v1alpha1_DNSResponseCount(ref),
+		v1alpha1.DNSStats{}.OpenAPIModelName():             schema_networkobservability_apis_networkobservability_v1alpha1_DNSStats(ref),
 		v1alpha1.DirectionTraffic{}.OpenAPIModelName():     schema_networkobservability_apis_networkobservability_v1alpha1_DirectionTraffic(ref),
+		v1alpha1.DropClassCount{}.OpenAPIModelName():       schema_networkobservability_apis_networkobservability_v1alpha1_DropClassCount(ref),
+		v1alpha1.DropCount{}.OpenAPIModelName():            schema_networkobservability_apis_networkobservability_v1alpha1_DropCount(ref),
+		v1alpha1.DropStats{}.OpenAPIModelName():            schema_networkobservability_apis_networkobservability_v1alpha1_DropStats(ref),
 		v1alpha1.FamilyTraffic{}.OpenAPIModelName():        schema_networkobservability_apis_networkobservability_v1alpha1_FamilyTraffic(ref),
+		v1alpha1.FlowCoverage{}.OpenAPIModelName():         schema_networkobservability_apis_networkobservability_v1alpha1_FlowCoverage(ref),
+		v1alpha1.FlowTableStats{}.OpenAPIModelName():       schema_networkobservability_apis_networkobservability_v1alpha1_FlowTableStats(ref),
+		v1alpha1.HistogramBucket{}.OpenAPIModelName():      schema_networkobservability_apis_networkobservability_v1alpha1_HistogramBucket(ref),
+		v1alpha1.ICMPStats{}.OpenAPIModelName():            schema_networkobservability_apis_networkobservability_v1alpha1_ICMPStats(ref),
 		v1alpha1.IPStats{}.OpenAPIModelName():              schema_networkobservability_apis_networkobservability_v1alpha1_IPStats(ref),
+		v1alpha1.InfiniBandPort{}.OpenAPIModelName():       schema_networkobservability_apis_networkobservability_v1alpha1_InfiniBandPort(ref),
 		v1alpha1.InterfaceCounters{}.OpenAPIModelName():    schema_networkobservability_apis_networkobservability_v1alpha1_InterfaceCounters(ref),
 		v1alpha1.InterfaceStats{}.OpenAPIModelName():       schema_networkobservability_apis_networkobservability_v1alpha1_InterfaceStats(ref),
 		v1alpha1.InterfaceTraffic{}.OpenAPIModelName():     schema_networkobservability_apis_networkobservability_v1alpha1_InterfaceTraffic(ref),
+		v1alpha1.LatencyHistogram{}.OpenAPIModelName():     schema_networkobservability_apis_networkobservability_v1alpha1_LatencyHistogram(ref),
 		v1alpha1.Measurement{}.OpenAPIModelName():          schema_networkobservability_apis_networkobservability_v1alpha1_Measurement(ref),
+		v1alpha1.NamedCounter{}.OpenAPIModelName():         schema_networkobservability_apis_networkobservability_v1alpha1_NamedCounter(ref),
 		v1alpha1.NodeNetworkStats{}.OpenAPIModelName():     schema_networkobservability_apis_networkobservability_v1alpha1_NodeNetworkStats(ref),
 		v1alpha1.NodeNetworkStatsList{}.OpenAPIModelName(): schema_networkobservability_apis_networkobservability_v1alpha1_NodeNetworkStatsList(ref),
 		v1alpha1.PodNetworkStats{}.OpenAPIModelName():      schema_networkobservability_apis_networkobservability_v1alpha1_PodNetworkStats(ref),
 		v1alpha1.PodNetworkStatsList{}.OpenAPIModelName():  schema_networkobservability_apis_networkobservability_v1alpha1_PodNetworkStatsList(ref),
 		v1alpha1.ProtocolStats{}.OpenAPIModelName():        schema_networkobservability_apis_networkobservability_v1alpha1_ProtocolStats(ref),
+		v1alpha1.QueueStats{}.OpenAPIModelName():           schema_networkobservability_apis_networkobservability_v1alpha1_QueueStats(ref),
+		v1alpha1.RoundTrips{}.OpenAPIModelName():           schema_networkobservability_apis_networkobservability_v1alpha1_RoundTrips(ref),
+		v1alpha1.SocketMemoryStats{}.OpenAPIModelName():    schema_networkobservability_apis_networkobservability_v1alpha1_SocketMemoryStats(ref),
+		v1alpha1.SoftnetStats{}.OpenAPIModelName():         schema_networkobservability_apis_networkobservability_v1alpha1_SoftnetStats(ref),
 		v1alpha1.TCPStats{}.OpenAPIModelName():             schema_networkobservability_apis_networkobservability_v1alpha1_TCPStats(ref),
 		v1alpha1.TrafficCounters{}.OpenAPIModelName():      schema_networkobservability_apis_networkobservability_v1alpha1_TrafficCounters(ref),
 		v1alpha1.TrafficStats{}.OpenAPIModelName():         schema_networkobservability_apis_networkobservability_v1alpha1_TrafficStats(ref),
@@ -106,6 +130,60 @@ func GetOpenAPIDefinitions(ref common.ReferenceCallback) map[string]common.OpenA
 		runtime.TypeMeta{}.OpenAPIModelName():              schema_k8sio_apimachinery_pkg_runtime_TypeMeta(ref),
 		runtime.Unknown{}.OpenAPIModelName():               schema_k8sio_apimachinery_pkg_runtime_Unknown(ref),
 		version.Info{}.OpenAPIModelName():                  schema_k8sio_apimachinery_pkg_version_Info(ref),
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_APIServerStats(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "APIServerStats is about the connections to where the Kubernetes API is served: the Service kubernetes and its endpoints.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"handshake": {
+						SchemaProps: spec.SchemaProps{
+							Description: "handshake is the time from the first SYN to the established connection.",
+							Default:     map[string]interface{}{},
+							Ref:         ref(v1alpha1.LatencyHistogram{}.OpenAPIModelName()),
+						},
+					},
+					"rtt": {
+						SchemaProps: spec.SchemaProps{
+							Description: "rtt is the smoothed round-trip time: the present one of connections that are open, the last one of those that are closed.",
+							Default:     map[string]interface{}{},
+							Ref:         ref(v1alpha1.LatencyHistogram{}.OpenAPIModelName()),
+						},
+					},
+					"connected": {
+						SchemaProps: spec.SchemaProps{
+							Description: "connected counts connections that were established.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"failed": {
+						SchemaProps: spec.SchemaProps{
+							Description: "failed counts attempts to connect that failed.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"open": {
+						SchemaProps: spec.SchemaProps{
+							Description: "open is the number of connections of now.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+				},
+				Required: []string{"handshake", "rtt", "connected", "failed", "open"},
+			},
+		},
+		Dependencies: []string{
+			v1alpha1.LatencyHistogram{}.OpenAPIModelName()},
 	}
 }
 
@@ -176,6 +254,44 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_AgentStatus(
 	}
 }
 
+func schema_networkobservability_apis_networkobservability_v1alpha1_CollectorCounter(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "CollectorCounter is a counter of a collector that has no fields of its own.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"collector": {
+						SchemaProps: spec.SchemaProps{
+							Description: "collector that counts.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"name": {
+						SchemaProps: spec.SchemaProps{
+							Description: "name of the counter.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"value": {
+						SchemaProps: spec.SchemaProps{
+							Description: "value of the counter.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+				},
+				Required: []string{"collector", "name", "value"},
+			},
+		},
+	}
+}
+
 func schema_networkobservability_apis_networkobservability_v1alpha1_CollectorStatus(ref common.ReferenceCallback) common.OpenAPIDefinition {
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
@@ -211,6 +327,586 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CollectorSta
 				Required: []string{"name", "state"},
 			},
 		},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_ConnectionFailures(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "ConnectionFailures counts attempts to connect that failed, each under one cause.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"refused": {
+						SchemaProps: spec.SchemaProps{
+							Description: "refused: the peer, or something on the way, answered with a reset.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"timeout": {
+						SchemaProps: spec.SchemaProps{
+							Description: "timeout: nobody answered.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"unreachable": {
+						SchemaProps: spec.SchemaProps{
+							Description: "unreachable: the answer was ICMP unreachable, or there is no route.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"abandoned": {
+						SchemaProps: spec.SchemaProps{
+							Description: "abandoned: closed from here before there was an answer.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"other": {
+						SchemaProps: spec.SchemaProps{
+							Description: "other causes.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+				},
+				Required: []string{"refused", "timeout", "unreachable", "abandoned", "other"},
+			},
+		},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_ConnectionStates(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "ConnectionStates counts sockets by state (RFC 9293).",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"synSent": {
+						SchemaProps: spec.SchemaProps{
+							Description: "synSent: begun from here, unanswered.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"synReceived": {
+						SchemaProps: spec.SchemaProps{
+							Description: "synReceived: begun by a peer, answered, not yet confirmed.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"established": {
+						SchemaProps: spec.SchemaProps{
+							Description: "established: data may flow both ways.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"finWait1": {
+						SchemaProps: spec.SchemaProps{
+							Description: "finWait1: closed here, not yet acknowledged.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"finWait2": {
+						SchemaProps: spec.SchemaProps{
+							Description: "finWait2: closed here and acknowledged; the peer may still send.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"timeWait": {
+						SchemaProps: spec.SchemaProps{
+							Description: "timeWait: closed, waiting for stray segments.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"closeWait": {
+						SchemaProps: spec.SchemaProps{
+							Description: "closeWait: closed by the peer, not yet here. Many of them are a program that forgets to close.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"lastAck": {
+						SchemaProps: spec.SchemaProps{
+							Description: "lastAck: closed by the peer and then here, not yet acknowledged.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"closing": {
+						SchemaProps: spec.SchemaProps{
+							Description: "closing: closed by both at the same time.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"listen": {
+						SchemaProps: spec.SchemaProps{
+							Description: "listen: sockets that wait for connections.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+				},
+				Required: []string{"synSent", "synReceived", "established", "finWait1", "finWait2", "timeWait", "closeWait", "lastAck", "closing", "listen"},
+			},
+		},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_ConnectionStats(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "ConnectionStats is about TCP connections, loopback included, as their sockets say: those that were open when counting began too.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"startTime": {
+						SchemaProps: spec.SchemaProps{
+							Description: "startTime is when counting began. Connections that were open by then are in the sums with all that they had done.",
+							Ref:         ref(v1.MicroTime{}.OpenAPIModelName()),
+						},
+					},
+					"states": {
+						SchemaProps: spec.SchemaProps{
+							Description: "states counts the sockets of now.",
+							Default:     map[string]interface{}{},
+							Ref:         ref(v1alpha1.ConnectionStates{}.OpenAPIModelName()),
+						},
+					},
+					"openedActively": {
+						SchemaProps: spec.SchemaProps{
+							Description: "openedActively counts connections that were established from here.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"openedPassively": {
+						SchemaProps: spec.SchemaProps{
+							Description: "openedPassively counts connections that were accepted here.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"failed": {
+						SchemaProps: spec.SchemaProps{
+							Description: "failed counts attempts to connect from here that failed, by their causes.",
+							Default:     map[string]interface{}{},
+							Ref:         ref(v1alpha1.ConnectionFailures{}.OpenAPIModelName()),
+						},
+					},
+					"resetsSent": {
+						SchemaProps: spec.SchemaProps{
+							Description: "resetsSent counts segments with the RST flag that were sent.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"resetsReceived": {
+						SchemaProps: spec.SchemaProps{
+							Description: "resetsReceived counts connections that a reset from the peer ended.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"bytesAcked": {
+						SchemaProps: spec.SchemaProps{
+							Description: "bytesAcked counts payload that was sent and acknowledged.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"bytesReceived": {
+						SchemaProps: spec.SchemaProps{
+							Description: "bytesReceived counts payload that arrived in order.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"segmentsSent": {
+						SchemaProps: spec.SchemaProps{
+							Description: "segmentsSent counts segments sent, retransmitted ones included.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"segmentsReceived": {
+						SchemaProps: spec.SchemaProps{
+							Description: "segmentsReceived counts segments received.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"segmentsRetransmitted": {
+						SchemaProps: spec.SchemaProps{
+							Description: "segmentsRetransmitted counts segments sent again.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"open": {
+						SchemaProps: spec.SchemaProps{
+							Description: "open is the round-trip time of the connections that are open now.",
+							Default:     map[string]interface{}{},
+							Ref:         ref(v1alpha1.RoundTrips{}.OpenAPIModelName()),
+						},
+					},
+					"closed": {
+						SchemaProps: spec.SchemaProps{
+							Description: "closed is the round-trip time of the connections that were closed since counting began.",
+							Default:     map[string]interface{}{},
+							Ref:         ref(v1alpha1.RoundTrips{}.OpenAPIModelName()),
+						},
+					},
+				},
+				Required: []string{"states", "openedActively", "openedPassively", "failed", "resetsSent", "resetsReceived", "bytesAcked", "bytesReceived", "segmentsSent", "segmentsReceived", "segmentsRetransmitted", "open", "closed"},
+			},
+		},
+		Dependencies: []string{
+			v1alpha1.ConnectionFailures{}.OpenAPIModelName(), v1alpha1.ConnectionStates{}.OpenAPIModelName(), v1alpha1.RoundTrips{}.OpenAPIModelName(), v1.MicroTime{}.OpenAPIModelName()},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_ConntrackStats(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "ConntrackStats is about connection tracking in the node's network namespace.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"entries": {
+						SchemaProps: spec.SchemaProps{
+							Description: "entries of now.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"limit": {
+						SchemaProps: spec.SchemaProps{
+							Description: "limit of entries: at it, new connections are dropped.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"insertFailed": {
+						SchemaProps: spec.SchemaProps{
+							Description: "insertFailed counts entries that could not be inserted, as when two packets of one connection raced.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"dropped": {
+						SchemaProps: spec.SchemaProps{
+							Description: "dropped counts packets dropped because there was no room for an entry.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"earlyDropped": {
+						SchemaProps: spec.SchemaProps{
+							Description: "earlyDropped counts entries removed before their time to make room.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"invalid": {
+						SchemaProps: spec.SchemaProps{
+							Description: "invalid counts packets that cannot be tracked.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+				},
+				Required: []string{"entries", "limit", "insertFailed", "dropped", "earlyDropped", "invalid"},
+			},
+		},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_DNSNameCount(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "DNSNameCount counts the queries for a name.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"name": {
+						SchemaProps: spec.SchemaProps{
+							Description: "name, in lower case; unprintable bytes are escaped as in zone files (\\DDD).",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"count": {
+						SchemaProps: spec.SchemaProps{
+							Description: "count of queries. It may be too large by overcount: room is kept for the names asked for most.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"overcount": {
+						SchemaProps: spec.SchemaProps{
+							Description: "overcount is how much count may be too large.",
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"failed": {
+						SchemaProps: spec.SchemaProps{
+							Description: "failed counts those that were answered with an error, or not at all.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+				},
+				Required: []string{"name", "count", "failed"},
+			},
+		},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_DNSQueryCount(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "DNSQueryCount counts queries of a type.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"type": {
+						SchemaProps: spec.SchemaProps{
+							Description: "type of record, as A or AAAA; TYPE and a number for one without name (RFC 3597); Other for all that have no counter of their own.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"count": {
+						SchemaProps: spec.SchemaProps{
+							Description: "count of queries.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+				},
+				Required: []string{"type", "count"},
+			},
+		},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_DNSResponseCount(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "DNSResponseCount counts responses of a type and code.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"type": {
+						SchemaProps: spec.SchemaProps{
+							Description: "type of record, as in queriesByType.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"code": {
+						SchemaProps: spec.SchemaProps{
+							Description: "code of the response, as NOERROR or NXDOMAIN; RCODE and a number for one without name.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"count": {
+						SchemaProps: spec.SchemaProps{
+							Description: "count of responses.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+				},
+				Required: []string{"type", "code", "count"},
+			},
+		},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_DNSStats(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "DNSStats is about DNS on port 53, over UDP and TCP, as the pod that asks sees it.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"queries": {
+						SchemaProps: spec.SchemaProps{
+							Description: "queries that were sent, of all types.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"responses": {
+						SchemaProps: spec.SchemaProps{
+							Description: "responses that came back, of all types and codes.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"errors": {
+						SchemaProps: spec.SchemaProps{
+							Description: "errors counts responses with a code other than NOERROR.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"unanswered": {
+						SchemaProps: spec.SchemaProps{
+							Description: "unanswered counts queries that nobody answered within 10 seconds.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"unparsed": {
+						SchemaProps: spec.SchemaProps{
+							Description: "unparsed counts packets on port 53 that are no DNS messages.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"namesLost": {
+						SchemaProps: spec.SchemaProps{
+							Description: "namesLost counts responses whose names were not looked at because too many came at a time. All other counters hold them.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"latency": {
+						SchemaProps: spec.SchemaProps{
+							Description: "latency from the query to its response.",
+							Default:     map[string]interface{}{},
+							Ref:         ref(v1alpha1.LatencyHistogram{}.OpenAPIModelName()),
+						},
+					},
+					"queriesByType": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-map-keys": []interface{}{
+									"type",
+								},
+								"x-kubernetes-list-type": "map",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "queriesByType counts queries by the type of record.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(v1alpha1.DNSQueryCount{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
+					"responsesByCode": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-map-keys": []interface{}{
+									"type",
+									"code",
+								},
+								"x-kubernetes-list-type": "map",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "responsesByCode counts responses by the type of record and the response code.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(v1alpha1.DNSResponseCount{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
+					"topNames": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-map-keys": []interface{}{
+									"name",
+								},
+								"x-kubernetes-list-type": "map",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "topNames are the names most asked for since the agent began, at most 20.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(v1alpha1.DNSNameCount{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
+				},
+				Required: []string{"queries", "responses", "errors", "unanswered", "unparsed", "namesLost", "latency"},
+			},
+		},
+		Dependencies: []string{
+			v1alpha1.DNSNameCount{}.OpenAPIModelName(), v1alpha1.DNSQueryCount{}.OpenAPIModelName(), v1alpha1.DNSResponseCount{}.OpenAPIModelName(), v1alpha1.LatencyHistogram{}.OpenAPIModelName()},
 	}
 }
 
@@ -294,6 +990,186 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_DirectionTra
 	}
 }
 
+func schema_networkobservability_apis_networkobservability_v1alpha1_DropClassCount(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "DropClassCount counts the dropped packets of a class.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"class": {
+						SchemaProps: spec.SchemaProps{
+							Description: "class of the reasons.\n\nPossible enum values:\n - `\"Benign\"` : what every healthy network has, as duplicates of TCP data and frames for others. Not in the total.\n - `\"Buffer\"` : memory or a queue was full, as a socket's receive buffer, a backlog or a queueing discipline.\n - `\"Checksum\"` : a checksum was wrong.\n - `\"MTU\"` : the packet was larger than the MTU.\n - `\"Malformed\"` : a header cannot be parsed, or is not allowed.\n - `\"NoSocket\"` : nobody listens.\n - `\"Other\"` : everything else, reasons of unknown meaning included.\n - `\"Policy\"` : netfilter, eBPF and other programs that decide about packets, network policies among them.\n - `\"Protocol\"` : the rules of TCP or another protocol.\n - `\"Routing\"` : no route, no neighbour, a wrong address, or reverse-path filtering.\n - `\"TTL\"` : the TTL or hop limit was exceeded.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+							Enum:        []interface{}{"Benign", "Buffer", "Checksum", "MTU", "Malformed", "NoSocket", "Other", "Policy", "Protocol", "Routing", "TTL"},
+						},
+					},
+					"packets": {
+						SchemaProps: spec.SchemaProps{
+							Description: "packets dropped.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+				},
+				Required: []string{"class", "packets"},
+			},
+		},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_DropCount(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "DropCount counts the packets dropped for one reason.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"reason": {
+						SchemaProps: spec.SchemaProps{
+							Description: "reason is the running kernel's own name, as NETFILTER_DROP (enum skb_drop_reason in include/net/dropreason-core.h).",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"class": {
+						SchemaProps: spec.SchemaProps{
+							Description: "class of the reason.\n\nPossible enum values:\n - `\"Benign\"` : what every healthy network has, as duplicates of TCP data and frames for others. Not in the total.\n - `\"Buffer\"` : memory or a queue was full, as a socket's receive buffer, a backlog or a queueing discipline.\n - `\"Checksum\"` : a checksum was wrong.\n - `\"MTU\"` : the packet was larger than the MTU.\n - `\"Malformed\"` : a header cannot be parsed, or is not allowed.\n - `\"NoSocket\"` : nobody listens.\n - `\"Other\"` : everything else, reasons of unknown meaning included.\n - `\"Policy\"` : netfilter, eBPF and other programs that decide about packets, network policies among them.\n - `\"Protocol\"` : the rules of TCP or another protocol.\n - `\"Routing\"` : no route, no neighbour, a wrong address, or reverse-path filtering.\n - `\"TTL\"` : the TTL or hop limit was exceeded.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+							Enum:        []interface{}{"Benign", "Buffer", "Checksum", "MTU", "Malformed", "NoSocket", "Other", "Policy", "Protocol", "Routing", "TTL"},
+						},
+					},
+					"direction": {
+						SchemaProps: spec.SchemaProps{
+							Description: "direction in which the packet went.\n\nPossible enum values:\n - `\"Receive\"` : to the pod, or to the node.\n - `\"Transmit\"` : from the pod, or from the node.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+							Enum:        []interface{}{"Receive", "Transmit"},
+						},
+					},
+					"attributedBy": {
+						SchemaProps: spec.SchemaProps{
+							Description: "attributedBy says how it was found to belong here.\n\nPossible enum values:\n - `\"Address\"` : by its address, as it was dropped outside of the pod, on its way there or from there.\n - `\"Interface\"` : by the interface on which it was.\n - `\"Socket\"` : by the socket that sent it or was to receive it.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+							Enum:        []interface{}{"Address", "Interface", "Socket"},
+						},
+					},
+					"protocol": {
+						SchemaProps: spec.SchemaProps{
+							Description: "protocol above IP: TCP, UDP, ICMP, ICMPv6, SCTP, or its number. Empty where it is not known.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"port": {
+						SchemaProps: spec.SchemaProps{
+							Description: "port to which the packet was sent. Absent where there is none, or several.",
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+					"packets": {
+						SchemaProps: spec.SchemaProps{
+							Description: "packets on the wire.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+				},
+				Required: []string{"reason", "class", "direction", "attributedBy", "packets"},
+			},
+		},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_DropStats(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "DropStats counts the packets that the kernel dropped, by its own reasons.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"packets": {
+						SchemaProps: spec.SchemaProps{
+							Description: "packets is the sum of all reasons but the benign ones.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"benign": {
+						SchemaProps: spec.SchemaProps{
+							Description: "benign is the sum of the benign reasons.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"unsorted": {
+						SchemaProps: spec.SchemaProps{
+							Description: "unsorted counts dropped packets for which there was no place in the table of reasons, in the sum too.",
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"byClass": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-map-keys": []interface{}{
+									"class",
+								},
+								"x-kubernetes-list-type": "map",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "byClass sums the packets of each class, benign ones included, the largest first.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(v1alpha1.DropClassCount{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
+					"reasons": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "atomic",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "reasons are the packets by reason, direction, protocol and port, the largest first, at most 128. What is beyond is folded into one entry for each reason and direction, without a port.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(v1alpha1.DropCount{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
+				},
+				Required: []string{"packets", "benign"},
+			},
+		},
+		Dependencies: []string{
+			v1alpha1.DropClassCount{}.OpenAPIModelName(), v1alpha1.DropCount{}.OpenAPIModelName()},
+	}
+}
+
 func schema_networkobservability_apis_networkobservability_v1alpha1_FamilyTraffic(ref common.ReferenceCallback) common.OpenAPIDefinition {
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
@@ -321,6 +1197,292 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_FamilyTraffi
 		},
 		Dependencies: []string{
 			v1alpha1.TrafficCounters{}.OpenAPIModelName()},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_FlowCoverage(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "FlowCoverage compares a pod's flows with its counters.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"packets": {
+						SchemaProps: spec.SchemaProps{
+							Description: "packets in all flows of the pod, those that have ended included.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"bytes": {
+						SchemaProps: spec.SchemaProps{
+							Description: "bytes in all flows of the pod.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"created": {
+						SchemaProps: spec.SchemaProps{
+							Description: "created counts flows that began.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"unparsed": {
+						SchemaProps: spec.SchemaProps{
+							Description: "unparsed counts packets whose headers could not be parsed, and which are in no flow.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"coverage": {
+						SchemaProps: spec.SchemaProps{
+							Description: "coverage is the part of the pod's packets that is in its flows, 1 when nothing was lost: less when there are more flows than the node's table holds. Absent when the pod has no packets.",
+							Ref:         ref(resource.Quantity{}.OpenAPIModelName()),
+						},
+					},
+				},
+				Required: []string{"packets", "bytes", "created", "unparsed"},
+			},
+		},
+		Dependencies: []string{
+			resource.Quantity{}.OpenAPIModelName()},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_FlowTableStats(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "FlowTableStats is about a node's flows.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"present": {
+						SchemaProps: spec.SchemaProps{
+							Description: "present is the number of flows in the kernel's tables.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"capacity": {
+						SchemaProps: spec.SchemaProps{
+							Description: "capacity of these tables.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"created": {
+						SchemaProps: spec.SchemaProps{
+							Description: "created counts flows that began.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"evicted": {
+						SchemaProps: spec.SchemaProps{
+							Description: "evicted counts flows that were pushed out of the tables by others; the last of their packets may be missing.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"recorded": {
+						SchemaProps: spec.SchemaProps{
+							Description: "recorded is the number of flows in the history.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"historyCapacity": {
+						SchemaProps: spec.SchemaProps{
+							Description: "historyCapacity is how many flows the history holds.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"oldest": {
+						SchemaProps: spec.SchemaProps{
+							Description: "oldest is when the oldest flow of the history ended.",
+							Ref:         ref(v1.MicroTime{}.OpenAPIModelName()),
+						},
+					},
+				},
+				Required: []string{"present", "capacity", "created", "evicted", "recorded", "historyCapacity"},
+			},
+		},
+		Dependencies: []string{
+			v1.MicroTime{}.OpenAPIModelName()},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_HistogramBucket(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "HistogramBucket counts the values between two bounds.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"index": {
+						SchemaProps: spec.SchemaProps{
+							Description: "index i is the bucket of values above 2^((i-1)/8) and up to 2^(i/8) seconds. Values below the lowest bucket (-160, about a microsecond) are in it, and those above the highest (48, 64 seconds) too.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+					"count": {
+						SchemaProps: spec.SchemaProps{
+							Description: "count of the values in this bucket alone.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+				},
+				Required: []string{"index", "count"},
+			},
+		},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_ICMPStats(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "ICMPStats counts ICMP messages of one IP version in one network namespace. RFC 4293 defines them.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"inMessages": {
+						SchemaProps: spec.SchemaProps{
+							Description: "inMessages counts messages received, those in error included.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"outMessages": {
+						SchemaProps: spec.SchemaProps{
+							Description: "outMessages counts messages sent.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"inErrors": {
+						SchemaProps: spec.SchemaProps{
+							Description: "inErrors counts messages received in error, such as with a bad checksum.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"inDestinationUnreachable": {
+						SchemaProps: spec.SchemaProps{
+							Description: "inDestinationUnreachable counts messages received that something could not be reached, or is forbidden.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"outDestinationUnreachable": {
+						SchemaProps: spec.SchemaProps{
+							Description: "outDestinationUnreachable counts the same sent: to a peer that something here could not be reached.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"inTimeExceeded": {
+						SchemaProps: spec.SchemaProps{
+							Description: "inTimeExceeded counts messages received that a TTL or hop limit was exceeded.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"outTimeExceeded": {
+						SchemaProps: spec.SchemaProps{
+							Description: "outTimeExceeded counts the same sent.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"inPacketTooBig": {
+						SchemaProps: spec.SchemaProps{
+							Description: "inPacketTooBig counts messages of ICMPv6 received that a packet was larger than an MTU.",
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"outPacketTooBig": {
+						SchemaProps: spec.SchemaProps{
+							Description: "outPacketTooBig counts the same sent.",
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"inEchos": {
+						SchemaProps: spec.SchemaProps{
+							Description: "inEchos counts echo requests received.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"outEchos": {
+						SchemaProps: spec.SchemaProps{
+							Description: "outEchos counts echo requests sent.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"inEchoReplies": {
+						SchemaProps: spec.SchemaProps{
+							Description: "inEchoReplies counts echo replies received.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"outEchoReplies": {
+						SchemaProps: spec.SchemaProps{
+							Description: "outEchoReplies counts echo replies sent.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"inRedirects": {
+						SchemaProps: spec.SchemaProps{
+							Description: "inRedirects counts redirects received.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"outRedirects": {
+						SchemaProps: spec.SchemaProps{
+							Description: "outRedirects counts redirects sent.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+				},
+				Required: []string{"inMessages", "outMessages", "inErrors", "inDestinationUnreachable", "outDestinationUnreachable", "inTimeExceeded", "outTimeExceeded", "inEchos", "outEchos", "inEchoReplies", "outEchoReplies", "inRedirects", "outRedirects"},
+			},
+		},
 	}
 }
 
@@ -418,6 +1580,67 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_IPStats(ref 
 	}
 }
 
+func schema_networkobservability_apis_networkobservability_v1alpha1_InfiniBandPort(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "InfiniBandPort is one port of an InfiniBand device.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"device": {
+						SchemaProps: spec.SchemaProps{
+							Description: "device, as mlx5_0.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"port": {
+						SchemaProps: spec.SchemaProps{
+							Description: "port number, from 1.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+					"state": {
+						SchemaProps: spec.SchemaProps{
+							Description: "state as the kernel says it, as ACTIVE.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"counters": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-map-keys": []interface{}{
+									"name",
+								},
+								"x-kubernetes-list-type": "map",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "counters by the names they have in /sys/class/infiniband (counters and hw_counters).",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(v1alpha1.NamedCounter{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
+				},
+				Required: []string{"device", "port", "state"},
+			},
+		},
+		Dependencies: []string{
+			v1alpha1.NamedCounter{}.OpenAPIModelName()},
+	}
+}
+
 func schema_networkobservability_apis_networkobservability_v1alpha1_InterfaceCounters(ref common.ReferenceCallback) common.OpenAPIDefinition {
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
@@ -453,6 +1676,34 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_InterfaceCou
 						SchemaProps: spec.SchemaProps{
 							Description: "dropped counts packets that the kernel or the driver dropped at the interface.",
 							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"missed": {
+						SchemaProps: spec.SchemaProps{
+							Description: "missed counts packets received for which the hardware had no buffer.",
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"overruns": {
+						SchemaProps: spec.SchemaProps{
+							Description: "overruns counts packets lost between hardware and driver.",
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"checksumErrors": {
+						SchemaProps: spec.SchemaProps{
+							Description: "checksumErrors counts frames received with a bad checksum (CRC).",
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"multicast": {
+						SchemaProps: spec.SchemaProps{
+							Description: "multicast counts multicast frames received.",
 							Type:        []string{"integer"},
 							Format:      "int64",
 						},
@@ -523,6 +1774,21 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_InterfaceSta
 							Format:      "",
 						},
 					},
+					"speedMegabits": {
+						SchemaProps: spec.SchemaProps{
+							Description: "speedMegabits is the speed of the link in megabits a second. Absent where it is not known.",
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"carrierChanges": {
+						SchemaProps: spec.SchemaProps{
+							Description: "carrierChanges counts how often the carrier came or went.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
 					"receive": {
 						SchemaProps: spec.SchemaProps{
 							Description: "receive counts what arrived at the interface.",
@@ -537,12 +1803,39 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_InterfaceSta
 							Ref:         ref(v1alpha1.InterfaceCounters{}.OpenAPIModelName()),
 						},
 					},
+					"queue": {
+						SchemaProps: spec.SchemaProps{
+							Description: "queue is the root queueing discipline. Absent where there is none that counts.",
+							Ref:         ref(v1alpha1.QueueStats{}.OpenAPIModelName()),
+						},
+					},
+					"driver": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-map-keys": []interface{}{
+									"name",
+								},
+								"x-kubernetes-list-type": "map",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "driver are the counters that the driver offers through ethtool and are not zero, at most 128.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(v1alpha1.NamedCounter{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
 				},
-				Required: []string{"name", "state", "mtu", "receive", "transmit"},
+				Required: []string{"name", "state", "mtu", "carrierChanges", "receive", "transmit"},
 			},
 		},
 		Dependencies: []string{
-			v1alpha1.InterfaceCounters{}.OpenAPIModelName()},
+			v1alpha1.InterfaceCounters{}.OpenAPIModelName(), v1alpha1.NamedCounter{}.OpenAPIModelName(), v1alpha1.QueueStats{}.OpenAPIModelName()},
 	}
 }
 
@@ -573,6 +1866,75 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_InterfaceTra
 		},
 		Dependencies: []string{
 			v1alpha1.InterfaceCounters{}.OpenAPIModelName()},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_LatencyHistogram(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "LatencyHistogram counts latencies in buckets whose bounds are powers of two: eight buckets for each doubling. They are the buckets of a native histogram of Prometheus with schema 3, and of an exponential histogram of OpenTelemetry with scale 3. Histograms of several pods, nodes or times are merged by adding the counts of equal indexes.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"count": {
+						SchemaProps: spec.SchemaProps{
+							Description: "count is the number of values.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"sum": {
+						SchemaProps: spec.SchemaProps{
+							Description: "sum of all values.",
+							Ref:         ref(v1.Duration{}.OpenAPIModelName()),
+						},
+					},
+					"p50": {
+						SchemaProps: spec.SchemaProps{
+							Description: "p50 is the median, taken as the middle of its bucket: right to 5%. Absent when there are no values, as are the next two.",
+							Ref:         ref(v1.Duration{}.OpenAPIModelName()),
+						},
+					},
+					"p90": {
+						SchemaProps: spec.SchemaProps{
+							Description: "p90 is what nine of ten values do not exceed.",
+							Ref:         ref(v1.Duration{}.OpenAPIModelName()),
+						},
+					},
+					"p99": {
+						SchemaProps: spec.SchemaProps{
+							Description: "p99 is what 99 of 100 values do not exceed.",
+							Ref:         ref(v1.Duration{}.OpenAPIModelName()),
+						},
+					},
+					"buckets": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-map-keys": []interface{}{
+									"index",
+								},
+								"x-kubernetes-list-type": "map",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "buckets that are not empty, in rising order.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(v1alpha1.HistogramBucket{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
+				},
+				Required: []string{"count", "sum"},
+			},
+		},
+		Dependencies: []string{
+			v1alpha1.HistogramBucket{}.OpenAPIModelName(), v1.Duration{}.OpenAPIModelName()},
 	}
 }
 
@@ -623,6 +1985,36 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_Measurement(
 		},
 		Dependencies: []string{
 			v1.Duration{}.OpenAPIModelName(), v1.MicroTime{}.OpenAPIModelName()},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_NamedCounter(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "NamedCounter is a counter that a driver or a collector names.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"name": {
+						SchemaProps: spec.SchemaProps{
+							Description: "name of the counter.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"value": {
+						SchemaProps: spec.SchemaProps{
+							Description: "value since it was last set to zero.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+				},
+				Required: []string{"name", "value"},
+			},
+		},
 	}
 }
 
@@ -740,6 +2132,98 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_NodeNetworkS
 							Ref:         ref(v1alpha1.ProtocolStats{}.OpenAPIModelName()),
 						},
 					},
+					"drops": {
+						SchemaProps: spec.SchemaProps{
+							Description: "drops counts the packets that the kernel dropped in the node's network namespace.",
+							Ref:         ref(v1alpha1.DropStats{}.OpenAPIModelName()),
+						},
+					},
+					"connections": {
+						SchemaProps: spec.SchemaProps{
+							Description: "connections is about the TCP connections of the node itself.",
+							Ref:         ref(v1alpha1.ConnectionStats{}.OpenAPIModelName()),
+						},
+					},
+					"dns": {
+						SchemaProps: spec.SchemaProps{
+							Description: "dns sums what the pods of the node looked up.",
+							Ref:         ref(v1alpha1.DNSStats{}.OpenAPIModelName()),
+						},
+					},
+					"apiServer": {
+						SchemaProps: spec.SchemaProps{
+							Description: "apiServer is about the connections of the node itself to the Kubernetes API.",
+							Ref:         ref(v1alpha1.APIServerStats{}.OpenAPIModelName()),
+						},
+					},
+					"flows": {
+						SchemaProps: spec.SchemaProps{
+							Description: "flows is about the node's table and history of flows.",
+							Ref:         ref(v1alpha1.FlowTableStats{}.OpenAPIModelName()),
+						},
+					},
+					"conntrack": {
+						SchemaProps: spec.SchemaProps{
+							Description: "conntrack is about connection tracking. Absent where it is not in use.",
+							Ref:         ref(v1alpha1.ConntrackStats{}.OpenAPIModelName()),
+						},
+					},
+					"socketMemory": {
+						SchemaProps: spec.SchemaProps{
+							Description: "socketMemory is what sockets use.",
+							Ref:         ref(v1alpha1.SocketMemoryStats{}.OpenAPIModelName()),
+						},
+					},
+					"softnet": {
+						SchemaProps: spec.SchemaProps{
+							Description: "softnet is about the processing of received packets.",
+							Ref:         ref(v1alpha1.SoftnetStats{}.OpenAPIModelName()),
+						},
+					},
+					"infiniband": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-map-keys": []interface{}{
+									"device",
+									"port",
+								},
+								"x-kubernetes-list-type": "map",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "infiniband are the ports of InfiniBand devices. Absent where there are none.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(v1alpha1.InfiniBandPort{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
+					"additional": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-map-keys": []interface{}{
+									"collector",
+									"name",
+								},
+								"x-kubernetes-list-type": "map",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "additional are counters of collectors that have no fields of their own.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(v1alpha1.CollectorCounter{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
 					"agent": {
 						SchemaProps: spec.SchemaProps{
 							Description: "agent describes the agent that answered and what it can count.",
@@ -751,7 +2235,7 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_NodeNetworkS
 			},
 		},
 		Dependencies: []string{
-			v1alpha1.AgentStatus{}.OpenAPIModelName(), v1alpha1.InterfaceStats{}.OpenAPIModelName(), v1alpha1.InterfaceTraffic{}.OpenAPIModelName(), v1alpha1.ProtocolStats{}.OpenAPIModelName(), v1.Duration{}.OpenAPIModelName(), v1.MicroTime{}.OpenAPIModelName(), v1.ObjectMeta{}.OpenAPIModelName()},
+			v1alpha1.APIServerStats{}.OpenAPIModelName(), v1alpha1.AgentStatus{}.OpenAPIModelName(), v1alpha1.CollectorCounter{}.OpenAPIModelName(), v1alpha1.ConnectionStats{}.OpenAPIModelName(), v1alpha1.ConntrackStats{}.OpenAPIModelName(), v1alpha1.DNSStats{}.OpenAPIModelName(), v1alpha1.DropStats{}.OpenAPIModelName(), v1alpha1.FlowTableStats{}.OpenAPIModelName(), v1alpha1.InfiniBandPort{}.OpenAPIModelName(), v1alpha1.InterfaceStats{}.OpenAPIModelName(), v1alpha1.InterfaceTraffic{}.OpenAPIModelName(), v1alpha1.ProtocolStats{}.OpenAPIModelName(), v1alpha1.SocketMemoryStats{}.OpenAPIModelName(), v1alpha1.SoftnetStats{}.OpenAPIModelName(), v1.Duration{}.OpenAPIModelName(), v1.MicroTime{}.OpenAPIModelName(), v1.ObjectMeta{}.OpenAPIModelName()},
 	}
 }
 
@@ -912,12 +2396,64 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_PodNetworkSt
 							Ref:         ref(v1alpha1.ProtocolStats{}.OpenAPIModelName()),
 						},
 					},
+					"drops": {
+						SchemaProps: spec.SchemaProps{
+							Description: "drops counts the packets of the pod that the kernel dropped, in the pod or on their way through the node. Absent when drops are not counted; message then says why, as for the fields that follow.",
+							Ref:         ref(v1alpha1.DropStats{}.OpenAPIModelName()),
+						},
+					},
+					"connections": {
+						SchemaProps: spec.SchemaProps{
+							Description: "connections is about the pod's TCP connections.",
+							Ref:         ref(v1alpha1.ConnectionStats{}.OpenAPIModelName()),
+						},
+					},
+					"dns": {
+						SchemaProps: spec.SchemaProps{
+							Description: "dns is about the names that the pod looked up.",
+							Ref:         ref(v1alpha1.DNSStats{}.OpenAPIModelName()),
+						},
+					},
+					"apiServer": {
+						SchemaProps: spec.SchemaProps{
+							Description: "apiServer is about the pod's connections to the Kubernetes API.",
+							Ref:         ref(v1alpha1.APIServerStats{}.OpenAPIModelName()),
+						},
+					},
+					"flows": {
+						SchemaProps: spec.SchemaProps{
+							Description: "flows compares the pod's flows (networkflows) with its traffic.",
+							Ref:         ref(v1alpha1.FlowCoverage{}.OpenAPIModelName()),
+						},
+					},
+					"additional": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-map-keys": []interface{}{
+									"collector",
+									"name",
+								},
+								"x-kubernetes-list-type": "map",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "additional are counters of collectors that have no fields of their own.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(v1alpha1.CollectorCounter{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
 				},
 				Required: []string{"state"},
 			},
 		},
 		Dependencies: []string{
-			v1alpha1.ProtocolStats{}.OpenAPIModelName(), v1alpha1.TrafficStats{}.OpenAPIModelName(), v1.Duration{}.OpenAPIModelName(), v1.MicroTime{}.OpenAPIModelName(), v1.ObjectMeta{}.OpenAPIModelName()},
+			v1alpha1.APIServerStats{}.OpenAPIModelName(), v1alpha1.CollectorCounter{}.OpenAPIModelName(), v1alpha1.ConnectionStats{}.OpenAPIModelName(), v1alpha1.DNSStats{}.OpenAPIModelName(), v1alpha1.DropStats{}.OpenAPIModelName(), v1alpha1.FlowCoverage{}.OpenAPIModelName(), v1alpha1.ProtocolStats{}.OpenAPIModelName(), v1alpha1.TrafficStats{}.OpenAPIModelName(), v1.Duration{}.OpenAPIModelName(), v1.MicroTime{}.OpenAPIModelName(), v1.ObjectMeta{}.OpenAPIModelName()},
 	}
 }
 
@@ -1005,12 +2541,233 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_ProtocolStat
 							Ref:         ref(v1alpha1.IPStats{}.OpenAPIModelName()),
 						},
 					},
+					"icmpv4": {
+						SchemaProps: spec.SchemaProps{
+							Description: "icmpv4 counts messages of ICMP.",
+							Default:     map[string]interface{}{},
+							Ref:         ref(v1alpha1.ICMPStats{}.OpenAPIModelName()),
+						},
+					},
+					"icmpv6": {
+						SchemaProps: spec.SchemaProps{
+							Description: "icmpv6 counts messages of ICMPv6. Absent where the kernel has IPv6 switched off.",
+							Ref:         ref(v1alpha1.ICMPStats{}.OpenAPIModelName()),
+						},
+					},
 				},
-				Required: []string{"tcp", "udp", "ipv4"},
+				Required: []string{"tcp", "udp", "ipv4", "icmpv4"},
 			},
 		},
 		Dependencies: []string{
-			v1alpha1.IPStats{}.OpenAPIModelName(), v1alpha1.TCPStats{}.OpenAPIModelName(), v1alpha1.UDPStats{}.OpenAPIModelName()},
+			v1alpha1.ICMPStats{}.OpenAPIModelName(), v1alpha1.IPStats{}.OpenAPIModelName(), v1alpha1.TCPStats{}.OpenAPIModelName(), v1alpha1.UDPStats{}.OpenAPIModelName()},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_QueueStats(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "QueueStats is about the root queueing discipline of an interface.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"kind": {
+						SchemaProps: spec.SchemaProps{
+							Description: "kind, as fq_codel or noqueue.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"drops": {
+						SchemaProps: spec.SchemaProps{
+							Description: "drops counts packets that it dropped.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"overlimits": {
+						SchemaProps: spec.SchemaProps{
+							Description: "overlimits counts how often it held packets back.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"requeues": {
+						SchemaProps: spec.SchemaProps{
+							Description: "requeues counts packets that the driver gave back.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"backlogBytes": {
+						SchemaProps: spec.SchemaProps{
+							Description: "backlogBytes wait in it.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+				},
+				Required: []string{"kind", "drops", "overlimits", "requeues", "backlogBytes"},
+			},
+		},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_RoundTrips(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "RoundTrips are round-trip times of connections, one value each.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"smoothed": {
+						SchemaProps: spec.SchemaProps{
+							Description: "smoothed round-trip times (RFC 6298).",
+							Default:     map[string]interface{}{},
+							Ref:         ref(v1alpha1.LatencyHistogram{}.OpenAPIModelName()),
+						},
+					},
+					"minimum": {
+						SchemaProps: spec.SchemaProps{
+							Description: "minimum is the least round-trip time of late, as the kernel keeps it.",
+							Default:     map[string]interface{}{},
+							Ref:         ref(v1alpha1.LatencyHistogram{}.OpenAPIModelName()),
+						},
+					},
+				},
+				Required: []string{"smoothed", "minimum"},
+			},
+		},
+		Dependencies: []string{
+			v1alpha1.LatencyHistogram{}.OpenAPIModelName()},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_SocketMemoryStats(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "SocketMemoryStats is what the node's sockets use, those of all its pods included, and where the kernel's limits are.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"sockets": {
+						SchemaProps: spec.SchemaProps{
+							Description: "sockets in use in the node's network namespace.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"tcpBytes": {
+						SchemaProps: spec.SchemaProps{
+							Description: "tcpBytes used by TCP.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"tcpLimitBytes": {
+						SchemaProps: spec.SchemaProps{
+							Description: "tcpLimitBytes is where the kernel begins to refuse memory to TCP (the third number of tcp_mem).",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"tcpOrphans": {
+						SchemaProps: spec.SchemaProps{
+							Description: "tcpOrphans are TCP sockets that no process holds any more.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"udpBytes": {
+						SchemaProps: spec.SchemaProps{
+							Description: "udpBytes used by UDP.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"udpLimitBytes": {
+						SchemaProps: spec.SchemaProps{
+							Description: "udpLimitBytes is where the kernel begins to refuse memory to UDP.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"fragmentBytes": {
+						SchemaProps: spec.SchemaProps{
+							Description: "fragmentBytes wait for the rest of their datagrams.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+				},
+				Required: []string{"sockets", "tcpBytes", "tcpLimitBytes", "tcpOrphans", "udpBytes", "udpLimitBytes", "fragmentBytes"},
+			},
+		},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_SoftnetStats(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "SoftnetStats is about the processing of received packets, on all CPUs together.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"processed": {
+						SchemaProps: spec.SchemaProps{
+							Description: "processed counts packets, or buffers after GRO.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"dropped": {
+						SchemaProps: spec.SchemaProps{
+							Description: "dropped counts packets dropped because a CPU's backlog was full.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"squeezed": {
+						SchemaProps: spec.SchemaProps{
+							Description: "squeezed counts how often a CPU had to stop before its work was done.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"receivedRPS": {
+						SchemaProps: spec.SchemaProps{
+							Description: "receivedRPS counts how often a CPU was woken to take packets from another one (RPS).",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"flowLimited": {
+						SchemaProps: spec.SchemaProps{
+							Description: "flowLimited counts packets dropped because one flow had too large a part of a backlog.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+				},
+				Required: []string{"processed", "dropped", "squeezed", "receivedRPS", "flowLimited"},
+			},
+		},
 	}
 }
 
@@ -1117,8 +2874,40 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_TCPStats(ref
 							Format:      "int64",
 						},
 					},
+					"zeroWindowsSent": {
+						SchemaProps: spec.SchemaProps{
+							Description: "zeroWindowsSent counts how often this side closed its window: its program does not read fast enough.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"zeroWindowDrops": {
+						SchemaProps: spec.SchemaProps{
+							Description: "zeroWindowDrops counts segments dropped because they came while the window was closed.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"synCookiesSent": {
+						SchemaProps: spec.SchemaProps{
+							Description: "synCookiesSent counts connections that were answered without memory, as the queue of requests was full.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"requestQueueDrops": {
+						SchemaProps: spec.SchemaProps{
+							Description: "requestQueueDrops counts connections dropped because the queue of requests was full.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
 				},
-				Required: []string{"activeOpens", "passiveOpens", "attemptFails", "establishedResets", "currentlyEstablished", "inSegments", "outSegments", "retransmittedSegments", "inErrors", "outResets", "listenOverflows", "listenDrops"},
+				Required: []string{"activeOpens", "passiveOpens", "attemptFails", "establishedResets", "currentlyEstablished", "inSegments", "outSegments", "retransmittedSegments", "inErrors", "outResets", "listenOverflows", "listenDrops", "zeroWindowsSent", "zeroWindowDrops", "synCookiesSent", "requestQueueDrops"},
 			},
 		},
 	}

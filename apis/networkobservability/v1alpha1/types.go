@@ -62,6 +62,28 @@ type PodNetworkStats struct {
 	// traffic included. Absent for pods that use the node's network.
 	// +optional
 	Protocols *ProtocolStats `json:"protocols,omitempty"`
+	// drops counts the packets of the pod that the kernel dropped, in the pod or on their way through the node.
+	// Absent when drops are not counted; message then says why, as for the fields that follow.
+	// +optional
+	Drops *DropStats `json:"drops,omitempty"`
+	// connections is about the pod's TCP connections.
+	// +optional
+	Connections *ConnectionStats `json:"connections,omitempty"`
+	// dns is about the names that the pod looked up.
+	// +optional
+	DNS *DNSStats `json:"dns,omitempty"`
+	// apiServer is about the pod's connections to the Kubernetes API.
+	// +optional
+	APIServer *APIServerStats `json:"apiServer,omitempty"`
+	// flows compares the pod's flows (networkflows) with its traffic.
+	// +optional
+	Flows *FlowCoverage `json:"flows,omitempty"`
+	// additional are counters of collectors that have no fields of their own.
+	// +optional
+	// +listType=map
+	// +listMapKey=collector
+	// +listMapKey=name
+	Additional []CollectorCounter `json:"additional,omitempty"`
 }
 
 // +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
@@ -111,6 +133,42 @@ type NodeNetworkStats struct {
 	// protocols are the kernel's own protocol statistics of the node's network namespace.
 	// +optional
 	Protocols *ProtocolStats `json:"protocols,omitempty"`
+	// drops counts the packets that the kernel dropped in the node's network namespace.
+	// +optional
+	Drops *DropStats `json:"drops,omitempty"`
+	// connections is about the TCP connections of the node itself.
+	// +optional
+	Connections *ConnectionStats `json:"connections,omitempty"`
+	// dns sums what the pods of the node looked up.
+	// +optional
+	DNS *DNSStats `json:"dns,omitempty"`
+	// apiServer is about the connections of the node itself to the Kubernetes API.
+	// +optional
+	APIServer *APIServerStats `json:"apiServer,omitempty"`
+	// flows is about the node's table and history of flows.
+	// +optional
+	Flows *FlowTableStats `json:"flows,omitempty"`
+	// conntrack is about connection tracking. Absent where it is not in use.
+	// +optional
+	Conntrack *ConntrackStats `json:"conntrack,omitempty"`
+	// socketMemory is what sockets use.
+	// +optional
+	SocketMemory *SocketMemoryStats `json:"socketMemory,omitempty"`
+	// softnet is about the processing of received packets.
+	// +optional
+	Softnet *SoftnetStats `json:"softnet,omitempty"`
+	// infiniband are the ports of InfiniBand devices. Absent where there are none.
+	// +optional
+	// +listType=map
+	// +listMapKey=device
+	// +listMapKey=port
+	InfiniBand []InfiniBandPort `json:"infiniband,omitempty"`
+	// additional are counters of collectors that have no fields of their own.
+	// +optional
+	// +listType=map
+	// +listMapKey=collector
+	// +listMapKey=name
+	Additional []CollectorCounter `json:"additional,omitempty"`
 	// agent describes the agent that answered and what it can count.
 	// +optional
 	Agent *AgentStatus `json:"agent,omitempty"`
@@ -213,6 +271,11 @@ type ProtocolStats struct {
 	// ipv6 counts IPv6 datagrams. Absent where the kernel has IPv6 switched off.
 	// +optional
 	IPv6 *IPStats `json:"ipv6,omitempty"`
+	// icmpv4 counts messages of ICMP.
+	ICMPv4 ICMPStats `json:"icmpv4"`
+	// icmpv6 counts messages of ICMPv6. Absent where the kernel has IPv6 switched off.
+	// +optional
+	ICMPv6 *ICMPStats `json:"icmpv6,omitempty"`
 }
 
 // TCPStats counts connections and segments of one network namespace. RFC 4022 defines most of them.
@@ -241,6 +304,14 @@ type TCPStats struct {
 	ListenOverflows int64 `json:"listenOverflows"`
 	// listenDrops counts connections dropped at a listening socket for any reason, overflows included.
 	ListenDrops int64 `json:"listenDrops"`
+	// zeroWindowsSent counts how often this side closed its window: its program does not read fast enough.
+	ZeroWindowsSent int64 `json:"zeroWindowsSent"`
+	// zeroWindowDrops counts segments dropped because they came while the window was closed.
+	ZeroWindowDrops int64 `json:"zeroWindowDrops"`
+	// synCookiesSent counts connections that were answered without memory, as the queue of requests was full.
+	SynCookiesSent int64 `json:"synCookiesSent"`
+	// requestQueueDrops counts connections dropped because the queue of requests was full.
+	RequestQueueDrops int64 `json:"requestQueueDrops"`
 }
 
 // UDPStats counts UDP datagrams of one network namespace. RFC 4113 defines most of them.
@@ -305,6 +376,18 @@ type InterfaceCounters struct {
 	Errors int64 `json:"errors"`
 	// dropped counts packets that the kernel or the driver dropped at the interface.
 	Dropped int64 `json:"dropped"`
+	// missed counts packets received for which the hardware had no buffer.
+	// +optional
+	Missed int64 `json:"missed,omitempty"`
+	// overruns counts packets lost between hardware and driver.
+	// +optional
+	Overruns int64 `json:"overruns,omitempty"`
+	// checksumErrors counts frames received with a bad checksum (CRC).
+	// +optional
+	ChecksumErrors int64 `json:"checksumErrors,omitempty"`
+	// multicast counts multicast frames received.
+	// +optional
+	Multicast int64 `json:"multicast,omitempty"`
 	// bytesPerSecond is the rate of bytes over the window.
 	// +optional
 	BytesPerSecond *resource.Quantity `json:"bytesPerSecond,omitempty"`
@@ -327,8 +410,21 @@ type InterfaceStats struct {
 	// uplink is true for interfaces whose counters are in the node's total.
 	// +optional
 	Uplink bool `json:"uplink,omitempty"`
+	// speedMegabits is the speed of the link in megabits a second. Absent where it is not known.
+	// +optional
+	SpeedMegabits int64 `json:"speedMegabits,omitempty"`
+	// carrierChanges counts how often the carrier came or went.
+	CarrierChanges int64 `json:"carrierChanges"`
 	// InterfaceTraffic counts what the interface carried.
 	InterfaceTraffic `json:",inline"`
+	// queue is the root queueing discipline. Absent where there is none that counts.
+	// +optional
+	Queue *QueueStats `json:"queue,omitempty"`
+	// driver are the counters that the driver offers through ethtool and are not zero, at most 128.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	Driver []NamedCounter `json:"driver,omitempty"`
 }
 
 // AgentStatus describes the agent of a node.

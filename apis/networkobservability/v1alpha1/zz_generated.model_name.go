@@ -22,8 +22,18 @@ limitations under the License.
 package v1alpha1
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
+func (in APIServerStats) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.APIServerStats"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
 func (in AgentStatus) OpenAPIModelName() string {
 	return "io.k8s.networkobservability.v1alpha1.AgentStatus"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in CollectorCounter) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.CollectorCounter"
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
@@ -32,8 +42,63 @@ func (in CollectorStatus) OpenAPIModelName() string {
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
+func (in ConnectionFailures) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.ConnectionFailures"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in ConnectionStates) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.ConnectionStates"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in ConnectionStats) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.ConnectionStats"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in ConntrackStats) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.ConntrackStats"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in DNSNameCount) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.DNSNameCount"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in DNSQueryCount) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.DNSQueryCount"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in DNSResponseCount) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.DNSResponseCount"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in DNSStats) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.DNSStats"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
 func (in DirectionTraffic) OpenAPIModelName() string {
 	return "io.k8s.networkobservability.v1alpha1.DirectionTraffic"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in DropClassCount) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.DropClassCount"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in DropCount) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.DropCount"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in DropStats) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.DropStats"
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
@@ -42,8 +107,33 @@ func (in FamilyTraffic) OpenAPIModelName() string {
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
+func (in FlowCoverage) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.FlowCoverage"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in FlowTableStats) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.FlowTableStats"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in HistogramBucket) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.HistogramBucket"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in ICMPStats) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.ICMPStats"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
 func (in IPStats) OpenAPIModelName() string {
 	return "io.k8s.networkobservability.v1alpha1.IPStats"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in InfiniBandPort) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.InfiniBandPort"
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
@@ -62,8 +152,18 @@ func (in InterfaceTraffic) OpenAPIModelName() string {
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
+func (in LatencyHistogram) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.LatencyHistogram"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
 func (in Measurement) OpenAPIModelName() string {
 	return "io.k8s.networkobservability.v1alpha1.Measurement"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in NamedCounter) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.NamedCounter"
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
@@ -89,6 +189,26 @@ func (in PodNetworkStatsList) OpenAPIModelName() string {
 // OpenAPIModelName returns the OpenAPI model name for this type.
 func (in ProtocolStats) OpenAPIModelName() string {
 	return "io.k8s.networkobservability.v1alpha1.ProtocolStats"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in QueueStats) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.QueueStats"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in RoundTrips) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.RoundTrips"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in SocketMemoryStats) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.SocketMemoryStats"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in SoftnetStats) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.SoftnetStats"
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.

@@ -23,8 +23,8 @@ func MeasurementOf(record *Record, reading Reading, measurement *agentv1.Measure
 	}
 	m := v1alpha1.Measurement{
 		Message:   measurement.GetMessage(),
-		Timestamp: microTime(measurement.GetTimeUnixNano()),
-		StartTime: microTime(measurement.GetStartUnixNano()),
+		Timestamp: MicroTime(measurement.GetTimeUnixNano()),
+		StartTime: MicroTime(measurement.GetStartUnixNano()),
 	}
 	if window := measurement.GetWindowNano(); window > 0 {
 		m.Window = &metav1.Duration{Duration: time.Duration(window)}
@@ -64,7 +64,8 @@ func HasCounters(state v1alpha1.MeasurementState) bool {
 	return state == v1alpha1.Measured || state == v1alpha1.Degraded
 }
 
-func microTime(unixNano int64) *metav1.MicroTime {
+// MicroTime is nil for 0, which stands for no time.
+func MicroTime(unixNano int64) *metav1.MicroTime {
 	if unixNano == 0 {
 		return nil
 	}
@@ -89,10 +90,16 @@ func ProtocolsOf(protocols *agentv1.Protocols) *v1alpha1.ProtocolStats {
 		TCP:  tcpOf(protocols.GetTcp()),
 		UDP:  udpOf(protocols.GetUdp()),
 		IPv4: ipOf(protocols.GetIpv4()),
+
+		ICMPv4: icmpOf(protocols.GetIcmpv4()),
 	}
 	if protocols.GetIpv6() != nil {
 		ipv6 := ipOf(protocols.GetIpv6())
 		stats.IPv6 = &ipv6
+	}
+	if protocols.GetIcmpv6() != nil {
+		icmpv6 := icmpOf(protocols.GetIcmpv6())
+		stats.ICMPv6 = &icmpv6
 	}
 	return stats
 }
@@ -111,6 +118,10 @@ func tcpOf(tcp *agentv1.TCP) v1alpha1.TCPStats {
 		OutResets:             tcp.GetOutResets(),
 		ListenOverflows:       tcp.GetListenOverflows(),
 		ListenDrops:           tcp.GetListenDrops(),
+		ZeroWindowsSent:       tcp.GetZeroWindowsSent(),
+		ZeroWindowDrops:       tcp.GetZeroWindowDrops(),
+		SynCookiesSent:        tcp.GetSynCookiesSent(),
+		RequestQueueDrops:     tcp.GetRequestQueueDrops(),
 	}
 }
 
@@ -123,6 +134,18 @@ func udpOf(udp *agentv1.UDP) v1alpha1.UDPStats {
 		ReceiveBufferErrors: udp.GetReceiveBufferErrors(),
 		SendBufferErrors:    udp.GetSendBufferErrors(),
 		ChecksumErrors:      udp.GetChecksumErrors(),
+	}
+}
+
+func icmpOf(icmp *agentv1.ICMP) v1alpha1.ICMPStats {
+	return v1alpha1.ICMPStats{
+		InMessages: icmp.GetInMessages(), OutMessages: icmp.GetOutMessages(), InErrors: icmp.GetInErrors(),
+		InDestinationUnreachable: icmp.GetInDestinationUnreachable(), OutDestinationUnreachable: icmp.GetOutDestinationUnreachable(),
+		InTimeExceeded: icmp.GetInTimeExceeded(), OutTimeExceeded: icmp.GetOutTimeExceeded(),
+		InPacketTooBig: icmp.GetInPacketTooBig(), OutPacketTooBig: icmp.GetOutPacketTooBig(),
+		InEchos: icmp.GetInEchos(), OutEchos: icmp.GetOutEchos(),
+		InEchoReplies: icmp.GetInEchoReplies(), OutEchoReplies: icmp.GetOutEchoReplies(),
+		InRedirects: icmp.GetInRedirects(), OutRedirects: icmp.GetOutRedirects(),
 	}
 }
 

@@ -42,6 +42,68 @@ func fill(object *v1alpha1.NodeNetworkStats, record *live.Record, reading live.R
 		object.Interfaces = interfacesOf(stats.GetInterfaces())
 		object.Traffic = uplinks(object.Interfaces)
 		object.Protocols = live.ProtocolsOf(stats.GetProtocols())
+		object.Drops = live.DropsOf(stats.GetDrops())
+		object.Connections = live.ConnectionsOf(stats.GetConnections())
+		object.DNS = live.DNSOf(stats.GetDns())
+		object.APIServer = live.APIServerOf(stats.GetApiServer())
+		object.Additional = live.AdditionalOf(stats.GetAdditional())
+		fillNode(object, stats)
+	}
+}
+
+// fillNode fills in what only nodes have.
+func fillNode(object *v1alpha1.NodeNetworkStats, stats *agentv1.NodeStats) {
+	if f := stats.GetFlows(); f != nil {
+		object.Flows = &v1alpha1.FlowTableStats{
+			Present: f.GetPresent(), Capacity: f.GetCapacity(), Created: f.GetCreated(), Evicted: f.GetEvicted(),
+			Recorded: f.GetRecorded(), HistoryCapacity: f.GetHistoryCapacity(), Oldest: live.MicroTime(f.GetOldestUnixNano()),
+		}
+	}
+	if c := stats.GetConntrack(); c != nil {
+		object.Conntrack = &v1alpha1.ConntrackStats{
+			Entries: c.GetEntries(), Limit: c.GetLimit(), InsertFailed: c.GetInsertFailed(), Dropped: c.GetDropped(),
+			EarlyDropped: c.GetEarlyDropped(), Invalid: c.GetInvalid(),
+		}
+	}
+	if m := stats.GetSocketMemory(); m != nil {
+		object.SocketMemory = &v1alpha1.SocketMemoryStats{
+			Sockets: m.GetSockets(), TCPBytes: m.GetTcpBytes(), TCPLimitBytes: m.GetTcpLimitBytes(), TCPOrphans: m.GetTcpOrphans(),
+			UDPBytes: m.GetUdpBytes(), UDPLimitBytes: m.GetUdpLimitBytes(), FragmentBytes: m.GetFragmentBytes(),
+		}
+	}
+	if s := stats.GetSoftnet(); s != nil {
+		object.Softnet = &v1alpha1.SoftnetStats{
+			Processed: s.GetProcessed(), Dropped: s.GetDropped(), Squeezed: s.GetSqueezed(),
+			ReceivedRPS: s.GetReceivedRps(), FlowLimited: s.GetFlowLimited(),
+		}
+	}
+	for _, port := range stats.GetInfiniband() {
+		object.InfiniBand = append(object.InfiniBand, v1alpha1.InfiniBandPort{
+			Device: port.GetDevice(), Port: port.GetPort(), State: port.GetState(), Counters: namedOf(port.GetCounters()),
+		})
+	}
+}
+
+// namedOf leaves out names that repeat: a client that applies would refuse the list.
+func namedOf(counters []*agentv1.Counter) []v1alpha1.NamedCounter {
+	var all []v1alpha1.NamedCounter
+	seen := map[string]bool{}
+	for _, counter := range counters {
+		if !seen[counter.GetName()] {
+			seen[counter.GetName()] = true
+			all = append(all, v1alpha1.NamedCounter{Name: counter.GetName(), Value: counter.GetValue()})
+		}
+	}
+	return all
+}
+
+func queueOf(queue *agentv1.Queue) *v1alpha1.QueueStats {
+	if queue == nil {
+		return nil
+	}
+	return &v1alpha1.QueueStats{
+		Kind: queue.GetKind(), Drops: queue.GetDrops(), Overlimits: queue.GetOverlimits(), Requeues: queue.GetRequeues(),
+		BacklogBytes: queue.GetBacklogBytes(),
 	}
 }
 
@@ -54,6 +116,8 @@ func interfacesOf(interfaces []*agentv1.Interface) []v1alpha1.InterfaceStats {
 				Receive:  countersOf(one.GetReceive()),
 				Transmit: countersOf(one.GetTransmit()),
 			},
+			SpeedMegabits: one.GetSpeedMegabits(), CarrierChanges: one.GetCarrierChanges(),
+			Queue: queueOf(one.GetQueue()), Driver: namedOf(one.GetDriver()),
 		})
 	}
 	return all
@@ -64,6 +128,8 @@ func countersOf(counters *agentv1.InterfaceCounters) v1alpha1.InterfaceCounters 
 	return v1alpha1.InterfaceCounters{
 		Bytes: counters.GetBytes(), Packets: counters.GetPackets(),
 		Errors: counters.GetErrors(), Dropped: counters.GetDropped(),
+		Missed: counters.GetMissed(), Overruns: counters.GetOverruns(),
+		ChecksumErrors: counters.GetChecksumErrors(), Multicast: counters.GetMulticast(),
 		BytesPerSecond: bytes, PacketsPerSecond: packets,
 	}
 }
@@ -89,6 +155,10 @@ func add(total, part *v1alpha1.InterfaceCounters) {
 	total.Packets += part.Packets
 	total.Errors += part.Errors
 	total.Dropped += part.Dropped
+	total.Missed += part.Missed
+	total.Overruns += part.Overruns
+	total.ChecksumErrors += part.ChecksumErrors
+	total.Multicast += part.Multicast
 	total.BytesPerSecond = live.AddRates(total.BytesPerSecond, part.BytesPerSecond)
 	total.PacketsPerSecond = live.AddRates(total.PacketsPerSecond, part.PacketsPerSecond)
 }

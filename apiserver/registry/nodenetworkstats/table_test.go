@@ -36,6 +36,7 @@ func TestUplinks(t *testing.T) {
 		t.Fatal(err)
 	}
 	stats := &agentv1.NodeStats{
+		Conntrack: &agentv1.Conntrack{Entries: 70, Limit: 100}, Flows: &agentv1.FlowTable{Recorded: 1200},
 		Measurement: &agentv1.Measurement{State: agentv1.State_STATE_MEASURED},
 		Interfaces: []*agentv1.Interface{
 			networkInterface("eth0", true, &agentv1.Rates{MilliBytes: 1500}),
@@ -61,7 +62,7 @@ func TestUplinks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := "n1 6.00Mi 6.00Mi 2 2 <unknown> <unknown> 12 <unknown> 192.0.2.1,2001:db8::1 eth0,eth1 4 8 6.18.0 v0.1.0 Measured"
+	want := "n1 6.00Mi 6.00Mi 2 2 <unknown> <unknown> <unknown> <unknown> 12 <unknown> 192.0.2.1,2001:db8::1 eth0,eth1 4 8 70/100 1.20k <unknown> 6.18.0 v0.1.0 Measured"
 	if got := strings.Trim(fmt.Sprint(table.Rows[0].Cells), "[]"); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
@@ -77,7 +78,7 @@ func TestSilentNode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := "n1" + strings.Repeat(" <unknown>", 8) + " 192.0.2.1,2001:db8::1" + strings.Repeat(" <unknown>", 5) + " NodeSilent"
+	want := "n1" + strings.Repeat(" <unknown>", 10) + " 192.0.2.1,2001:db8::1" + strings.Repeat(" <unknown>", 8) + " NodeSilent"
 	if got := strings.Trim(fmt.Sprint(table.Rows[0].Cells), "[]"); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}

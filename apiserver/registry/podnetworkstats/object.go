@@ -38,6 +38,12 @@ func fill(object *v1alpha1.PodNetworkStats, record *live.Record, reading live.Re
 	if live.HasCounters(object.State) {
 		object.Traffic = trafficOf(stats.GetTraffic())
 		object.Protocols = live.ProtocolsOf(stats.GetProtocols())
+		object.Drops = live.DropsOf(stats.GetDrops())
+		object.Connections = live.ConnectionsOf(stats.GetConnections())
+		object.DNS = live.DNSOf(stats.GetDns())
+		object.APIServer = live.APIServerOf(stats.GetApiServer())
+		object.Flows = live.CoverageOf(stats.GetFlows(), object.Traffic)
+		object.Additional = live.AdditionalOf(stats.GetAdditional())
 	}
 }
 

@@ -18,15 +18,20 @@ var columns = []metav1.TableColumnDefinition{
 	{Name: "Tx", Type: "string", Description: "Bytes that the pod sent, IP headers included, with binary prefixes."},
 	{Name: "Rx/s", Type: "string", Description: "Bytes a second that arrived over the last window, with binary prefixes."},
 	{Name: "Tx/s", Type: "string", Description: "Bytes a second that the pod sent over the last window, with binary prefixes."},
+	{Name: "Drops", Type: "string", Description: "Packets that the kernel dropped, benign reasons aside, with decimal prefixes."},
 	{Name: "Retrans", Type: "string", Description: "TCP segments sent again, with decimal prefixes."},
 	{Name: "Conns", Type: "string", Description: "TCP connections that are established now."},
+	{Name: "RTT", Type: "string", Description: "Median of the smoothed round-trip times of the TCP connections that are open now; when there is none, of those that were closed."},
+	{Name: "DNS-Err", Type: "string", Description: "DNS queries answered with an error code or not at all, with decimal prefixes."},
 	{Name: "Age", Type: "string", Description: "Time since the pod was created."},
 	{Name: "Node", Type: "string", Priority: 1, Description: "Node on which the pod runs."},
 	{Name: "IP", Type: "string", Priority: 1, Description: "Primary address of the pod."},
 	{Name: "Rx-Pkts", Type: "string", Priority: 1, Description: "Packets on the wire that arrived at the pod, with decimal prefixes."},
 	{Name: "Tx-Pkts", Type: "string", Priority: 1, Description: "Packets on the wire that the pod sent, with decimal prefixes."},
-	{Name: "Resets", Type: "string", Priority: 1, Description: "Established TCP connections that ended by a reset, with decimal prefixes."},
-	{Name: "Conn-Fail", Type: "string", Priority: 1, Description: "TCP connections that failed before they were established, with decimal prefixes."},
+	{Name: "Resets", Type: "string", Priority: 1, Description: "TCP resets sent and received, with decimal prefixes."},
+	{Name: "Conn-Fail", Type: "string", Priority: 1, Description: "Attempts to connect that failed, with decimal prefixes."},
+	{Name: "DNS-P99", Type: "string", Priority: 1, Description: "Time within which 99 of 100 DNS responses came."},
+	{Name: "API-P99", Type: "string", Priority: 1, Description: "Smoothed round-trip time to the Kubernetes API that 99 of 100 connections do not exceed."},
 	{Name: "State", Type: "string", Priority: 1, Description: "Whether the counters are there: Measured, Degraded, Pending, Ended, NotAttributed or NodeSilent."},
 }
 
@@ -41,7 +46,7 @@ func cells(object runtime.Object) []any {
 		return nil
 	}
 	traffic := trafficCells(stats.Traffic)
-	tcp := tcpCells(stats.Protocols)
+	tcp := tcpCells(stats)
 	ip := ""
 	if len(stats.PodIPs) > 0 {
 		ip = stats.PodIPs[0]
@@ -49,11 +54,11 @@ func cells(object runtime.Object) []any {
 	return []any{
 		stats.Name,
 		traffic.rx, traffic.tx, traffic.rxRate, traffic.txRate,
-		tcp.retransmitted, tcp.established,
+		live.DropsCell(stats.Drops), tcp.retransmitted, tcp.established, live.RoundTripCell(stats.Connections), dnsErrors(stats.DNS),
 		live.AgeCell(stats.CreationTimestamp),
 		live.TextCell(stats.NodeName), live.TextCell(ip),
 		traffic.rxPackets, traffic.txPackets,
-		tcp.resets, tcp.fails,
+		tcp.resets, tcp.fails, dnsLatency(stats.DNS), live.APILatencyCell(stats.APIServer),
 		live.TextCell(string(stats.State)),
 	}
 }
@@ -74,15 +79,39 @@ func trafficCells(traffic *v1alpha1.TrafficStats) trafficRow {
 
 type tcpRow struct{ retransmitted, established, resets, fails string }
 
-func tcpCells(protocols *v1alpha1.ProtocolStats) tcpRow {
-	if protocols == nil {
+// tcpCells prefers what the sockets say, which leaves nothing out; else the namespace's own counters must do.
+func tcpCells(stats *v1alpha1.PodNetworkStats) tcpRow {
+	if c := stats.Connections; c != nil {
+		return tcpRow{
+			retransmitted: live.CountCell(c.SegmentsRetransmitted),
+			established:   fmt.Sprint(c.States.Established + c.States.CloseWait),
+			resets:        live.CountCell(c.ResetsSent + c.ResetsReceived),
+			fails:         live.CountCell(live.ConnectionFailures(&c.Failed)),
+		}
+	}
+	if stats.Protocols == nil {
 		u := live.Unknown
 		return tcpRow{u, u, u, u}
 	}
+	tcp := &stats.Protocols.TCP
 	return tcpRow{
-		retransmitted: live.CountCell(protocols.TCP.RetransmittedSegments),
-		established:   fmt.Sprint(protocols.TCP.CurrentlyEstablished),
-		resets:        live.CountCell(protocols.TCP.EstablishedResets),
-		fails:         live.CountCell(protocols.TCP.AttemptFails),
+		retransmitted: live.CountCell(tcp.RetransmittedSegments),
+		established:   fmt.Sprint(tcp.CurrentlyEstablished),
+		resets:        live.CountCell(tcp.EstablishedResets),
+		fails:         live.CountCell(tcp.AttemptFails),
 	}
+}
+
+func dnsErrors(dns *v1alpha1.DNSStats) string {
+	if dns == nil {
+		return live.Unknown
+	}
+	return live.CountCell(dns.Errors + dns.Unanswered)
+}
+
+func dnsLatency(dns *v1alpha1.DNSStats) string {
+	if dns == nil {
+		return live.Unknown
+	}
+	return live.LatencyCell(dns.Latency.P99)
 }

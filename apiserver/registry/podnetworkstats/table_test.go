@@ -16,7 +16,20 @@ import (
 func TestTable(t *testing.T) {
 	record := &live.Record{Namespace: "x", Name: "web-0", HostUID: "u", Node: "n1", PodKey: "u", IPs: []string{"192.0.2.7", "2001:db8::7"}}
 	measured := live.Reading{Pod: livetest.PodStats("u", agentv1.State_STATE_MEASURED, 300_000)}
-	list := kind{}.List(metav1.ListMeta{ResourceVersion: "7", Continue: "more"}, []*live.Record{record, record}, []live.Reading{measured, {Err: fmt.Errorf("n1: gone")}})
+	full := live.Reading{Pod: livetest.PodStats("u", agentv1.State_STATE_MEASURED, 300_000)}
+	full.Pod.Drops = &agentv1.Drops{Unsorted: 1, Drops: []*agentv1.Drop{
+		{Reason: "NETFILTER_DROP", Class: agentv1.Drop_CLASS_POLICY, Packets: 20}, {Reason: "TCP_OLD_DATA", Class: agentv1.Drop_CLASS_BENIGN, Packets: 5000},
+	}}
+	full.Pod.Connections = &agentv1.Connections{
+		Established: 3, CloseWait: 1, SegmentsRetransmitted: 7, ResetsSent: 1, ResetsReceived: 2, FailedRefused: 3, FailedTimeout: 4,
+		OpenSmoothedRtt: &agentv1.Histogram{Indexes: []int32{-80}, Counts: []int64{3}},
+	}
+	full.Pod.Dns = &agentv1.DNS{
+		Unanswered: 2, Responses: []*agentv1.DNSResponses{{Type: 1, Count: 90}, {Type: 28, Code: 3, Count: 9}},
+		Latency: &agentv1.Histogram{Indexes: []int32{-60, 0}, Counts: []int64{98, 1}},
+	}
+	full.Pod.ApiServer = &agentv1.APIServer{Connected: 1}
+	list := kind{}.List(metav1.ListMeta{ResourceVersion: "7", Continue: "more"}, []*live.Record{record, record, record}, []live.Reading{measured, full, {Err: fmt.Errorf("n1: gone")}})
 	table, err := kind{}.ConvertToTable(context.Background(), list, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -33,9 +46,10 @@ func TestTable(t *testing.T) {
 		got += "\n" + strings.Trim(fmt.Sprint(row.Cells), "[]")
 	}
 	const u = " <unknown>"
-	want := `NAME RX TX RX/S TX/S RETRANS CONNS AGE NODE IP RX-PKTS TX-PKTS RESETS CONN-FAIL STATE
-web-0 1.14Mi 1.14Mi 300 300 300k 300000 <unknown> n1 192.0.2.7 1.20M 1.20M 300k 300k Measured
-web-0` + strings.Repeat(u, 7) + ` n1 192.0.2.7` + strings.Repeat(u, 4) + ` NodeSilent`
+	want := `NAME RX TX RX/S TX/S DROPS RETRANS CONNS RTT DNS-ERR AGE NODE IP RX-PKTS TX-PKTS RESETS CONN-FAIL DNS-P99 API-P99 STATE
+web-0 1.14Mi 1.14Mi 300 300 <unknown> 300k 300000 <unknown> <unknown> <unknown> n1 192.0.2.7 1.20M 1.20M 300k 300k <unknown> <unknown> Measured
+web-0 1.14Mi 1.14Mi 300 300 21 7 4 935µs 11 <unknown> n1 192.0.2.7 1.20M 1.20M 3 7 958ms - Measured
+web-0` + strings.Repeat(u, 10) + ` n1 192.0.2.7` + strings.Repeat(u, 6) + ` NodeSilent`
 	if got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
