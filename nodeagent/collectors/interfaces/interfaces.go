@@ -1,5 +1,5 @@
-// Package interfaces reads the counters that the kernel and the drivers keep of the node's own network interfaces,
-// and says which of them are the node's uplinks.
+// Package interfaces reads the counters that the kernel and the drivers keep of the node's own network interfaces and
+// their queues, and says which of them are the node's uplinks.
 package interfaces
 
 import (
@@ -26,33 +26,42 @@ const most = 1000
 type Collector struct {
 	nodeIPs []netip.Addr
 
+	// asking holds one element while drivers are asked.
+	asking chan struct{}
+
 	mu      sync.Mutex
 	windows map[int]*rates.Window[netlink.LinkStatistics] // by index
+	missing string                                        // of the drivers' statistics, in the latest reading
 }
 
 // New makes a collector. nodeIPs are the node's addresses as Kubernetes knows them; there may be none.
 func New(nodeIPs []netip.Addr) *Collector {
-	return &Collector{nodeIPs: nodeIPs, windows: map[int]*rates.Window[netlink.LinkStatistics]{}}
+	return &Collector{
+		nodeIPs: nodeIPs, asking: make(chan struct{}, 1), windows: map[int]*rates.Window[netlink.LinkStatistics]{},
+	}
 }
 
 // Name is how users know the collector.
 func (c *Collector) Name() string { return "interfaces" }
 
-// State is always Running: the kernel has these counters everywhere.
+// State is always Running: the kernel has these counters everywhere. The message says which of the drivers' statistics
+// are missing.
 func (c *Collector) State() (v1alpha1.Collector_State, string) {
-	return v1alpha1.Collector_STATE_RUNNING, ""
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return v1alpha1.Collector_STATE_RUNNING, c.missing
 }
 
 // Sample takes the samples that rates are later compared with.
 func (c *Collector) Sample(now time.Time) {
-	links, err := list()
+	all, err := list()
 	if err != nil {
 		return // without a sample there are no rates, and a reader learns why when it fails too
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	present := map[int]bool{}
-	for _, link := range links {
+	for _, link := range all.links {
 		attrs := link.Attrs()
 		present[attrs.Index] = true
 		if c.windows[attrs.Index] == nil {
@@ -69,26 +78,52 @@ func (c *Collector) Sample(now time.Time) {
 
 // ReadNode fills in the node's interfaces. The error says what is missing, and why.
 func (c *Collector) ReadNode(node *v1alpha1.NodeStats) error {
-	links, err := list()
+	all, err := list()
 	if err != nil {
 		return err
 	}
-	up, err := c.uplinks(links)
+	up, uplinksError := c.uplinks(all.links)
 	var tooMany error
-	if len(links) > most {
+	if links := all.links; len(links) > most {
 		slices.SortStableFunc(links, func(a, b netlink.Link) int {
 			return cmp.Compare(rank(up, a), rank(up, b))
 		})
 		tooMany = fmt.Errorf("%d of %d interfaces are left out", len(links)-most, len(links))
-		links = links[:most]
+		all.links = links[:most]
 	}
+	queues, queuesError := queues()
+	drivers, missing := c.drivers(asked(all.links, up))
 	now := time.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, link := range links {
-		node.Interfaces = append(node.Interfaces, c.row(link, up[link.Attrs().Index], now, node.Measurement))
+	c.missing = missing
+	for _, link := range all.links {
+		row, attrs := c.row(link, up[link.Attrs().Index], now, node.Measurement), link.Attrs()
+		row.CarrierChanges = all.carrierChanges[attrs.Index]
+		row.Queue = queues[attrs.Index]
+		row.Driver, row.SpeedMegabits = drivers[attrs.Name].counters, drivers[attrs.Name].speed
+		node.Interfaces = append(node.Interfaces, row)
 	}
-	return errors.Join(err, tooMany)
+	return errors.Join(uplinksError, queuesError, tooMany)
+}
+
+// drivers asks drivers, and says what is missing. That is no error: no driver has to offer anything.
+func (c *Collector) drivers(names []string) (map[string]driver, string) {
+	var missing []string
+	if len(names) > mostDrivers {
+		missing = append(missing, fmt.Sprintf("the drivers of %d of %d interfaces are not asked", len(names)-mostDrivers, len(names)))
+		names = names[:mostDrivers]
+	}
+	found, err := c.askDrivers(names)
+	if err != nil {
+		missing = append(missing, err.Error())
+	}
+	for _, name := range names {
+		if left := found[name].leftOut; left > 0 {
+			missing = append(missing, fmt.Sprintf("%d statistics of the driver of %s are left out", left, name))
+		}
+	}
+	return found, strings.Join(missing, "; ")
 }
 
 func rank(uplinks map[int]bool, link netlink.Link) int {
@@ -107,8 +142,8 @@ func (c *Collector) row(link netlink.Link, uplink bool, now time.Time, measureme
 	s := attrs.Statistics
 	row := &v1alpha1.Interface{
 		Name: attrs.Name, Kind: kind, State: strings.ReplaceAll(attrs.OperState.String(), "-", ""), Mtu: int32(attrs.MTU), Uplink: uplink,
-		Receive:  counters(s.RxBytes, s.RxPackets, s.RxErrors, s.RxDropped),
-		Transmit: counters(s.TxBytes, s.TxPackets, s.TxErrors, s.TxDropped),
+		Receive:  received(s),
+		Transmit: transmitted(s),
 	}
 	if c.windows[attrs.Index] == nil {
 		return row
@@ -129,25 +164,20 @@ func (c *Collector) row(link netlink.Link, uplink bool, now time.Time, measureme
 	return row
 }
 
-func counters(bytes, packets, errors, dropped uint64) *v1alpha1.InterfaceCounters {
+// received takes the larger of two numbers for overruns: drivers count them in either, and some the same ones in both.
+func received(s *netlink.LinkStatistics) *v1alpha1.InterfaceCounters {
 	return &v1alpha1.InterfaceCounters{
-		Bytes: int64(bytes), Packets: int64(packets), Errors: int64(errors), Dropped: int64(dropped),
+		Bytes: int64(s.RxBytes), Packets: int64(s.RxPackets), Errors: int64(s.RxErrors), Dropped: int64(s.RxDropped),
+		Missed: int64(s.RxMissedErrors), Overruns: int64(max(s.RxOverErrors, s.RxFifoErrors)),
+		ChecksumErrors: int64(s.RxCrcErrors), Multicast: int64(s.Multicast),
 	}
 }
 
-// list gives the interfaces that have statistics. An interrupted dump is asked for again: it may lack some.
-func list() ([]netlink.Link, error) {
-	var links []netlink.Link
-	var err error
-	for range 3 {
-		if links, err = netlink.LinkList(); !errors.Is(err, netlink.ErrDumpInterrupted) {
-			break
-		}
+func transmitted(s *netlink.LinkStatistics) *v1alpha1.InterfaceCounters {
+	return &v1alpha1.InterfaceCounters{
+		Bytes: int64(s.TxBytes), Packets: int64(s.TxPackets), Errors: int64(s.TxErrors), Dropped: int64(s.TxDropped),
+		Overruns: int64(s.TxFifoErrors),
 	}
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-		return nil, fmt.Errorf("listing interfaces: %w", err)
-	}
-	return slices.DeleteFunc(links, func(link netlink.Link) bool { return link.Attrs().Statistics == nil }), nil
 }
 
 // uplinks are the interfaces that carry a default route or one of the node's addresses, but not those that lie upon
