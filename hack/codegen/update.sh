@@ -7,7 +7,7 @@ api=$module/apis/networkobservability/v1alpha1
 generated=apis/generated
 header=$root/hack/boilerplate.go.txt
 # The resources' names are their own plural; without this the clients would ask for podnetworkstatses.
-plural=PodNetworkStats:PodNetworkStats,NodeNetworkStats:NodeNetworkStats
+plural=PodNetworkStats:PodNetworkStats,NodeNetworkStats:NodeNetworkStats,NetworkFlow:NetworkFlows
 cd "$root"
 
 tool() { go tool -modfile="$root/hack/tools/go.mod" "$@"; }

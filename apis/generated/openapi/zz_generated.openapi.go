@@ -50,8 +50,12 @@ func GetOpenAPIDefinitions(ref common.ReferenceCallback) map[string]common.OpenA
 		v1alpha1.DropCount{}.OpenAPIModelName():            schema_networkobservability_apis_networkobservability_v1alpha1_DropCount(ref),
 		v1alpha1.DropStats{}.OpenAPIModelName():            schema_networkobservability_apis_networkobservability_v1alpha1_DropStats(ref),
 		v1alpha1.FamilyTraffic{}.OpenAPIModelName():        schema_networkobservability_apis_networkobservability_v1alpha1_FamilyTraffic(ref),
+		v1alpha1.FlowCounters{}.OpenAPIModelName():         schema_networkobservability_apis_networkobservability_v1alpha1_FlowCounters(ref),
 		v1alpha1.FlowCoverage{}.OpenAPIModelName():         schema_networkobservability_apis_networkobservability_v1alpha1_FlowCoverage(ref),
+		v1alpha1.FlowPeer{}.OpenAPIModelName():             schema_networkobservability_apis_networkobservability_v1alpha1_FlowPeer(ref),
+		v1alpha1.FlowPod{}.OpenAPIModelName():              schema_networkobservability_apis_networkobservability_v1alpha1_FlowPod(ref),
 		v1alpha1.FlowTableStats{}.OpenAPIModelName():       schema_networkobservability_apis_networkobservability_v1alpha1_FlowTableStats(ref),
+		v1alpha1.FlowWorkload{}.OpenAPIModelName():         schema_networkobservability_apis_networkobservability_v1alpha1_FlowWorkload(ref),
 		v1alpha1.HistogramBucket{}.OpenAPIModelName():      schema_networkobservability_apis_networkobservability_v1alpha1_HistogramBucket(ref),
 		v1alpha1.ICMPStats{}.OpenAPIModelName():            schema_networkobservability_apis_networkobservability_v1alpha1_ICMPStats(ref),
 		v1alpha1.IPStats{}.OpenAPIModelName():              schema_networkobservability_apis_networkobservability_v1alpha1_IPStats(ref),
@@ -62,6 +66,8 @@ func GetOpenAPIDefinitions(ref common.ReferenceCallback) map[string]common.OpenA
 		v1alpha1.LatencyHistogram{}.OpenAPIModelName():     schema_networkobservability_apis_networkobservability_v1alpha1_LatencyHistogram(ref),
 		v1alpha1.Measurement{}.OpenAPIModelName():          schema_networkobservability_apis_networkobservability_v1alpha1_Measurement(ref),
 		v1alpha1.NamedCounter{}.OpenAPIModelName():         schema_networkobservability_apis_networkobservability_v1alpha1_NamedCounter(ref),
+		v1alpha1.NetworkFlow{}.OpenAPIModelName():          schema_networkobservability_apis_networkobservability_v1alpha1_NetworkFlow(ref),
+		v1alpha1.NetworkFlowList{}.OpenAPIModelName():      schema_networkobservability_apis_networkobservability_v1alpha1_NetworkFlowList(ref),
 		v1alpha1.NodeNetworkStats{}.OpenAPIModelName():     schema_networkobservability_apis_networkobservability_v1alpha1_NodeNetworkStats(ref),
 		v1alpha1.NodeNetworkStatsList{}.OpenAPIModelName(): schema_networkobservability_apis_networkobservability_v1alpha1_NodeNetworkStatsList(ref),
 		v1alpha1.PodNetworkStats{}.OpenAPIModelName():      schema_networkobservability_apis_networkobservability_v1alpha1_PodNetworkStats(ref),
@@ -1200,6 +1206,56 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_FamilyTraffi
 	}
 }
 
+func schema_networkobservability_apis_networkobservability_v1alpha1_FlowCounters(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "FlowCounters counts one direction of a flow.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"packets": {
+						SchemaProps: spec.SchemaProps{
+							Description: "packets on the wire: a buffer with several segments counts as its segments.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"bytes": {
+						SchemaProps: spec.SchemaProps{
+							Description: "bytes at IP level on the wire, the headers of each segment included.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"tcpFlags": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "set",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "tcpFlags are the TCP flags that were seen in this direction.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Type:   []string{"string"},
+										Format: "",
+										Enum:   []interface{}{"ACK", "CWR", "ECE", "FIN", "PSH", "RST", "SYN", "URG"},
+									},
+								},
+							},
+						},
+					},
+				},
+				Required: []string{"packets", "bytes"},
+			},
+		},
+	}
+}
+
 func schema_networkobservability_apis_networkobservability_v1alpha1_FlowCoverage(ref common.ReferenceCallback) common.OpenAPIDefinition {
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
@@ -1251,6 +1307,147 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_FlowCoverage
 		},
 		Dependencies: []string{
 			resource.Quantity{}.OpenAPIModelName()},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_FlowPeer(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "FlowPeer is the other end of a flow. What the address was when the flow began is named, whatever it is now.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"kind": {
+						SchemaProps: spec.SchemaProps{
+							Description: "kind says what the peer is: Pod, Service, Node or External.\n\nPossible enum values:\n - `\"External\"` : an address that was no pod's, Service's or node's when the flow began, as far as the server knows. A server knows pods that were deleted up to 35 minutes ago, but not from before it started.\n - `\"Node\"` : a node of this cluster, or a pod that uses its node's network.\n - `\"Pod\"` : a pod of this cluster with an address of its own.\n - `\"Service\"` : an address of a Service, as clients see it before it is translated.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+							Enum:        []interface{}{"External", "Node", "Pod", "Service"},
+						},
+					},
+					"namespace": {
+						SchemaProps: spec.SchemaProps{
+							Description: "namespace of the pod or Service.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"name": {
+						SchemaProps: spec.SchemaProps{
+							Description: "name of the pod, Service or node. Absent for an external peer.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"workload": {
+						SchemaProps: spec.SchemaProps{
+							Description: "workload is what the pod belongs to.",
+							Ref:         ref(v1alpha1.FlowWorkload{}.OpenAPIModelName()),
+						},
+					},
+					"node": {
+						SchemaProps: spec.SchemaProps{
+							Description: "node is the node on which the pod runs, or the node itself.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"portName": {
+						SchemaProps: spec.SchemaProps{
+							Description: "portName is the name of the Service's port.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"dnsName": {
+						SchemaProps: spec.SchemaProps{
+							Description: "dnsName is the name under which the pod looked the address up. Absent when it did not. Unprintable bytes are escaped as in zone files (RFC 1035, \\DDD).",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"address": {
+						SchemaProps: spec.SchemaProps{
+							Description: "address of the peer.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"port": {
+						SchemaProps: spec.SchemaProps{
+							Description: "port of the peer. For ICMP and ICMPv6 it is type * 256 + code of the first message; absent for protocols without ports. Selectable: port=443, the port of either end.",
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+				},
+				Required: []string{"kind", "address"},
+			},
+		},
+		Dependencies: []string{
+			v1alpha1.FlowWorkload{}.OpenAPIModelName()},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_FlowPod(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "FlowPod is the end of a flow at which it was observed.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"namespace": {
+						SchemaProps: spec.SchemaProps{
+							Description: "namespace of the pod.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"name": {
+						SchemaProps: spec.SchemaProps{
+							Description: "name of the pod.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"uid": {
+						SchemaProps: spec.SchemaProps{
+							Description: "uid of the pod.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"workload": {
+						SchemaProps: spec.SchemaProps{
+							Description: "workload is what the pod belongs to. Absent for a pod of its own.",
+							Ref:         ref(v1alpha1.FlowWorkload{}.OpenAPIModelName()),
+						},
+					},
+					"address": {
+						SchemaProps: spec.SchemaProps{
+							Description: "address is the pod's address in the flow.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"port": {
+						SchemaProps: spec.SchemaProps{
+							Description: "port is the pod's port. For ICMP and ICMPv6 it is the identifier; absent for protocols without ports. Selectable: port=443, the port of either end.",
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+				},
+				Required: []string{"namespace", "name", "address"},
+			},
+		},
+		Dependencies: []string{
+			v1alpha1.FlowWorkload{}.OpenAPIModelName()},
 	}
 }
 
@@ -1321,6 +1518,36 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_FlowTableSta
 		},
 		Dependencies: []string{
 			v1.MicroTime{}.OpenAPIModelName()},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_FlowWorkload(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "FlowWorkload names what a pod belongs to: its controller, and for a ReplicaSet of a Deployment the Deployment. The controller of a Job (a CronJob) is not looked up.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"kind": {
+						SchemaProps: spec.SchemaProps{
+							Description: "kind of the workload, such as Deployment.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"name": {
+						SchemaProps: spec.SchemaProps{
+							Description: "name of the workload, which is in the pod's namespace.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+				},
+				Required: []string{"kind", "name"},
+			},
+		},
 	}
 }
 
@@ -2015,6 +2242,206 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_NamedCounter
 				Required: []string{"name", "value"},
 			},
 		},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_NetworkFlow(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "NetworkFlow is what passed between one pod and one peer under one pair of ports, both directions together, as the pod's node saw it at the pod. It is in the pod's namespace. When both ends are pods there are two records, one at each end and in its namespace, and direction tells them apart.\n\nFlows are read from a bounded history on the nodes (by default the last 30 minutes or 200,000 flows of a node, whichever is less) at the moment of the request; nothing is stored in the cluster. The name tells node, instance of the agent's history and position in it. Labels are the pod's, so that -l app=web selects the flows of those pods; creationTimestamp is startTime to the second.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"kind": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"apiVersion": {
+						SchemaProps: spec.SchemaProps{
+							Description: "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"metadata": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Standard object's metadata. Namespace and labels are those of the pod.",
+							Default:     map[string]interface{}{},
+							Ref:         ref(v1.ObjectMeta{}.OpenAPIModelName()),
+						},
+					},
+					"pod": {
+						SchemaProps: spec.SchemaProps{
+							Description: "pod is the end of the flow at which it was observed. Selectable: pod=NAME, workload=NAME or workload=KIND/NAME.",
+							Default:     map[string]interface{}{},
+							Ref:         ref(v1alpha1.FlowPod{}.OpenAPIModelName()),
+						},
+					},
+					"peer": {
+						SchemaProps: spec.SchemaProps{
+							Description: "peer is the other end, as the pod addresses it: behind a Service it is the Service. Selectable: peer=NAME, NAMESPACE/NAME, ADDRESS or DNSNAME (of the peer or of what it was translated to), and peer.kind, peer.pod, peer.namespace, peer.workload, peer.service, peer.node, peer.address, peer.dnsName.",
+							Default:     map[string]interface{}{},
+							Ref:         ref(v1alpha1.FlowPeer{}.OpenAPIModelName()),
+						},
+					},
+					"translated": {
+						SchemaProps: spec.SchemaProps{
+							Description: "translated is what the node made of the peer by address translation: the pod behind a Service's address, or the client behind a node's. Absent when there was no translation.",
+							Ref:         ref(v1alpha1.FlowPeer{}.OpenAPIModelName()),
+						},
+					},
+					"protocol": {
+						SchemaProps: spec.SchemaProps{
+							Description: "protocol is TCP, UDP, ICMP, ICMPv6, SCTP, or the number of another IP protocol. Selectable: protocol=TCP.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"direction": {
+						SchemaProps: spec.SchemaProps{
+							Description: "direction is Egress when the pod sent the first packet, and Ingress when the peer did. Selectable: direction=Egress.\n\nPossible enum values:\n - `\"Egress\"` : the pod sent the first packet.\n - `\"Ingress\"` : the peer sent the first packet.",
+							Type:        []string{"string"},
+							Format:      "",
+							Enum:        []interface{}{"Egress", "Ingress"},
+						},
+					},
+					"verdict": {
+						SchemaProps: spec.SchemaProps{
+							Description: "verdict is Forwarded, Dropped (packets were dropped and none came through since) or Rejected (the first packet was answered with a reset or with ICMP unreachable). Selectable: verdict=Dropped.\n\nPossible enum values:\n - `\"Dropped\"` : packets were dropped, and none came through since.\n - `\"Forwarded\"` : packets come through.\n - `\"Rejected\"` : the peer, or something on the way, answered the first packet with a reset or with ICMP unreachable.",
+							Type:        []string{"string"},
+							Format:      "",
+							Enum:        []interface{}{"Dropped", "Forwarded", "Rejected"},
+						},
+					},
+					"droppedPackets": {
+						SchemaProps: spec.SchemaProps{
+							Description: "droppedPackets is how many packets of the flow were dropped on this node.",
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"dropReason": {
+						SchemaProps: spec.SchemaProps{
+							Description: "dropReason is the kernel's name of the reason of the last drop, such as NETFILTER_DROP. Selectable: dropReason=NETFILTER_DROP.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"dropClass": {
+						SchemaProps: spec.SchemaProps{
+							Description: "dropClass sorts dropReason. Selectable: dropClass=Policy.\n\nPossible enum values:\n - `\"Benign\"` : what every healthy network has, as duplicates of TCP data and frames for others. Not in the total.\n - `\"Buffer\"` : memory or a queue was full, as a socket's receive buffer, a backlog or a queueing discipline.\n - `\"Checksum\"` : a checksum was wrong.\n - `\"MTU\"` : the packet was larger than the MTU.\n - `\"Malformed\"` : a header cannot be parsed, or is not allowed.\n - `\"NoSocket\"` : nobody listens.\n - `\"Other\"` : everything else, reasons of unknown meaning included.\n - `\"Policy\"` : netfilter, eBPF and other programs that decide about packets, network policies among them.\n - `\"Protocol\"` : the rules of TCP or another protocol.\n - `\"Routing\"` : no route, no neighbour, a wrong address, or reverse-path filtering.\n - `\"TTL\"` : the TTL or hop limit was exceeded.",
+							Type:        []string{"string"},
+							Format:      "",
+							Enum:        []interface{}{"Benign", "Buffer", "Checksum", "MTU", "Malformed", "NoSocket", "Other", "Policy", "Protocol", "Routing", "TTL"},
+						},
+					},
+					"receive": {
+						SchemaProps: spec.SchemaProps{
+							Description: "receive counts what came to the pod.",
+							Default:     map[string]interface{}{},
+							Ref:         ref(v1alpha1.FlowCounters{}.OpenAPIModelName()),
+						},
+					},
+					"transmit": {
+						SchemaProps: spec.SchemaProps{
+							Description: "transmit counts what the pod sent.",
+							Default:     map[string]interface{}{},
+							Ref:         ref(v1alpha1.FlowCounters{}.OpenAPIModelName()),
+						},
+					},
+					"startTime": {
+						SchemaProps: spec.SchemaProps{
+							Description: "startTime is when the first packet was seen, by the node's clock. Selectable: until=10m or until=2006-01-02T15:04:05Z, flows that began before.",
+							Ref:         ref(v1.MicroTime{}.OpenAPIModelName()),
+						},
+					},
+					"lastTime": {
+						SchemaProps: spec.SchemaProps{
+							Description: "lastTime is when the last packet was seen, by the node's clock. Selectable: since=10m or since=2006-01-02T15:04:05Z, flows with packets at or after that time.",
+							Ref:         ref(v1.MicroTime{}.OpenAPIModelName()),
+						},
+					},
+					"ended": {
+						SchemaProps: spec.SchemaProps{
+							Description: "ended is true when nothing will be added: the connection was closed or the flow was idle, and it is in the history only.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"handshake": {
+						SchemaProps: spec.SchemaProps{
+							Description: "handshake is the time from SYN to its answer, as seen at the pod. Absent when it was not seen.",
+							Ref:         ref(v1.Duration{}.OpenAPIModelName()),
+						},
+					},
+					"nodeName": {
+						SchemaProps: spec.SchemaProps{
+							Description: "nodeName is the node that observed the flow. Selectable: nodeName=NODE.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+				},
+				Required: []string{"pod", "peer", "protocol", "receive", "transmit", "nodeName"},
+			},
+		},
+		Dependencies: []string{
+			v1alpha1.FlowCounters{}.OpenAPIModelName(), v1alpha1.FlowPeer{}.OpenAPIModelName(), v1alpha1.FlowPod{}.OpenAPIModelName(), v1.Duration{}.OpenAPIModelName(), v1.MicroTime{}.OpenAPIModelName(), v1.ObjectMeta{}.OpenAPIModelName()},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_NetworkFlowList(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "NetworkFlowList is a page of NetworkFlows. A page holds at most 10,000, whatever limit was asked for: go on with metadata.continue.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"kind": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"apiVersion": {
+						SchemaProps: spec.SchemaProps{
+							Description: "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"metadata": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Standard list metadata.",
+							Default:     map[string]interface{}{},
+							Ref:         ref(v1.ListMeta{}.OpenAPIModelName()),
+						},
+					},
+					"items": {
+						SchemaProps: spec.SchemaProps{
+							Description: "items are in the order in which each node recorded them, the nodes merged by startTime: in order of time but for what a node noticed late.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(v1alpha1.NetworkFlow{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
+				},
+				Required: []string{"items"},
+			},
+		},
+		Dependencies: []string{
+			v1alpha1.NetworkFlow{}.OpenAPIModelName(), v1.ListMeta{}.OpenAPIModelName()},
 	}
 }
 

@@ -28,6 +28,7 @@ func Install(scheme *runtime.Scheme) {
 	scheme.AddKnownTypes(internal,
 		&v1alpha1.PodNetworkStats{}, &v1alpha1.PodNetworkStatsList{},
 		&v1alpha1.NodeNetworkStats{}, &v1alpha1.NodeNetworkStatsList{},
+		&v1alpha1.NetworkFlow{}, &v1alpha1.NetworkFlowList{},
 	)
 	utilruntime.Must(v1alpha1.AddToScheme(scheme))
 	utilruntime.Must(scheme.SetVersionPriority(v1alpha1.SchemeGroupVersion))
@@ -36,6 +37,7 @@ func Install(scheme *runtime.Scheme) {
 
 	addFields(scheme, "PodNetworkStats", NameField, NamespaceField, NodeNameField, SpecNodeNameField)
 	addFields(scheme, "NodeNetworkStats", NameField)
+	addFlowFields(scheme)
 }
 
 func addFields(scheme *runtime.Scheme, kind string, labels ...string) {

@@ -28,6 +28,7 @@ func addKnownTypes(scheme *runtime.Scheme) error {
 	scheme.AddKnownTypes(SchemeGroupVersion,
 		&PodNetworkStats{}, &PodNetworkStatsList{},
 		&NodeNetworkStats{}, &NodeNetworkStatsList{},
+		&NetworkFlow{}, &NetworkFlowList{},
 	)
 	metav1.AddToGroupVersion(scheme, SchemeGroupVersion)
 	return nil

@@ -107,13 +107,33 @@ func (in FamilyTraffic) OpenAPIModelName() string {
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
+func (in FlowCounters) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.FlowCounters"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
 func (in FlowCoverage) OpenAPIModelName() string {
 	return "io.k8s.networkobservability.v1alpha1.FlowCoverage"
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
+func (in FlowPeer) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.FlowPeer"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in FlowPod) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.FlowPod"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
 func (in FlowTableStats) OpenAPIModelName() string {
 	return "io.k8s.networkobservability.v1alpha1.FlowTableStats"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in FlowWorkload) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.FlowWorkload"
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
@@ -164,6 +184,16 @@ func (in Measurement) OpenAPIModelName() string {
 // OpenAPIModelName returns the OpenAPI model name for this type.
 func (in NamedCounter) OpenAPIModelName() string {
 	return "io.k8s.networkobservability.v1alpha1.NamedCounter"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in NetworkFlow) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.NetworkFlow"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in NetworkFlowList) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.NetworkFlowList"
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.

@@ -53,6 +53,8 @@ func (f *genericInformer) Lister() cache.GenericLister {
 func (f *sharedInformerFactory) ForResource(resource schema.GroupVersionResource) (GenericInformer, error) {
 	switch resource {
 	// Group=networkobservability.k8s.io, Version=v1alpha1
+	case v1alpha1.SchemeGroupVersion.WithResource("networkflows"):
+		return &genericInformer{resource: resource.GroupResource(), informer: f.Networkobservability().V1alpha1().NetworkFlows().Informer()}, nil
 	case v1alpha1.SchemeGroupVersion.WithResource("nodenetworkstats"):
 		return &genericInformer{resource: resource.GroupResource(), informer: f.Networkobservability().V1alpha1().NodeNetworkStats().Informer()}, nil
 	case v1alpha1.SchemeGroupVersion.WithResource("podnetworkstats"):

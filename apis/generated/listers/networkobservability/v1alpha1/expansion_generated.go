@@ -18,6 +18,14 @@ limitations under the License.
 
 package v1alpha1
 
+// NetworkFlowListerExpansion allows custom methods to be added to
+// NetworkFlowLister.
+type NetworkFlowListerExpansion interface{}
+
+// NetworkFlowNamespaceListerExpansion allows custom methods to be added to
+// NetworkFlowNamespaceLister.
+type NetworkFlowNamespaceListerExpansion interface{}
+
 // NodeNetworkStatsListerExpansion allows custom methods to be added to
 // NodeNetworkStatsLister.
 type NodeNetworkStatsListerExpansion interface{}

@@ -24,6 +24,8 @@ import (
 
 // Interface provides access to all the informers in this group version.
 type Interface interface {
+	// NetworkFlows returns a NetworkFlowInformer.
+	NetworkFlows() TypedNetworkFlowInformer
 	// NodeNetworkStats returns a NodeNetworkStatsInformer.
 	NodeNetworkStats() TypedNodeNetworkStatsInformer
 	// PodNetworkStats returns a PodNetworkStatsInformer.
@@ -39,6 +41,11 @@ type version struct {
 // New returns a new Interface.
 func New(f internalinterfaces.SharedInformerFactory, namespace string, tweakListOptions internalinterfaces.TweakListOptionsFunc) Interface {
 	return &version{factory: f, namespace: namespace, tweakListOptions: tweakListOptions}
+}
+
+// NetworkFlows returns a TypedNetworkFlowInformer.
+func (v *version) NetworkFlows() TypedNetworkFlowInformer {
+	return &networkFlowInformer{factory: v.factory, namespace: v.namespace, tweakListOptions: v.tweakListOptions}
 }
 
 // NodeNetworkStats returns a TypedNodeNetworkStatsInformer.

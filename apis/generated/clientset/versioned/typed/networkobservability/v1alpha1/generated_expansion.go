@@ -18,6 +18,8 @@ limitations under the License.
 
 package v1alpha1
 
+type NetworkFlowExpansion interface{}
+
 type NodeNetworkStatsExpansion interface{}
 
 type PodNetworkStatsExpansion interface{}

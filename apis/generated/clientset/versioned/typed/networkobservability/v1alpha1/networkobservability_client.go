@@ -28,6 +28,7 @@ import (
 
 type NetworkobservabilityV1alpha1Interface interface {
 	RESTClient() rest.Interface
+	NetworkFlowsGetter
 	NodeNetworkStatsGetter
 	PodNetworkStatsGetter
 }
@@ -35,6 +36,10 @@ type NetworkobservabilityV1alpha1Interface interface {
 // NetworkobservabilityV1alpha1Client is used to interact with features provided by the networkobservability.k8s.io group.
 type NetworkobservabilityV1alpha1Client struct {
 	restClient rest.Interface
+}
+
+func (c *NetworkobservabilityV1alpha1Client) NetworkFlows(namespace string) NetworkFlowInterface {
+	return newNetworkFlows(c, namespace)
 }
 
 func (c *NetworkobservabilityV1alpha1Client) NodeNetworkStats() NodeNetworkStatsInterface {

@@ -28,6 +28,10 @@ type FakeNetworkobservabilityV1alpha1 struct {
 	*testing.Fake
 }
 
+func (c *FakeNetworkobservabilityV1alpha1) NetworkFlows(namespace string) v1alpha1.NetworkFlowInterface {
+	return newFakeNetworkFlows(c, namespace)
+}
+
 func (c *FakeNetworkobservabilityV1alpha1) NodeNetworkStats() v1alpha1.NodeNetworkStatsInterface {
 	return newFakeNodeNetworkStats(c)
 }
