@@ -29,6 +29,8 @@ type Record struct {
 	// IPs are the addresses of the pod or node.
 	IPs         []string
 	HostNetwork bool
+	// OwnerKind and OwnerName name the controller of a pod; empty for a pod of its own.
+	OwnerKind, OwnerName string
 	// Ended is true for a pod whose containers have all ended for good.
 	Ended bool
 }
@@ -67,6 +69,7 @@ func (r *Record) GetObjectMeta() metav1.Object {
 func (r *Record) same(other *Record) bool {
 	return r.HostUID == other.HostUID && r.Node == other.Node && r.PodKey == other.PodKey &&
 		r.HostNetwork == other.HostNetwork && r.Ended == other.Ended &&
+		r.OwnerKind == other.OwnerKind && r.OwnerName == other.OwnerName &&
 		slices.Equal(r.IPs, other.IPs) && maps.Equal(r.Labels, other.Labels)
 }
 
@@ -74,6 +77,8 @@ func (r *Record) same(other *Record) bool {
 func (r *Record) intern() {
 	r.Namespace = unique.Make(r.Namespace).Value()
 	r.Node = unique.Make(r.Node).Value()
+	r.OwnerKind = unique.Make(r.OwnerKind).Value()
+	r.OwnerName = unique.Make(r.OwnerName).Value()
 	if len(r.Labels) == 0 {
 		r.Labels = nil
 		return

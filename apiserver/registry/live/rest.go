@@ -106,6 +106,9 @@ func New(config Config) *REST {
 	return r
 }
 
+// Observe sets who is told which objects the host has. It is called before Run.
+func (r *REST) Observe(observer Observer) { r.store.observer = observer }
+
 // Run follows the host and reads for watchers, until ctx ends.
 func (r *REST) Run(ctx context.Context) {
 	done := make(chan struct{})

@@ -76,7 +76,7 @@ func (kind) Record(host runtime.Object) (*live.Record, error) {
 	if !ok {
 		return nil, fmt.Errorf("a %T is no pod", host)
 	}
-	return &live.Record{
+	record := &live.Record{
 		Namespace:   pod.Namespace,
 		Name:        pod.Name,
 		HostUID:     pod.UID,
@@ -87,7 +87,11 @@ func (kind) Record(host runtime.Object) (*live.Record, error) {
 		IPs:         podIPs(pod),
 		HostNetwork: pod.Spec.HostNetwork,
 		Ended:       pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed,
-	}, nil
+	}
+	if owner := metav1.GetControllerOfNoCopy(pod); owner != nil {
+		record.OwnerKind, record.OwnerName = owner.Kind, owner.Name
+	}
+	return record, nil
 }
 
 func podIPs(pod *corev1.Pod) []string {
