@@ -50,6 +50,7 @@ func (f *Fleet) call(ctx context.Context, a *agent, want asked) (out outcome, co
 	ctx, cancel := context.WithTimeoutCause(ctx, f.nodeTimeout, errTimeout)
 	defer cancel()
 	began := f.clock.Now()
+	want.apiServers = f.api.addresses()
 	for try := 1; ; try++ {
 		var place string
 		var err error

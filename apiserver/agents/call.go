@@ -54,7 +54,7 @@ func usableKey(key string) bool {
 func exchange(ctx context.Context, client agentv1.AgentClient, want asked, m *fleetMetrics) (Reply, error) {
 	got := answer{want: want, reply: Reply{Pods: make(map[string]*agentv1.PodStats, len(want.keys))}}
 	defer func() { got.count(m) }()
-	request := &agentv1.ReadStatsRequest{Node: want.node}
+	request := &agentv1.ReadStatsRequest{Node: want.node, ApiServers: want.apiServers}
 	for keys := range slices.Chunk(slices.Collect(maps.Keys(want.keys)), agentv1.MaxPodKeys) {
 		request.PodKeys = keys
 		if err := got.read(ctx, client, request); err != nil {

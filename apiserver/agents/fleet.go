@@ -67,7 +67,8 @@ const (
 
 // Config is what a Fleet needs. Client and TLS must be set; zero values elsewhere mean the default.
 type Config struct {
-	// Client lists and watches EndpointSlices in the agents' namespace, and does nothing else.
+	// Client lists and watches EndpointSlices in the agents' namespace and, of the Kubernetes API itself, Service and
+	// EndpointSlices in the namespace default. It does nothing else.
 	Client kubernetes.Interface
 	// TLS is asked at each handshake.
 	TLS TLSSource
@@ -95,6 +96,7 @@ type Fleet struct {
 	metrics     *fleetMetrics
 
 	informer cache.SharedIndexInformer
+	api      kubernetesAPI
 	changed  chan struct{}
 	synced   chan struct{}
 	alive    context.Context
@@ -150,6 +152,7 @@ func New(cfg Config) (*Fleet, error) {
 		clock:       cfg.Clock,
 		metrics:     m,
 		informer:    informerFor(cfg.Client),
+		api:         newKubernetesAPI(cfg.Client),
 		changed:     make(chan struct{}, 1),
 		synced:      make(chan struct{}),
 		agents:      map[string]*agent{},
@@ -197,6 +200,7 @@ func (f *Fleet) watch() error {
 func (f *Fleet) Run(ctx context.Context) {
 	var informer sync.WaitGroup
 	informer.Go(func() { f.informer.RunWithContext(ctx) })
+	informer.Go(func() { f.api.run(ctx) })
 	defer informer.Wait()
 	defer f.shutdown()
 	if !cache.WaitForCacheSync(ctx.Done(), f.informer.HasSynced) {

@@ -21,6 +21,8 @@ type asked struct {
 	node bool
 	// ahead are keys to read with the others if a call has to be made, as far as they fit into it.
 	ahead []string
+	// apiServers are told to the agent with the question; they are no part of it.
+	apiServers []string
 }
 
 // covers says that an answer to a answers b too.
