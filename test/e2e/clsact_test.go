@@ -20,7 +20,7 @@ func TestClsact(t *testing.T) {
 	for _, pod := range []counted{b.sink, b.near, b.far} {
 		pod.netns.run(t, "", "ip", "link", "set", "eth0", "gso_max_segs", "1")
 	}
-	restore := c.useHook(t, "clsact")
+	restore := c.useConfig(t, "clsact", "traffic: {hook: clsact}")
 	c.checkHook(t, v1alpha1.CollectorDegraded)
 	t.Run("exact", func(t *testing.T) { b.checkExact(t, c) })
 	t.Run("agent replaced", func(t *testing.T) {
@@ -56,20 +56,23 @@ func (b bed) checkExact(t *testing.T, c *cluster) {
 	}
 }
 
-// useHook rolls out agents that attach in one way, until the returned function is called.
-func (c *cluster) useHook(t *testing.T, hook string) (restore func()) {
+// useConfig rolls out agents with another configuration, until the returned function is called.
+func (c *cluster) useConfig(t *testing.T, name, config string) (restore func()) {
 	t.Helper()
 	const daemonset = "daemonset/networkobservability-nodeagent"
 	wait := func(t *testing.T) {
 		c.kubectl(t, "rollout", "status", daemonset, "--namespace", agentv1.Namespace, "--timeout="+podDeadline.String())
 		c.waitHealthy(t)
 	}
-	patch := `[{"op":"add","path":"/spec/template/spec/containers/0/args","value":["--traffic-hook=` + hook + `"]}]`
-	c.kubectl(t, "patch", daemonset, "--namespace", agentv1.Namespace, "--type=json", "--patch="+patch)
+	c.kubectl(t, "create", "configmap", name, "--namespace", agentv1.Namespace, "--from-literal=config.yaml="+config)
+	patch := `{"spec":{"template":{"spec":{"volumes":[{"name":"config","configMap":{"name":"` + name + `"}}]}}}}`
+	c.kubectl(t, "patch", daemonset, "--namespace", agentv1.Namespace, "--patch="+patch)
 	undo := sync.OnceFunc(func() {
 		// In a cleanup the test's context is over.
-		if out, err := c.kubectlCommand(context.Background(), "rollout", "undo", daemonset, "--namespace", agentv1.Namespace).CombinedOutput(); err != nil {
-			t.Errorf("undoing the change of the agents: %v: %s", err, out)
+		for _, arguments := range [][]string{{"rollout", "undo", daemonset}, {"delete", "configmap", name}} {
+			if out, err := c.kubectlCommand(context.Background(), append(arguments, "--namespace", agentv1.Namespace)...).CombinedOutput(); err != nil {
+				t.Errorf("%v: %v: %s", arguments, err, out)
+			}
 		}
 	})
 	t.Cleanup(undo)
