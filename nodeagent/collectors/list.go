@@ -6,10 +6,14 @@ import (
 
 	"github.com/cilium/ebpf"
 
+	"github.com/networkobservability/networkobservability/nodeagent/collectors/conntrack"
 	"github.com/networkobservability/networkobservability/nodeagent/collectors/dns"
 	"github.com/networkobservability/networkobservability/nodeagent/collectors/drops"
+	"github.com/networkobservability/networkobservability/nodeagent/collectors/infiniband"
 	"github.com/networkobservability/networkobservability/nodeagent/collectors/interfaces"
 	"github.com/networkobservability/networkobservability/nodeagent/collectors/protocols"
+	"github.com/networkobservability/networkobservability/nodeagent/collectors/sockets"
+	"github.com/networkobservability/networkobservability/nodeagent/collectors/softnet"
 	"github.com/networkobservability/networkobservability/nodeagent/collectors/tcp"
 	"github.com/networkobservability/networkobservability/nodeagent/collectors/traffic"
 	"github.com/networkobservability/networkobservability/nodeagent/flows"
@@ -45,6 +49,10 @@ var list = []registration{
 	}},
 	{"protocols", func(*maker) collector { return protocols.New() }},
 	{"interfaces", func(m *maker) collector { return interfaces.New(m.NodeIPs) }},
+	{"conntrack", func(*maker) collector { return conntrack.New("/proc") }},
+	{"sockets", func(*maker) collector { return sockets.New("/proc") }},
+	{"softnet", func(*maker) collector { return softnet.New("/proc") }},
+	{"infiniband", func(*maker) collector { return infiniband.New("/sys") }},
 	{"drops", func(m *maker) collector {
 		return drops.New(drops.Config{Root: m.root, Shared: m.shared, Without: m.options.WithoutHooks})
 	}},
