@@ -10,10 +10,11 @@ import (
 	"sync"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 )
 
 // Layout names the meaning of the map's bytes. Maps are pinned under it.
-const Layout = "totals-v1"
+const Layout = "totals-v2"
 
 // Direction is as the pod sees it.
 type Direction int
@@ -43,18 +44,29 @@ const (
 // Counters are packets and IP-level bytes as on the wire, and the socket buffers that carried them.
 type Counters struct{ Packets, Bytes, Buffers uint64 }
 
+// Cells are the counters of all packets.
+type Cells [directions][cells]Counters
+
 // Totals is the value of the map's entry 0, of each CPU.
-type Totals [directions][cells]Counters
+type Totals struct {
+	Cells
+	// Unparsed are IP packets that are in no flow, because their headers cannot be parsed. The flows hold all others.
+	Unparsed uint64
+	// FlowsCreated are entries made in the tables of flows.
+	FlowsCreated uint64
+}
 
 // Add adds other to t.
 func (t *Totals) Add(other *Totals) {
-	for d := range t {
-		for c := range t[d] {
-			t[d][c].Packets += other[d][c].Packets
-			t[d][c].Bytes += other[d][c].Bytes
-			t[d][c].Buffers += other[d][c].Buffers
+	for d := range t.Cells {
+		for c := range t.Cells[d] {
+			t.Cells[d][c].Packets += other.Cells[d][c].Packets
+			t.Cells[d][c].Bytes += other.Cells[d][c].Bytes
+			t.Cells[d][c].Buffers += other.Cells[d][c].Buffers
 		}
 	}
+	t.Unparsed += other.Unparsed
+	t.FlowsCreated += other.FlowsCreated
 }
 
 // Notes is what the agent itself remembers of a pod, kept beside the totals so that it lives exactly as long: the
@@ -65,7 +77,7 @@ type Notes struct {
 	// TransmitBase is what the pod's interfaces had sent, in buffers, before counting began on them, less what
 	// interfaces that have gone had sent in all.
 	TransmitBase int64
-	_            [28]uint64 // up to the size of Totals
+	_            [30]uint64 // up to the size of Totals
 }
 
 const (
@@ -144,21 +156,88 @@ var programNames = [hooks][directions]string{
 	Cgroup:   {objectProgReceiveCgroup, objectProgTransmitCgroup},
 }
 
+// Beyond is what a program does beyond counting. The zero value is nothing.
+type Beyond struct {
+	// Pod is the number of the pod (headers.PodNumber).
+	Pod uint64
+	// Shared are the maps of bpf/headers; without them there are neither flows nor inspection of packets.
+	Shared map[string]*ebpf.Map
+	// Flows says whether packets are added to the tables of flows.
+	Flows bool
+}
+
+// Placeholders in the programs' instructions, see traffic.bpf.c.
+const (
+	podPlaceholder    = 0x706f64706f64706f
+	wantedPlaceholder = 0x77616e7477616e74
+
+	wantFlows      = 1
+	wantInspection = 2
+)
+
+// constants are what stands in for the placeholders.
+func (b Beyond) constants() map[int64]int64 {
+	wanted := int64(0)
+	if b.Shared != nil {
+		wanted |= wantInspection
+		if b.Flows {
+			wanted |= wantFlows
+		}
+	}
+	return map[int64]int64{podPlaceholder: int64(b.Pod), wantedPlaceholder: wanted}
+}
+
 // NewProgram loads the program of a hook and direction; it counts into m, which it keeps alive. The caller closes it.
-func NewProgram(m *ebpf.Map, hook Hook, direction Direction) (*ebpf.Program, error) {
+func NewProgram(m *ebpf.Map, hook Hook, direction Direction, beyond Beyond) (*ebpf.Program, error) {
 	spec, err := specification()
 	if err != nil {
 		return nil, err
 	}
 	program := spec.Programs[programNames[hook][direction]].Copy()
-	if err := program.Instructions.AssociateMap(objectMapTotals, m); err != nil {
-		return nil, fmt.Errorf("giving %s its map: %w", program.Name, err)
+	// The kernel lets programs share an array of inspectors only if they expect the same kind of attachment. None of
+	// ours needs to be told how it will be attached.
+	program.AttachType = ebpf.AttachNone
+	if err := complete(program.Instructions, m, beyond); err != nil {
+		return nil, fmt.Errorf("completing %s: %w", program.Name, err)
 	}
 	loaded, err := ebpf.NewProgram(program)
 	if err != nil {
 		return nil, fmt.Errorf("loading %s: %w", program.Name, err)
 	}
 	return loaded, nil
+}
+
+// complete puts maps and constants in their places.
+func complete(instructions asm.Instructions, m *ebpf.Map, beyond Beyond) error {
+	constants := beyond.constants()
+	for i := range instructions {
+		instruction := &instructions[i]
+		if !instruction.OpCode.IsDWordLoad() {
+			continue
+		}
+		if value, ok := constants[instruction.Constant]; ok {
+			instruction.Constant = value
+		}
+		if !instruction.IsLoadFromMap() {
+			continue
+		}
+		used := beyond.Shared[instruction.Reference()]
+		if instruction.Reference() == objectMapTotals {
+			used = m
+		}
+		if used == nil && beyond.Shared == nil {
+			// The verifier removes what would use it, and there is no map to name.
+			*instruction = asm.LoadImm(instruction.Dst, 0, asm.DWord).WithMetadata(instruction.Metadata).WithReference("")
+			continue
+		}
+		if used == nil {
+			return fmt.Errorf("there is no map %s", instruction.Reference())
+		}
+		if err := instruction.AssociateMap(used); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // specification parses the embedded object once; it is only read afterwards.

@@ -184,7 +184,7 @@ func TestPackets(t *testing.T) {
 						t.Errorf("the program answers %d, want %d", verdict, want)
 					}
 					want := before
-					want[direction][p.cell].add(p.want)
+					want.Cells[direction][p.cell].add(p.want)
 					if after := read(t, counting); after != want {
 						t.Errorf("counted %v, want %v in %d", difference(after, before), p.want, p.cell)
 					}
@@ -201,9 +201,9 @@ func (c *Counters) add(other Counters) {
 }
 
 func difference(after, before Totals) (different []string) {
-	for d := range after {
-		for c := range after[d] {
-			if a, b := after[d][c], before[d][c]; a != b {
+	for d := range after.Cells {
+		for c := range after.Cells[d] {
+			if a, b := after.Cells[d][c], before.Cells[d][c]; a != b {
 				different = append(different, fmt.Sprintf("%v cell %d: %d packets, %d bytes, %d buffers",
 					Direction(d), c, a.Packets-b.Packets, a.Bytes-b.Bytes, a.Buffers-b.Buffers))
 			}
@@ -229,7 +229,7 @@ func TestFramesForOthers(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			counting, program := load(t, test.hook, Receive)
 			run(t, program, test.packet, buffer{})
-			if got := read(t, counting)[Receive][IPv4Unicast]; got != test.want {
+			if got := read(t, counting).Cells[Receive][IPv4Unicast]; got != test.want {
 				t.Errorf("counted %v, want %v", got, test.want)
 			}
 		})
@@ -256,7 +256,7 @@ func TestNotesOutliveCounting(t *testing.T) {
 	if got, err := ReadNotes(counting); err != nil || got != notes {
 		t.Errorf("notes %v (%v), want %v", got, err, notes)
 	}
-	if got := read(t, counting)[Receive][IPv4Unicast]; got != packets[0].want {
+	if got := read(t, counting).Cells[Receive][IPv4Unicast]; got != packets[0].want {
 		t.Errorf("counted %v, want %v", got, packets[0].want)
 	}
 }
@@ -316,7 +316,7 @@ func load(t testing.TB, hook Hook, direction Direction) (*ebpf.Map, *ebpf.Progra
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { counting.Close() })
-	program, err := NewProgram(counting, hook, direction)
+	program, err := NewProgram(counting, hook, direction, Beyond{})
 	if err != nil {
 		t.Fatalf("%+v", err)
 	}

@@ -16,6 +16,12 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	objectMapCgroupInspectors = "cgroup_inspectors"
+	objectMapFlowTable        = "flow_table"
+	objectMapFlows4           = "flows4"
+	objectMapFlows6           = "flows6"
+	objectMapInspection       = "inspection"
+	objectMapInspectors       = "inspectors"
 	objectMapTotals           = "totals"
 	objectProgReceiveCgroup   = "receive_cgroup"
 	objectProgReceiveEther    = "receive_ether"
@@ -81,7 +87,13 @@ type objectProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type objectMapSpecs struct {
-	Totals *ebpf.MapSpec `ebpf:"totals"`
+	CgroupInspectors *ebpf.MapSpec `ebpf:"cgroup_inspectors"`
+	FlowTable        *ebpf.MapSpec `ebpf:"flow_table"`
+	Flows4           *ebpf.MapSpec `ebpf:"flows4"`
+	Flows6           *ebpf.MapSpec `ebpf:"flows6"`
+	Inspection       *ebpf.MapSpec `ebpf:"inspection"`
+	Inspectors       *ebpf.MapSpec `ebpf:"inspectors"`
+	Totals           *ebpf.MapSpec `ebpf:"totals"`
 }
 
 // objectVariableSpecs contains global variables before they are loaded into the kernel.
@@ -110,11 +122,23 @@ func (o *objectObjects) Close() error {
 //
 // It can be passed to loadObjectObjects or ebpf.CollectionSpec.LoadAndAssign.
 type objectMaps struct {
-	Totals *ebpf.Map `ebpf:"totals"`
+	CgroupInspectors *ebpf.Map `ebpf:"cgroup_inspectors"`
+	FlowTable        *ebpf.Map `ebpf:"flow_table"`
+	Flows4           *ebpf.Map `ebpf:"flows4"`
+	Flows6           *ebpf.Map `ebpf:"flows6"`
+	Inspection       *ebpf.Map `ebpf:"inspection"`
+	Inspectors       *ebpf.Map `ebpf:"inspectors"`
+	Totals           *ebpf.Map `ebpf:"totals"`
 }
 
 func (m *objectMaps) Close() error {
 	return _ObjectClose(
+		m.CgroupInspectors,
+		m.FlowTable,
+		m.Flows4,
+		m.Flows6,
+		m.Inspection,
+		m.Inspectors,
 		m.Totals,
 	)
 }

@@ -37,7 +37,8 @@ type Config struct {
 	// CgroupRoot is where cgroup version 2 is mounted; empty where it is not.
 	CgroupRoot string
 	Hook       Hook
-	// Shared are the maps of bpf/headers; nil when there are none.
+	// Shared are the maps of bpf/headers; nil when there are none, and then packets are in no flow and are not handed
+	// on for inspection.
 	Shared map[string]*ebpf.Map
 	// Flows says whether packets are added to the tables of flows, too.
 	Flows bool
@@ -93,12 +94,24 @@ func (c *Collector) State() (v1alpha1.Collector_State, string) {
 		return v1alpha1.Collector_STATE_DEGRADED, fmt.Sprintf("%d of %d pods are not fully counted: %v", failed, len(c.targets), first)
 	case c.sweeping != nil:
 		return v1alpha1.Collector_STATE_DEGRADED, c.sweeping.Error()
+	case c.config.Flows && !c.hasFlows():
+		return v1alpha1.Collector_STATE_DEGRADED, "packets are counted, but in no flow: this node's maps could not be opened"
 	case c.fallback != nil:
-		return v1alpha1.Collector_STATE_DEGRADED, fmt.Sprintf("attached by clsact: %v", c.fallback)
+		return v1alpha1.Collector_STATE_DEGRADED, fmt.Sprintf("attached by clsact, %s: %v", c.flowsState(), c.fallback)
 	case c.config.Hook == Clsact:
-		return v1alpha1.Collector_STATE_DEGRADED, "attached by clsact, as configured"
+		return v1alpha1.Collector_STATE_DEGRADED, fmt.Sprintf("attached by clsact, as configured, %s", c.flowsState())
 	}
-	return v1alpha1.Collector_STATE_RUNNING, "attached by tcx"
+	return v1alpha1.Collector_STATE_RUNNING, "attached by tcx, " + c.flowsState()
+}
+
+// hasFlows says whether packets are added to flows.
+func (c *Collector) hasFlows() bool { return c.config.Flows && c.config.Shared != nil }
+
+func (c *Collector) flowsState() string {
+	if c.hasFlows() {
+		return "with flows"
+	}
+	return "without flows"
 }
 
 func (c *Collector) failed() (count int, first error) {
@@ -271,7 +284,8 @@ func (c *Collector) Sample(now time.Time) {
 	}
 }
 
-// ReadPod fills in the pod's traffic, and when counting began. The error says what is missing, and why.
+// ReadPod fills in the pod's traffic, when counting began, and what its programs know of flows: those that they began,
+// and the packets that they could not put into one. What is in the flows is for nodeagent/flows to say. The error says what is missing, and why.
 func (c *Collector) ReadPod(pod *podmap.Pod, row *v1alpha1.PodStats) error {
 	c.mu.Lock()
 	t := c.targets[pod.Key]
@@ -287,10 +301,10 @@ func (c *Collector) ReadPod(pod *podmap.Pod, row *v1alpha1.PodStats) error {
 	if t.problem != nil && len(t.interfaces) == 0 {
 		return t.problem
 	}
-	return errors.Join(t.problem, t.fill(row))
+	return errors.Join(t.problem, c.fill(t, row))
 }
 
-func (t *target) fill(row *v1alpha1.PodStats) error {
+func (c *Collector) fill(t *target, row *v1alpha1.PodStats) error {
 	devices, devicesError := t.pod.ReadFile("net/dev", nil) // before the totals, see readBypassed
 	totals, err := t.ledger.read()
 	if err != nil {
@@ -300,6 +314,12 @@ func (t *target) fill(row *v1alpha1.PodStats) error {
 	row.Traffic = &v1alpha1.Traffic{Receive: direction(&totals, bpf.Receive), Transmit: direction(&totals, bpf.Transmit)}
 	if bypassed, ok := t.readBypassed(devices, &totals); ok && devicesError == nil {
 		row.Traffic.Transmit.Bypassed = &bypassed
+	}
+	if c.hasFlows() {
+		if row.Flows == nil {
+			row.Flows = &v1alpha1.FlowTotals{}
+		}
+		row.Flows.Created, row.Flows.Unparsed = int64(totals.FlowsCreated), int64(totals.Unparsed)
 	}
 	row.Measurement.StartUnixNano = t.notes.StartUnixNano
 	before, window, ok := t.window.Before(now)
@@ -314,7 +334,7 @@ func (t *target) fill(row *v1alpha1.PodStats) error {
 
 func direction(totals *bpf.Totals, d bpf.Direction) *v1alpha1.DirectionTraffic {
 	cell := func(c bpf.Cell) *v1alpha1.Counters {
-		counters := totals[d][c]
+		counters := totals.Cells[d][c]
 		return &v1alpha1.Counters{
 			Packets: int64(counters.Packets), Bytes: int64(counters.Bytes), Buffers: int64(counters.Buffers),
 		}
@@ -338,8 +358,8 @@ func rate(before, now *bpf.Totals, d bpf.Direction, window time.Duration) *v1alp
 // sum is the total of IPv4 and IPv6, of which rates are taken.
 func sum(totals *bpf.Totals, d bpf.Direction) (packets, bytes int64) {
 	for _, c := range []bpf.Cell{bpf.IPv4Unicast, bpf.IPv4NonUnicast, bpf.IPv6Unicast, bpf.IPv6NonUnicast} {
-		packets += int64(totals[d][c].Packets)
-		bytes += int64(totals[d][c].Bytes)
+		packets += int64(totals.Cells[d][c].Packets)
+		bytes += int64(totals.Cells[d][c].Bytes)
 	}
 	return packets, bytes
 }

@@ -57,7 +57,31 @@ type Layout struct {
 
 // earlier are the layouts of former releases, the latest first. A release that changes bpf.Layout adds the one that it
 // leaves.
-var earlier []Layout
+var earlier = []Layout{{Name: "totals-v1", Read: readVersion1, ReadNotes: readNotesVersion1}}
+
+// In totals-v1 there were the cells alone; the notes began as they do now.
+
+func readVersion1(m *ebpf.Map) (sum bpf.Totals, err error) {
+	var perCPU []bpf.Cells
+	if err := m.Lookup(uint32(0), &perCPU); err != nil {
+		return sum, err
+	}
+	for i := range perCPU {
+		sum.Add(&bpf.Totals{Cells: perCPU[i]})
+	}
+	return sum, nil
+}
+
+func readNotesVersion1(m *ebpf.Map) (bpf.Notes, error) {
+	var perCPU []struct {
+		StartUnixNano, TransmitBase int64
+		_                           [28]uint64
+	}
+	if err := m.Lookup(uint32(1), &perCPU); err != nil {
+		return bpf.Notes{}, fmt.Errorf("reading notes of layout totals-v1: %w", err)
+	}
+	return bpf.Notes{StartUnixNano: perCPU[0].StartUnixNano, TransmitBase: perCPU[0].TransmitBase}, nil
+}
 
 // A ledger is all that was ever counted for one pod: its map, and those of earlier layouts.
 type ledger struct {

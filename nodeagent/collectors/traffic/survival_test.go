@@ -48,7 +48,7 @@ func TestUpgradeFromAnEarlierLayout(t *testing.T) {
 	upgraded := upgrade()
 	sendUDP(t, pod.Namespace, "10.99.1.2:7000", 250, 72)
 	want := bpf.Counters{Packets: 750, Bytes: 75_000, Buffers: 750}
-	if got := minus(upgraded.totals(pod), before)[bpf.Transmit][bpf.IPv4Unicast]; got != want {
+	if got := minus(upgraded.totals(pod), before).Cells[bpf.Transmit][bpf.IPv4Unicast]; got != want {
 		t.Errorf("counted %v, want %v", got, want)
 	}
 	again, err := upgraded.row(pod)
@@ -58,7 +58,7 @@ func TestUpgradeFromAnEarlierLayout(t *testing.T) {
 	upgraded.stop()
 
 	// The base is still there after the next restart.
-	if got := minus(upgrade().totals(pod), before)[bpf.Transmit][bpf.IPv4Unicast]; got != want {
+	if got := minus(upgrade().totals(pod), before).Cells[bpf.Transmit][bpf.IPv4Unicast]; got != want {
 		t.Errorf("after a restart: counted %v, want %v", got, want)
 	}
 }
@@ -81,7 +81,7 @@ func TestSandboxMadeAnew(t *testing.T) {
 	fakepod.Eventually(t, "counting the second sandbox", func() bool { return a.interfaces(second) > 0 })
 	sink(t, peer, "10.99.2.2:7000")
 	sendUDP(t, second.Namespace, "10.99.2.2:7000", 10, 72)
-	got := minus(a.totals(second), before)[bpf.Transmit][bpf.IPv4Unicast]
+	got := minus(a.totals(second), before).Cells[bpf.Transmit][bpf.IPv4Unicast]
 	if want := (bpf.Counters{Packets: 10, Bytes: 1000, Buffers: 10}); got != want {
 		t.Errorf("after the sandbox was made anew: counted %v more, want %v", got, want)
 	}
@@ -121,11 +121,11 @@ func TestHostNetworkByCgroup(t *testing.T) {
 	})
 	sendUDP(t, node, "10.99.1.2:7000", 333, 72) // not of the pod
 	got := minus(a.totals(pod), before)
-	if want := (bpf.Counters{Packets: 1000, Bytes: 100_000, Buffers: 1000}); got[bpf.Transmit][bpf.IPv4Unicast] != want {
-		t.Errorf("IPv4: counted %v, want %v", got[bpf.Transmit][bpf.IPv4Unicast], want)
+	if want := (bpf.Counters{Packets: 1000, Bytes: 100_000, Buffers: 1000}); got.Cells[bpf.Transmit][bpf.IPv4Unicast] != want {
+		t.Errorf("IPv4: counted %v, want %v", got.Cells[bpf.Transmit][bpf.IPv4Unicast], want)
 	}
-	if want := (bpf.Counters{Packets: 500, Bytes: 60_000, Buffers: 500}); got[bpf.Transmit][bpf.IPv6Unicast] != want {
-		t.Errorf("IPv6: counted %v, want %v", got[bpf.Transmit][bpf.IPv6Unicast], want)
+	if want := (bpf.Counters{Packets: 500, Bytes: 60_000, Buffers: 500}); got.Cells[bpf.Transmit][bpf.IPv6Unicast] != want {
+		t.Errorf("IPv6: counted %v, want %v", got.Cells[bpf.Transmit][bpf.IPv6Unicast], want)
 	}
 }
 
@@ -218,11 +218,11 @@ func TestTun(t *testing.T) {
 		}
 	}
 	got := minus(a.totals(pod), before)
-	if want := (bpf.Counters{Packets: 100, Bytes: 10_000, Buffers: 100}); got[bpf.Transmit][bpf.IPv4Unicast] != want {
-		t.Errorf("sent: counted %v, want %v", got[bpf.Transmit][bpf.IPv4Unicast], want)
+	if want := (bpf.Counters{Packets: 100, Bytes: 10_000, Buffers: 100}); got.Cells[bpf.Transmit][bpf.IPv4Unicast] != want {
+		t.Errorf("sent: counted %v, want %v", got.Cells[bpf.Transmit][bpf.IPv4Unicast], want)
 	}
-	if want := (bpf.Counters{Packets: 30, Bytes: 30 * 48, Buffers: 30}); got[bpf.Receive][bpf.IPv4Unicast] != want {
-		t.Errorf("received: counted %v, want %v", got[bpf.Receive][bpf.IPv4Unicast], want)
+	if want := (bpf.Counters{Packets: 30, Bytes: 30 * 48, Buffers: 30}); got.Cells[bpf.Receive][bpf.IPv4Unicast] != want {
+		t.Errorf("received: counted %v, want %v", got.Cells[bpf.Receive][bpf.IPv4Unicast], want)
 	}
 }
 
@@ -249,7 +249,7 @@ func TestFramesForOthers(t *testing.T) {
 	a := startAgent(t, Config{BPFFS: fakepod.BPFFS(t), Node: "n", Hook: TCX}, pod)
 	before := a.totals(pod)
 	sendUDP(t, peer, "10.99.1.77:7000", 50, 72)
-	if got := minus(a.totals(pod), before)[bpf.Receive][bpf.IPv4Unicast]; got != (bpf.Counters{}) {
+	if got := minus(a.totals(pod), before).Cells[bpf.Receive][bpf.IPv4Unicast]; got != (bpf.Counters{}) {
 		t.Errorf("counted %v of another's", got)
 	}
 	pod.Run("ip", "link", "add", "name", "br0", "type", "bridge")
@@ -265,7 +265,7 @@ func TestFramesForOthers(t *testing.T) {
 	})
 	before = a.totals(pod)
 	sendUDP(t, peer, "10.99.1.77:7000", 50, 72)
-	if got := minus(a.totals(pod), before)[bpf.Receive][bpf.IPv4Unicast]; got != (bpf.Counters{Packets: 50, Bytes: 5000, Buffers: 50}) {
+	if got := minus(a.totals(pod), before).Cells[bpf.Receive][bpf.IPv4Unicast]; got != (bpf.Counters{Packets: 50, Bytes: 5000, Buffers: 50}) {
 		t.Errorf("counted %v, want 50 packets of 100 bytes that the bridge hands on", got)
 	}
 }
@@ -348,8 +348,8 @@ func TestBeyond64KiB(t *testing.T) {
 		}
 		var s, r bpf.Counters
 		fakepod.Eventually(t, "the last packet", func() bool {
-			s = minus(a.totals(sender), sent)[bpf.Transmit][bpf.IPv6Unicast]
-			r = minus(a.totals(receiver), received)[bpf.Receive][bpf.IPv6Unicast]
+			s = minus(a.totals(sender), sent).Cells[bpf.Transmit][bpf.IPv6Unicast]
+			r = minus(a.totals(receiver), received).Cells[bpf.Receive][bpf.IPv6Unicast]
 			return r == s
 		}, func() string { return fmt.Sprintf("sent %v, received %v", s, r) })
 		want := uint64(after.OutSegments - before.OutSegments)
@@ -367,7 +367,7 @@ func tcpOf(t *testing.T, a *agent, fake *fakepod.Pod) *v1alpha1.TCP {
 		t.Fatal("the pod is not known")
 	}
 	row := &v1alpha1.PodStats{}
-	if err := (protocols.Collector{}).ReadPod(pod, row); err != nil {
+	if err := protocols.New().ReadPod(pod, row); err != nil {
 		t.Fatal(err)
 	}
 	return row.Protocols.Tcp

@@ -14,6 +14,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/networkobservability/networkobservability/bpf/headers"
 	bpf "github.com/networkobservability/networkobservability/bpf/traffic"
 	"github.com/networkobservability/networkobservability/nodeagent/collectors/rates"
 	"github.com/networkobservability/networkobservability/nodeagent/podmap"
@@ -77,7 +78,7 @@ func (c *Collector) attachToCgroup(t *target, pod *podmap.Pod) error {
 		return fmt.Errorf("looking at cgroup %s: %w", path, err)
 	}
 	t.pins = c.cgroupPins(stat.Ino)
-	return c.withPrograms(t.ledger.totals, bpf.Cgroup, func(programs [2]*ebpf.Program) error {
+	return c.withPrograms(t, bpf.Cgroup, func(programs [2]*ebpf.Program) error {
 		return attachCgroup(path, t.pins, programs)
 	})
 }
@@ -112,7 +113,7 @@ func (c *Collector) attachToInterfaces(t *target, pod *podmap.Pod) error {
 
 func (c *Collector) attachToInterface(t *target, pod *podmap.Pod, iface netlink.Link, kind bpf.Hook) error {
 	attrs := iface.Attrs()
-	return c.withPrograms(t.ledger.totals, kind, func(programs [2]*ebpf.Program) error {
+	return c.withPrograms(t, kind, func(programs [2]*ebpf.Program) error {
 		before, err := t.ledger.read()
 		if err != nil {
 			return err
@@ -161,10 +162,11 @@ func hookFor(iface netlink.Link, links []netlink.Link) bpf.Hook {
 }
 
 // withPrograms loads the programs of both directions for the time of do; what they are attached to keeps them.
-func (c *Collector) withPrograms(totals *ebpf.Map, kind bpf.Hook, do func([2]*ebpf.Program) error) error {
+func (c *Collector) withPrograms(t *target, kind bpf.Hook, do func([2]*ebpf.Program) error) error {
+	beyond := bpf.Beyond{Pod: headers.PodNumber(t.pod.Key), Shared: c.config.Shared, Flows: c.config.Flows}
 	var programs [2]*ebpf.Program
 	for _, direction := range directions {
-		program, err := bpf.NewProgram(totals, kind, direction)
+		program, err := bpf.NewProgram(t.ledger.totals, kind, direction, beyond)
 		if err != nil {
 			return err
 		}
@@ -287,7 +289,7 @@ func (t *target) readBypassed(devices []byte, totals *bpf.Totals) (bypassed int6
 }
 
 func buffersSent(totals *bpf.Totals) (sum uint64) {
-	for _, cell := range totals[bpf.Transmit] {
+	for _, cell := range totals.Cells[bpf.Transmit] {
 		sum += cell.Buffers
 	}
 	return sum

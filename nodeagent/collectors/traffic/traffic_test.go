@@ -175,7 +175,7 @@ func (o oracle) read() bpf.Totals {
 				if direction == bpf.Transmit {
 					bytes -= 14 * entry.Counter.Packets
 				}
-				totals[direction][cell] = bpf.Counters{Packets: entry.Counter.Packets, Bytes: bytes, Buffers: entry.Counter.Packets}
+				totals.Cells[direction][cell] = bpf.Counters{Packets: entry.Counter.Packets, Bytes: bytes, Buffers: entry.Counter.Packets}
 			}
 		}
 	}
@@ -194,11 +194,11 @@ func both(t testing.TB, a *agent, pod *fakepod.Pod, o oracle) (counted, oracled 
 }
 
 func minus(a, b bpf.Totals) bpf.Totals {
-	for d := range a {
-		for c := range a[d] {
-			a[d][c].Packets -= b[d][c].Packets
-			a[d][c].Bytes -= b[d][c].Bytes
-			a[d][c].Buffers -= b[d][c].Buffers
+	for d := range a.Cells {
+		for c := range a.Cells[d] {
+			a.Cells[d][c].Packets -= b.Cells[d][c].Packets
+			a.Cells[d][c].Bytes -= b.Cells[d][c].Bytes
+			a.Cells[d][c].Buffers -= b.Cells[d][c].Buffers
 		}
 	}
 	return a
@@ -319,10 +319,10 @@ func TestKnownAmountsAgainstNftables(t *testing.T) {
 			t.Errorf("counted  %v\nnftables %v", got, want)
 		}
 		least := bpf.Counters{Packets: 1000 + 30, Bytes: 1000*(700+28) + 10*(4000+8+3*20), Buffers: 1030}
-		if u := got[bpf.Transmit][bpf.IPv4Unicast]; u.Packets < least.Packets || u.Bytes < least.Bytes {
+		if u := got.Cells[bpf.Transmit][bpf.IPv4Unicast]; u.Packets < least.Packets || u.Bytes < least.Bytes {
 			t.Errorf("IPv4 unicast sent = %v, want at least %v", u, least)
 		}
-		if m := got[bpf.Transmit][bpf.IPv4NonUnicast]; m != (bpf.Counters{Packets: 50, Bytes: 50 * 128, Buffers: 50}) {
+		if m := got.Cells[bpf.Transmit][bpf.IPv4NonUnicast]; m != (bpf.Counters{Packets: 50, Bytes: 50 * 128, Buffers: 50}) {
 			t.Errorf("IPv4 multicast sent = %v, want 50 packets of 128 bytes", m)
 		}
 	})
@@ -369,8 +369,8 @@ func TestSegmentsAgainstReceiver(t *testing.T) {
 				var in, out, s, r bpf.Counters
 				fakepod.Eventually(t, "equal counts", func() bool {
 					in, out = wire(t, receiver)
-					s = minus(a.totals(sender), sent)[bpf.Transmit][test.cell]
-					r = minus(a.totals(sender), sent)[bpf.Receive][test.cell]
+					s = minus(a.totals(sender), sent).Cells[bpf.Transmit][test.cell]
+					r = minus(a.totals(sender), sent).Cells[bpf.Receive][test.cell]
 					return s.Packets >= in.Packets && r.Packets >= out.Packets
 				}, func() string {
 					return fmt.Sprintf("sender: sent %v, received %v; on the wire: sent %v, received %v; the router: %v",
@@ -382,8 +382,8 @@ func TestSegmentsAgainstReceiver(t *testing.T) {
 				check(t, "sender, transmitted", s, in)
 				check(t, "sender, received", r, out)
 				f := minus(a.totals(router), forwarded)
-				check(t, "router, received", f[bpf.Receive][test.cell], plus(in, out))
-				check(t, "router, transmitted", f[bpf.Transmit][test.cell], plus(in, out))
+				check(t, "router, received", f.Cells[bpf.Receive][test.cell], plus(in, out))
+				check(t, "router, transmitted", f.Cells[bpf.Transmit][test.cell], plus(in, out))
 				t.Logf("%s: %d buffers, %d packets, %d bytes", test.name, s.Buffers, s.Packets, s.Bytes)
 			})
 		}
@@ -488,7 +488,7 @@ func TestTwoCPUs(t *testing.T) {
 	}
 	group.Wait()
 	want := bpf.Counters{Packets: senders * each, Bytes: senders * each * 100, Buffers: senders * each}
-	if got := minus(a.totals(pod), before)[bpf.Transmit][bpf.IPv4Unicast]; got != want {
+	if got := minus(a.totals(pod), before).Cells[bpf.Transmit][bpf.IPv4Unicast]; got != want {
 		t.Errorf("counted %v, want %v", got, want)
 	}
 }
@@ -524,7 +524,7 @@ func TestRestartUnderTraffic(t *testing.T) {
 		}
 		last := startAgent(t, config, pod)
 		want := bpf.Counters{Packets: count, Bytes: count * 100, Buffers: count}
-		if got := minus(last.totals(pod), before)[bpf.Transmit][bpf.IPv4Unicast]; got != want {
+		if got := minus(last.totals(pod), before).Cells[bpf.Transmit][bpf.IPv4Unicast]; got != want {
 			t.Errorf("after %d restarts: counted %v, want %v", restarts, got, want)
 		}
 		if row, err = last.row(pod); err != nil || row.Measurement.StartUnixNano != started {
@@ -569,7 +569,7 @@ func TestInterfaceThatComesLaterIsCounted(t *testing.T) {
 	before := a.totals(pod)
 	sendUDP(t, pod.Namespace, "10.99.2.2:7000", 100, 72)
 	want := bpf.Counters{Packets: 100, Bytes: 10_000, Buffers: 100}
-	if got := minus(a.totals(pod), before)[bpf.Transmit][bpf.IPv4Unicast]; got != want {
+	if got := minus(a.totals(pod), before).Cells[bpf.Transmit][bpf.IPv4Unicast]; got != want {
 		t.Errorf("counted %v, want %v", got, want)
 	}
 }
