@@ -22,7 +22,7 @@ const (
 	// mostCounters is how many statistics of a driver are reported.
 	mostCounters = 128
 	// mostDrivers is how many interfaces' drivers are asked. Hundreds of virtual functions are of no use to a reader.
-	mostDrivers = 16
+	mostDrivers = 8
 	// patience is how long a reader waits for drivers. Some ask their firmware, which may be stuck.
 	patience = 250 * time.Millisecond
 )
@@ -211,7 +211,7 @@ func (r room) speed(socket int, name string) int64 {
 	return 0 // all bits are set where there is no link
 }
 
-// counters are those statistics that are not zero, sorted by name. If there are too many, those that tell of trouble
+// counters are those statistics that are not zero, sorted by name, each name once. If there are too many, those that tell of trouble
 // stay, and leftOut says how many of the others do not.
 func counters(names []byte, values []uint64) (found []*v1alpha1.Counter, leftOut int) {
 	for i, value := range values {
@@ -231,7 +231,7 @@ func counters(names []byte, values []uint64) (found []*v1alpha1.Counter, leftOut
 		found, leftOut = found[:mostCounters], len(found)-mostCounters
 	}
 	slices.SortStableFunc(found, func(a, b *v1alpha1.Counter) int { return cmp.Compare(a.Name, b.Name) })
-	return found, leftOut
+	return slices.CompactFunc(found, func(a, b *v1alpha1.Counter) bool { return a.Name == b.Name }), leftOut
 }
 
 // importance puts trouble before totals, and these before what each queue has of its own, which drivers number.

@@ -20,7 +20,7 @@ import (
 )
 
 // most is how many interfaces are reported: so many that their message stays below the limit of the wire.
-const most = 1000
+const most = 500
 
 // Collector reads interfaces. Its methods are safe for concurrent use.
 type Collector struct {
