@@ -54,13 +54,17 @@ var list = []registration{
 	{"softnet", func(*maker) collector { return softnet.New("/proc") }},
 	{"infiniband", func(*maker) collector { return infiniband.New("/sys") }},
 	{"drops", func(m *maker) collector {
-		return drops.New(drops.Config{Root: m.root, Shared: m.shared, Without: m.options.WithoutHooks})
+		return drops.New(drops.Config{
+			Root: m.root, Shared: m.shared, Without: m.options.WithoutHooks, Flows: m.options.enabled("flows"),
+		})
 	}},
 	{"tcp", func(m *maker) collector {
 		return tcp.New(tcp.Config{Root: m.root, Shared: m.shared, Without: m.options.WithoutHooks})
 	}},
 	{"dns", func(m *maker) collector {
-		return dns.New(dns.Config{Root: m.root, Shared: m.shared, Without: m.options.WithoutHooks})
+		return dns.New(dns.Config{
+			Root: m.root, Shared: m.shared, Without: m.options.WithoutHooks, Names: m.options.DNS.Names,
+		})
 	}},
 	{"flows", func(m *maker) collector {
 		return flows.New(flows.Config{Root: m.root, Shared: m.shared, Without: m.options.WithoutHooks})

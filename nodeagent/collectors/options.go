@@ -20,6 +20,7 @@ type Options struct {
 	WithoutHooks []string `json:"withoutHooks"`
 
 	Traffic TrafficOptions `json:"traffic"`
+	DNS     DNSOptions     `json:"dns"`
 }
 
 // TrafficOptions tune the collector traffic.
@@ -28,9 +29,15 @@ type TrafficOptions struct {
 	Hook traffic.Hook `json:"hook"`
 }
 
+// DNSOptions tune the collector dns.
+type DNSOptions struct {
+	// Names is how many names a row shows, up to 100. With 0 no names are kept, nor those of addresses.
+	Names int `json:"names"`
+}
+
 // Defaults are the options of an empty file.
 func Defaults() Options {
-	return Options{Traffic: TrafficOptions{Hook: traffic.Auto}}
+	return Options{Traffic: TrafficOptions{Hook: traffic.Auto}, DNS: DNSOptions{Names: 20}}
 }
 
 // Parse reads a file of options in YAML or JSON. Fields that it lacks have their defaults; every problem is named with
@@ -56,6 +63,9 @@ func (o *Options) validate() (problems []error) {
 	}
 	if !slices.Contains([]traffic.Hook{traffic.Auto, traffic.TCX, traffic.Clsact}, o.Traffic.Hook) {
 		problems = append(problems, fmt.Errorf("traffic.hook: %q is none of auto, tcx and clsact", o.Traffic.Hook))
+	}
+	if o.DNS.Names < 0 || o.DNS.Names > 100 {
+		problems = append(problems, fmt.Errorf("dns.names: %d is not between 0 and 100", o.DNS.Names))
 	}
 	return problems
 }
