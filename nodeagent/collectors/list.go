@@ -67,7 +67,9 @@ var list = []registration{
 		})
 	}},
 	{"flows", func(m *maker) collector {
-		return flows.New(flows.Config{Root: m.root, Shared: m.shared, Without: m.options.WithoutHooks})
+		return flows.New(flows.Config{
+			Root: m.root, Shared: m.shared, History: m.options.Flows.History, MaxAge: m.options.Flows.MaxAge.Duration,
+		})
 	}},
 }
 

@@ -6,10 +6,12 @@ import (
 	"slices"
 	"strings"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 
 	"github.com/networkobservability/networkobservability/nodeagent/collectors/traffic"
+	"github.com/networkobservability/networkobservability/nodeagent/flows"
 )
 
 // Options is what operators choose. The file that Parse reads is described in docs/configuration.md.
@@ -21,6 +23,7 @@ type Options struct {
 
 	Traffic TrafficOptions `json:"traffic"`
 	DNS     DNSOptions     `json:"dns"`
+	Flows   FlowsOptions   `json:"flows"`
 }
 
 // TrafficOptions tune the collector traffic.
@@ -35,9 +38,21 @@ type DNSOptions struct {
 	Names int `json:"names"`
 }
 
+// FlowsOptions tune the history of flows.
+type FlowsOptions struct {
+	// History is how many flows are kept.
+	History int `json:"history"`
+	// MaxAge is for how long a flow is kept after its last packet, as "30m".
+	MaxAge metav1.Duration `json:"maxAge"`
+}
+
 // Defaults are the options of an empty file.
 func Defaults() Options {
-	return Options{Traffic: TrafficOptions{Hook: traffic.Auto}, DNS: DNSOptions{Names: 20}}
+	return Options{
+		Traffic: TrafficOptions{Hook: traffic.Auto},
+		DNS:     DNSOptions{Names: 20},
+		Flows:   FlowsOptions{History: flows.DefaultHistory, MaxAge: metav1.Duration{Duration: flows.DefaultAge}},
+	}
 }
 
 // Parse reads a file of options in YAML or JSON. Fields that it lacks have their defaults; every problem is named with
@@ -66,6 +81,16 @@ func (o *Options) validate() (problems []error) {
 	}
 	if o.DNS.Names < 0 || o.DNS.Names > 100 {
 		problems = append(problems, fmt.Errorf("dns.names: %d is not between 0 and 100", o.DNS.Names))
+	}
+	return append(problems, o.Flows.validate()...)
+}
+
+func (o *FlowsOptions) validate() (problems []error) {
+	if o.History < flows.MinHistory || o.History > flows.MaxHistory {
+		problems = append(problems, fmt.Errorf("flows.history: %d is not between %d and %d", o.History, flows.MinHistory, flows.MaxHistory))
+	}
+	if o.MaxAge.Duration < flows.MinAge || o.MaxAge.Duration > flows.MaxAge {
+		problems = append(problems, fmt.Errorf("flows.maxAge: %v is not between %v and %v", o.MaxAge.Duration, flows.MinAge, flows.MaxAge))
 	}
 	return problems
 }
