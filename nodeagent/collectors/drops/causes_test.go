@@ -1,10 +1,11 @@
 package drops
 
 import (
+	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
-	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -71,7 +72,7 @@ func drop(n *fakepod.Namespace, hook string, port int) func() int64 {
 	}
 }
 
-// send sends UDP packets of so many bytes; the kernel may say no to some.
+// send sends so many UDP packets of so many bytes.
 func send(t testing.TB, from *fakepod.Namespace, to string, count, size int) {
 	t.Helper()
 	var socket net.Conn
@@ -84,8 +85,10 @@ func send(t testing.TB, from *fakepod.Namespace, to string, count, size int) {
 	payload := make([]byte, size)
 	for range count {
 		_, err := socket.Write(payload)
-		if err != nil && !strings.Contains(err.Error(), "refused") && !strings.Contains(err.Error(), "not permitted") &&
-			!strings.Contains(err.Error(), "unreachable") {
+		for errors.Is(err, unix.ECONNREFUSED) { // by an earlier packet: this one was not sent
+			_, err = socket.Write(payload)
+		}
+		if err != nil && !errors.Is(err, unix.EPERM) { // dropped on its way out
 			t.Fatal(err)
 		}
 	}
@@ -171,4 +174,229 @@ func TestPolicy(t *testing.T) {
 	})
 }
 
-var _ = unix.AF_INET
+// raw sends IP packets as they are, so many times.
+func raw(t testing.TB, from *fakepod.Namespace, packet []byte, count int) {
+	t.Helper()
+	family, to := unix.AF_INET, unix.Sockaddr(nil)
+	if packet[0]>>4 == 4 {
+		to = &unix.SockaddrInet4{Addr: [4]byte(packet[16:20])}
+	} else {
+		family, to = unix.AF_INET6, &unix.SockaddrInet6{Addr: [16]byte(packet[24:40])}
+	}
+	var socket int
+	var err error
+	from.Do(func() { socket, err = unix.Socket(family, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(socket)
+	for range count {
+		if err := unix.Sendto(socket, packet, 0, to); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// datagram is an IP packet of a protocol, from a pod's first address to another's, with a TTL. The kernel sets the
+// header's checksum.
+func datagram(version int, protocol byte, fromSubnet, toSubnet, ttl byte, payload []byte) []byte {
+	if version == 4 {
+		h := []byte{0x45, 0, 0, 0, 0, 0, 0, 0, ttl, protocol, 0, 0, 10, 99, fromSubnet, 1, 10, 99, toSubnet, 1}
+		binary.BigEndian.PutUint16(h[2:], uint16(20+len(payload)))
+		return append(h, payload...)
+	}
+	h := make([]byte, 40)
+	h[0], h[6], h[7] = 0x60, protocol, ttl
+	binary.BigEndian.PutUint16(h[4:], uint16(len(payload)))
+	copy(h[8:], []byte{0xfd, 0x99, 0, fromSubnet})
+	copy(h[24:], []byte{0xfd, 0x99, 0, toSubnet})
+	h[23], h[39] = 1, 1
+	return append(h, payload...)
+}
+
+// udpTo and tcpTo are headers with a checksum as given.
+func udpTo(port int, checksum uint16) []byte {
+	h := make([]byte, 8+12)
+	binary.BigEndian.PutUint16(h, 4000)
+	binary.BigEndian.PutUint16(h[2:], uint16(port))
+	binary.BigEndian.PutUint16(h[4:], uint16(len(h)))
+	binary.BigEndian.PutUint16(h[6:], checksum)
+	return h
+}
+
+func tcpTo(port int, checksum uint16) []byte {
+	h := make([]byte, 20)
+	binary.BigEndian.PutUint16(h, 4000)
+	binary.BigEndian.PutUint16(h[2:], uint16(port))
+	h[12], h[13], h[14] = 5<<4, 2, 0x10 // SYN
+	binary.BigEndian.PutUint16(h[16:], checksum)
+	return h
+}
+
+// statistic reads the kernel's own counter of a namespace, as nstat names it.
+func statistic(n *fakepod.Namespace, name string) int64 {
+	var listing struct{ Kernel map[string]int64 }
+	if err := json.Unmarshal([]byte(n.Run("nstat", "-jzas", name)), &listing); err != nil {
+		panic(err)
+	}
+	return listing.Kernel[name]
+}
+
+func TestNoSocketUDP(t *testing.T) {
+	kernels(t, func(t *testing.T, o options) {
+		w := newWorld(t, o)
+		versions(t, func(t *testing.T, address func(subnet, end, port int) string, offset int) {
+			counter := []string{"UdpNoPorts", "Udp6NoPorts"}[offset]
+			before := statistic(w.b.Namespace, counter)
+			send(t, w.a.Namespace, address(2, 1, 7200+offset), times, 100)
+			if got := statistic(w.b.Namespace, counter) - before; got != times {
+				t.Fatalf("%s rose by %d", counter, got)
+			}
+			expect(t, w.of(w.b), kind{reason: "NO_SOCKET", class: noSocket, direction: receive, attribution: byInterface, protocol: udp, port: int32(7200 + offset)}, times)
+			expect(t, w.of(w.a), kind{port: int32(7200 + offset)}, 0)
+		})
+	})
+}
+
+func TestClosedPortTCP(t *testing.T) {
+	w := newWorld(t, options{})
+	versions(t, func(t *testing.T, address func(subnet, end, port int) string, offset int) {
+		before := statistic(w.b.Namespace, "TcpOutRsts")
+		for range times {
+			w.a.Do(func() {
+				if connection, err := net.Dial("tcp", address(2, 1, 7210+offset)); err == nil {
+					connection.Close()
+					t.Error("connected to a closed port")
+				}
+			})
+		}
+		if got := statistic(w.b.Namespace, "TcpOutRsts") - before; got != times {
+			t.Fatalf("TcpOutRsts rose by %d", got)
+		}
+		expect(t, w.of(w.b), kind{reason: "NO_SOCKET", class: noSocket, direction: receive, attribution: byInterface, protocol: tcp, port: int32(7210 + offset)}, times)
+	})
+	// The resets did what they should.
+	for _, d := range w.pod(w.a).Drops {
+		if d.Protocol == tcp && d.Class != benign {
+			t.Errorf("who was refused has %v", d)
+		}
+	}
+}
+
+// The socket's own count of what it lost comes with the next packet that it receives.
+func TestFullReceiveBuffer(t *testing.T) {
+	kernels(t, func(t *testing.T, o options) {
+		w := newWorld(t, o)
+		by := bySocket
+		if o.noSockets {
+			by = byInterface
+		}
+		versions(t, func(t *testing.T, address func(subnet, end, port int) string, offset int) {
+			port := 7220 + offset
+			counter := []string{"UdpRcvbufErrors", "Udp6RcvbufErrors"}[offset]
+			before := statistic(w.b.Namespace, counter)
+			var socket net.PacketConn
+			var err error
+			w.b.Do(func() { socket, err = net.ListenPacket("udp", address(2, 1, port)) })
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer socket.Close()
+			if err := socket.(*net.UDPConn).SetReadBuffer(4096); err != nil {
+				t.Fatal(err)
+			}
+			send(t, w.a.Namespace, address(2, 1, port), 2*times, 1000)
+			lost := statistic(w.b.Namespace, counter) - before
+			if lost < times {
+				t.Fatalf("%s rose by %d", counter, lost)
+			}
+			expect(t, w.of(w.b), kind{reason: "SOCKET_RCVBUFF", class: buffer, direction: receive, attribution: by, protocol: udp, port: int32(port)}, lost)
+			expect(t, w.of(w.b), kind{port: int32(port)}, lost)
+		})
+	})
+}
+
+func TestTTL(t *testing.T) {
+	w := newWorld(t, options{})
+	for version, port := range map[int]int{4: 7230, 6: 7231} {
+		counter := map[int]string{4: "IpInHdrErrors", 6: "Ip6InHdrErrors"}[version]
+		before := statistic(w.router, counter)
+		raw(t, w.a.Namespace, datagram(version, udp, 1, 2, 1, udpTo(port, 0)), times)
+		if got := statistic(w.router, counter) - before; got != times {
+			t.Fatalf("%s rose by %d", counter, got)
+		}
+		for pod, direction := range map[*fakepod.Pod]v1alpha1.Direction{w.a: transmit, w.b: receive} {
+			expect(t, w.of(pod), kind{reason: "IP_INHDR", class: ttl, direction: direction, attribution: byAddress, protocol: udp, port: int32(port)}, times)
+			expect(t, w.of(pod), kind{port: int32(port)}, times)
+		}
+	}
+}
+
+func TestTooBig(t *testing.T) {
+	w := newWorld(t, options{})
+	w.router.Run("ip", "link", "set", "dev", "veth2", "mtu", "1300")
+	for version, port := range map[int]int{4: 7240, 6: 7241} {
+		packet := datagram(version, udp, 1, 2, 64, append(udpTo(port, 0), make([]byte, 1400)...))
+		packet[6] |= map[int]byte{4: 0x40}[version] // do not fragment
+		counter := map[int]string{4: "IpFragFails", 6: "Ip6InTooBigErrors"}[version]
+		before := statistic(w.router, counter)
+		raw(t, w.a.Namespace, packet, times)
+		if got := statistic(w.router, counter) - before; got != times {
+			t.Fatalf("%s rose by %d", counter, got)
+		}
+		for pod, direction := range map[*fakepod.Pod]v1alpha1.Direction{w.a: transmit, w.b: receive} {
+			expect(t, w.of(pod), kind{reason: "PKT_TOO_BIG", class: mtu, direction: direction, attribution: byAddress, protocol: udp, port: int32(port)}, times)
+		}
+	}
+}
+
+func TestNoRoute(t *testing.T) {
+	w := newWorld(t, options{})
+	for version, port := range map[int]int{4: 7250, 6: 7251} {
+		counter := map[int]string{4: "IpExtInNoRoutes", 6: "Ip6InNoRoutes"}[version]
+		before := statistic(w.router, counter)
+		raw(t, w.a.Namespace, datagram(version, udp, 1, 77, 64, udpTo(port, 0)), times)
+		if got := statistic(w.router, counter) - before; got != times {
+			t.Errorf("%s rose by %d", counter, got)
+		}
+		expect(t, w.of(w.a), kind{reason: "IP_INNOROUTES", class: routing, direction: transmit, attribution: byAddress, protocol: udp, port: int32(port)}, times)
+		expect(t, w.self, kind{port: int32(port)}, 0)
+	}
+}
+
+// A checksum of UDP is looked at when the packet is read, and by then the queue has written over its interface.
+func TestChecksums(t *testing.T) {
+	kernels(t, func(t *testing.T, o options) {
+		w := newWorld(t, o)
+		for version, port := range map[int]int{4: 7260, 6: 7261} {
+			address := map[int]string{4: "10.99.2.1", 6: "fd99:2::1"}[version]
+			udpErrors, tcpErrors := map[int]string{4: "UdpInCsumErrors", 6: "Udp6InCsumErrors"}[version], "TcpInCsumErrors"
+			beforeUDP, beforeTCP := statistic(w.b.Namespace, udpErrors), statistic(w.b.Namespace, tcpErrors)
+			var socket net.PacketConn
+			var err error
+			w.b.Do(func() { socket, err = net.ListenPacket("udp", net.JoinHostPort(address, fmt.Sprint(port))) })
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer socket.Close()
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				_, _, _ = socket.ReadFrom(make([]byte, 2000)) // the one that is right
+			}()
+			raw(t, w.a.Namespace, datagram(version, udp, 1, 2, 64, udpTo(port, 0xbad)), times)
+			raw(t, w.a.Namespace, datagram(version, tcp, 1, 2, 64, tcpTo(port, 0xbad)), times)
+			send(t, w.a.Namespace, net.JoinHostPort(address, fmt.Sprint(port)), 1, 10)
+			<-done
+			if got := statistic(w.b.Namespace, udpErrors) - beforeUDP; got != times {
+				t.Errorf("%s rose by %d", udpErrors, got)
+			}
+			if got := statistic(w.b.Namespace, tcpErrors) - beforeTCP; got != times {
+				t.Errorf("%s rose by %d", tcpErrors, got)
+			}
+			expect(t, w.of(w.b), kind{reason: "UDP_CSUM", class: checksum, direction: receive, protocol: udp, port: int32(port)}, times)
+			expect(t, w.of(w.b), kind{reason: "TCP_CSUM", class: checksum, direction: receive, protocol: tcp, port: int32(port)}, times)
+			expect(t, w.of(w.a), kind{port: int32(port)}, 0)
+		}
+	})
+}
