@@ -13,6 +13,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"strconv"
@@ -51,19 +52,41 @@ func (c *Collector) ReadPod(pod *podmap.Pod, row *v1alpha1.PodStats) (err error)
 	if pod.HostNetwork {
 		return nil
 	}
-	buffer := c.buffers.Get().(*[]byte)
-	defer c.buffers.Put(buffer)
-	row.Protocols, err = read(func(name string) ([]byte, error) {
-		*buffer, err = pod.ReadFile(name, (*buffer)[:0])
-		return *buffer, err
-	})
+	row.Protocols, err = c.read(pod.ReadFile)
 	return err
 }
 
 // ReadNode fills in the counters of the agent's own namespace, which is the node's.
-func (*Collector) ReadNode(node *v1alpha1.NodeStats) (err error) {
-	node.Protocols, err = read(func(name string) ([]byte, error) { return os.ReadFile("/proc/thread-self/" + name) })
+func (c *Collector) ReadNode(node *v1alpha1.NodeStats) (err error) {
+	node.Protocols, err = c.read(ownFile)
 	return err
+}
+
+// read reads all files with one buffer.
+func (c *Collector) read(file func(name string, buffer []byte) ([]byte, error)) (*v1alpha1.Protocols, error) {
+	buffer := c.buffers.Get().(*[]byte)
+	defer c.buffers.Put(buffer)
+	return read(func(name string) (_ []byte, err error) {
+		*buffer, err = file(name, (*buffer)[:0])
+		return *buffer, err
+	})
+}
+
+// ownFile reads a file of the calling thread. The process's first one may be on a visit to a pod.
+func ownFile(name string, buffer []byte) ([]byte, error) {
+	file, err := os.Open("/proc/thread-self/" + name)
+	if err != nil {
+		return buffer, err
+	}
+	defer file.Close()
+	n, err := io.ReadFull(file, buffer[:cap(buffer)])
+	if err == nil {
+		return buffer, fmt.Errorf("more than %d bytes", n)
+	}
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		err = nil
+	}
+	return buffer[:n], err
 }
 
 // read reads net/snmp and the others. What file returns is not used any more when it is called again.
