@@ -1,0 +1,311 @@
+package tcp
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+
+	"github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
+	"github.com/networkobservability/networkobservability/nodeagent/fakepod"
+	"github.com/networkobservability/networkobservability/nodeagent/pins"
+	"github.com/networkobservability/networkobservability/nodeagent/podindex"
+	"github.com/networkobservability/networkobservability/nodeagent/podmap"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// An agent is the part of the agent that these tests need: a collector that follows the test's own pods only.
+type agent struct {
+	t         testing.TB
+	collector *Collector
+	pods      *podmap.Map
+	stop      func()
+}
+
+// A machine is what agents find, and leave behind for those after them.
+type machine struct {
+	root string
+	// cgroups is where cgroup version 2 is mounted, or empty.
+	cgroups string
+}
+
+func newMachine(t testing.TB) machine { return machine{root: pins.Root(fakepod.BPFFS(t), "node.test")} }
+
+func (m machine) start(t testing.TB, without []string, fakes ...*fakepod.Pod) *agent {
+	t.Helper()
+	shared, err := pins.Shared(m.root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	index := podindex.New(shared, m.cgroups)
+	collector := New(Config{Root: m.root, Shared: shared, Without: without})
+	mine := map[string]bool{}
+	for _, fake := range fakes {
+		mine[fake.UID] = true
+	}
+	follow := func(pods []*podmap.Pod) {
+		var own []*podmap.Pod
+		for _, pod := range pods {
+			if mine[pod.Key] {
+				own = append(own, pod)
+			}
+		}
+		if err := index.Follow(own); err != nil {
+			t.Errorf("keeping the index: %v", err)
+		}
+		collector.Follow(own)
+	}
+	pods, err := podmap.New(podmap.Config{Changed: follow})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &agent{t: t, collector: collector, pods: pods}
+	a.run(shared)
+	for _, fake := range fakes {
+		fakepod.Eventually(t, "counting pod "+fake.UID, func() bool {
+			_, err := a.tryRow(fake)
+			return err == nil || len(without) > 0
+		}, func() string {
+			_, err := a.tryRow(fake)
+			state, message := collector.State()
+			return fmt.Sprintf("%v; state %v: %s", err, state, message)
+		})
+	}
+	fakepod.Eventually(t, "seeding", func() bool {
+		collector.seeds.mu.Lock()
+		defer collector.seeds.mu.Unlock()
+		return len(collector.seeds.waiting) == 0 || collector.seed == nil
+	})
+	collector.iterating.Lock() // for the last of them
+	collector.iterating.Unlock()
+	return a
+}
+
+func (a *agent) run(shared map[string]*ebpf.Map) {
+	ctx, cancel := context.WithCancel(context.Background())
+	ready := make(chan struct{})
+	var running sync.WaitGroup
+	running.Go(func() {
+		if err := a.pods.Run(ctx, func() { close(ready) }); err != nil {
+			a.t.Errorf("following pods: %v", err)
+		}
+	})
+	running.Go(func() { a.collector.Run(ctx) })
+	a.stop = sync.OnceFunc(func() {
+		cancel()
+		running.Wait()
+		a.collector.Close()
+		pins.CloseAll(shared)
+	})
+	a.t.Cleanup(a.stop)
+	<-ready
+}
+
+func (a *agent) tryRow(fake *fakepod.Pod) (*v1alpha1.PodStats, error) {
+	pod, ok := a.pods.Lookup(fake.UID)
+	if !ok {
+		return nil, fmt.Errorf("the pod is not known")
+	}
+	row := &v1alpha1.PodStats{}
+	return row, a.collector.Snapshot().ReadPod(pod, row)
+}
+
+func (a *agent) row(fake *fakepod.Pod) *v1alpha1.PodStats {
+	a.t.Helper()
+	row, err := a.tryRow(fake)
+	if err != nil {
+		a.t.Fatalf("reading pod %s: %v", fake.UID, err)
+	}
+	return row
+}
+
+// counts are the counters of a row that are compared, and nothing that depends on the moment.
+type counts struct {
+	active, passive                                 int64
+	refused, timeout, unreachable, abandoned, other int64
+	resetsSent, resetsReceived                      int64
+}
+
+func (a *agent) counts(fake *fakepod.Pod) counts {
+	a.t.Helper()
+	c := a.row(fake).Connections
+	return counts{
+		active: c.OpenedActively, passive: c.OpenedPassively,
+		refused: c.FailedRefused, timeout: c.FailedTimeout, unreachable: c.FailedUnreachable,
+		abandoned: c.FailedAbandoned, other: c.FailedOther,
+		resetsSent: c.ResetsSent, resetsReceived: c.ResetsReceived,
+	}
+}
+
+// expect waits until a pod has exactly these counters.
+func (a *agent) expect(fake *fakepod.Pod, what string, want counts) {
+	a.t.Helper()
+	fakepod.Eventually(a.t, what, func() bool { return a.counts(fake) == want }, func() string {
+		return fmt.Sprintf("got %+v, want %+v", a.counts(fake), want)
+	})
+}
+
+// pair makes two pods that are joined: the first has 10.99.SUBNET.1, the second .2.
+func pair(t testing.TB, subnet int) (client, server *fakepod.Pod) {
+	t.Helper()
+	fakepod.NeedRoot(t)
+	prefix := fakepod.Prefix()
+	client, server = fakepod.New(t, prefix), fakepod.New(t, prefix)
+	fakepod.Connect(client.Namespace, server.Namespace, "eth0", "eth0", subnet)
+	return client, server
+}
+
+func addresses(subnet int) (ipv4, ipv6 string) {
+	return fmt.Sprintf("10.99.%d.2", subnet), fmt.Sprintf("fd99:%d::2", subnet)
+}
+
+// A server accepts connections in a namespace, and gives them back on request.
+type server struct {
+	t        testing.TB
+	listener net.Listener
+	accepted chan net.Conn
+}
+
+func listen(t testing.TB, n *fakepod.Namespace, address string) *server {
+	t.Helper()
+	s := &server{t: t, accepted: make(chan net.Conn, 20000)}
+	n.Do(func() {
+		var err error
+		config := net.ListenConfig{}
+		config.SetMultipathTCP(false)
+		if s.listener, err = config.Listen(context.Background(), "tcp", address); err != nil {
+			t.Errorf("listening: %v", err)
+		}
+	})
+	var running sync.WaitGroup
+	running.Go(func() {
+		defer close(s.accepted)
+		for {
+			connection, err := s.listener.Accept()
+			if err != nil {
+				return
+			}
+			s.accepted <- connection
+		}
+	})
+	t.Cleanup(func() {
+		s.listener.Close()
+		running.Wait()
+		for connection := range s.accepted {
+			connection.Close()
+		}
+	})
+	return s
+}
+
+func (s *server) address() string { return s.listener.Addr().String() }
+
+func (s *server) next() net.Conn {
+	s.t.Helper()
+	select {
+	case connection := <-s.accepted:
+		return connection
+	case <-time.After(20 * time.Second):
+		s.t.Fatal("no connection came")
+		return nil
+	}
+}
+
+// dial connects from a namespace. prepare is called with the socket before.
+func dial(n *fakepod.Namespace, address string, timeout time.Duration, prepare ...func(fd int)) (connection net.Conn, err error) {
+	n.Do(func() {
+		dialer := net.Dialer{Timeout: timeout, Control: func(_, _ string, raw syscall.RawConn) error {
+			return raw.Control(func(fd uintptr) {
+				for _, p := range prepare {
+					p(int(fd))
+				}
+			})
+		}}
+		dialer.SetMultipathTCP(false)
+		connection, err = dialer.Dial("tcp", address)
+	})
+	return connection, err
+}
+
+func mustDial(t testing.TB, n *fakepod.Namespace, address string) net.Conn {
+	t.Helper()
+	connection, err := dial(n, address, 20*time.Second)
+	if err != nil {
+		t.Fatalf("connecting: %v", err)
+	}
+	return connection
+}
+
+// connect connects a blank socket, or only begins to if it shall not block. Unlike the runtime, it does not ask the
+// socket for its error. The caller closes it.
+func connect(t testing.TB, n *fakepod.Namespace, address string, flags int, prepare ...func(fd int)) (fd int, err error) {
+	t.Helper()
+	n.Do(func() {
+		fd = blank(t, netip.MustParseAddrPort(address).Addr(), flags)
+		for _, p := range prepare {
+			p(fd)
+		}
+		err = unix.Connect(fd, sockaddr(address))
+	})
+	return fd, err
+}
+
+func blank(t testing.TB, address netip.Addr, flags int) int {
+	t.Helper()
+	family := unix.AF_INET6
+	if address.Is4() {
+		family = unix.AF_INET
+	}
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|flags, 0)
+	if err != nil {
+		t.Errorf("opening a socket: %v", err)
+	}
+	return fd
+}
+
+func sockaddr(address string) unix.Sockaddr {
+	endpoint := netip.MustParseAddrPort(address)
+	if endpoint.Addr().Is4() {
+		return &unix.SockaddrInet4{Addr: endpoint.Addr().As4(), Port: int(endpoint.Port())}
+	}
+	return &unix.SockaddrInet6{Addr: endpoint.Addr().As16(), Port: int(endpoint.Port())}
+}
+
+// snmp reads a counter of TCP from a namespace's /proc/net/snmp.
+func snmp(t testing.TB, n *fakepod.Namespace, name string) int64 {
+	t.Helper()
+	var names, values []string
+	for line := range strings.Lines(n.Run("cat", "/proc/net/snmp")) {
+		if fields := strings.Fields(line); fields[0] == "Tcp:" {
+			names, values = values, fields
+		}
+	}
+	for i := range names {
+		if names[i] == name {
+			var value int64
+			if _, err := fmt.Sscan(values[i], &value); err != nil {
+				t.Fatal(err)
+			}
+			return value
+		}
+	}
+	t.Fatalf("there is no %s in snmp", name)
+	return 0
+}
+
+func count(h *v1alpha1.Histogram) (sum int64) {
+	for _, n := range h.Counts {
+		sum += n
+	}
+	return sum
+}

@@ -1,0 +1,122 @@
+package tcp
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+
+	"github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
+	"github.com/networkobservability/networkobservability/bpf/headers"
+	bpf "github.com/networkobservability/networkobservability/bpf/tcp"
+	"github.com/networkobservability/networkobservability/nodeagent/podmap"
+)
+
+// portion is how much of an iterator's answer is read at a time: as much as the kernel gives.
+const portion = 32 << 10
+
+// live is what there is now of a pod's sockets.
+type live struct {
+	byState  [16]int64
+	requests int64
+	apiOpen  int64
+	// open is nil without an open connection.
+	open *openRTT
+}
+
+type openRTT struct{ smoothed, minimum, api headers.Histogram }
+
+func (l *live) add(socket *bpf.Socket) {
+	l.byState[socket.State&15]++
+	l.requests += int64(socket.Requests)
+	if !socket.Open() {
+		return
+	}
+	if socket.API {
+		l.apiOpen++
+	}
+	if socket.SmoothedRTT == 0 {
+		return
+	}
+	if l.open == nil {
+		l.open = &openRTT{}
+	}
+	smoothed := uint64(socket.SmoothedRTT) * 1000
+	l.open.smoothed.Add(smoothed)
+	if socket.MinimumRTT > 0 {
+		l.open.minimum.Add(uint64(socket.MinimumRTT) * 1000)
+	}
+	if socket.API {
+		l.open.api.Add(smoothed)
+	}
+}
+
+// A snapshot is of all sockets, for the rows of one answer. It is not safe for concurrent use.
+type snapshot struct {
+	collector *Collector
+	problem   error
+	// pods are by number.
+	pods map[uint64]*live
+	// totals are those of the last pod that was read.
+	totals bpf.Totals
+}
+
+// Snapshot brings the totals up to date, and reads the sockets that there are.
+func (c *Collector) Snapshot() interface {
+	ReadPod(*podmap.Pod, *v1alpha1.PodStats) error
+	ReadNode(*v1alpha1.NodeStats) error
+} {
+	s := &snapshot{collector: c, pods: map[uint64]*live{}, problem: c.problem}
+	if s.problem != nil {
+		return s
+	}
+	if c.read == nil {
+		s.problem = errors.New("open connections cannot be read, see the collector's state")
+		return s
+	}
+	c.iterating.Lock()
+	defer c.iterating.Unlock()
+	s.problem = drain(c.read, c.buffer, s.addAll)
+	return s
+}
+
+// addAll adds the sockets of which the kernel told. It never tells half of one.
+func (s *snapshot) addAll(records []byte) {
+	var socket bpf.Socket
+	for ; len(records) >= bpf.SocketSize; records = records[bpf.SocketSize:] {
+		socket.Decode((*[bpf.SocketSize]byte)(records))
+		for _, number := range [2]uint64{socket.ByNamespace, socket.ByCgroup} {
+			if number == 0 {
+				continue
+			}
+			pod := s.pods[number]
+			if pod == nil {
+				pod = &live{}
+				s.pods[number] = pod
+			}
+			pod.add(&socket)
+		}
+	}
+}
+
+// drain runs an iterator to its end.
+func drain(iterator *link.Iter, buffer []byte, add func([]byte)) error {
+	opened, err := iterator.Open()
+	if err != nil {
+		return fmt.Errorf("opening the list of sockets: %w", err)
+	}
+	defer opened.Close()
+	for {
+		n, err := opened.Read(buffer)
+		add(buffer[:n])
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil
+		case errors.Is(err, unix.EAGAIN): // a million sockets without an answer: the kernel takes breath
+		case err != nil:
+			return fmt.Errorf("reading the list of sockets: %w", err)
+		}
+	}
+}
