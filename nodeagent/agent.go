@@ -43,7 +43,7 @@ func run(ctx context.Context, o options) error {
 	certificate := serve.NewCertificate(client, o.nodeName, o.caDir, o.dataDir, func(err error) {
 		klog.ErrorS(err, "No serving certificate was gained; asking again")
 	})
-	server := serve.NewServer(newReader(pods, set), serve.Transport(o.caDir, certificate.Current))
+	server := serve.NewServer(newReader(pods, set), flowReader(set), serve.Transport(o.caDir, certificate.Current))
 	health := &serve.Health{}
 	looked := make(chan struct{})
 
@@ -122,6 +122,14 @@ func newReader(pods *podmap.Map, set *collectors.Set) *reader {
 		r.about.KernelVersion = unix.ByteSliceToString(name.Release[:])
 	}
 	return r
+}
+
+// flowReader is the history of flows; nil when flows are switched off.
+func flowReader(set *collectors.Set) serve.FlowReader {
+	if history := set.Flows(); history != nil {
+		return history
+	}
+	return nil
 }
 
 // Read implements serve.Reader.

@@ -1,6 +1,7 @@
 // Package serve answers the API server over gRPC, as apis/agent/v1alpha1/PROTOCOL.md describes.
 //
 //	serve.go        the service: limits, rows into batches
+//	flows.go        the same for flows
 //	tls.go          who may dial: TLS 1.3, the client CA as it is now, the one common name
 //	certificate.go  the agent's own certificate, asked for and renewed through certificates.k8s.io
 //	health.go       answers to the kubelet's probes
@@ -40,22 +41,26 @@ const (
 	maxStreams = 32
 )
 
-// NewServer makes a server that answers from reader to whom transport lets in.
-func NewServer(reader Reader, transport credentials.TransportCredentials) *grpc.Server {
+// NewServer makes a server that answers from reader and flows to whom transport lets in. flows is nil when they are
+// switched off.
+func NewServer(reader Reader, flows FlowReader, transport credentials.TransportCredentials) *grpc.Server {
 	server := grpc.NewServer(
 		grpc.Creds(transport),
 		grpc.MaxRecvMsgSize(v1alpha1.MaxRequestBytes),
 		grpc.MaxConcurrentStreams(maxStreams),
 	)
-	v1alpha1.RegisterAgentServer(server, &agent{reader: reader, reads: make(chan struct{}, maxReads)})
+	v1alpha1.RegisterAgentServer(server, &agent{
+		reader: reader, flows: flows, reads: make(chan struct{}, maxReads), follows: make(chan struct{}, maxFollowers),
+	})
 	return server
 }
 
 type agent struct {
 	v1alpha1.UnimplementedAgentServer
 	reader Reader
-	// reads holds a token for each read under way.
-	reads chan struct{}
+	flows  FlowReader
+	// reads holds a token for each read under way, and follows for each follower of flows.
+	reads, follows chan struct{}
 }
 
 // ReadStats implements the service.
@@ -73,13 +78,8 @@ func (a *agent) ReadStats(request *v1alpha1.ReadStatsRequest, stream grpc.Server
 }
 
 func validate(request *v1alpha1.ReadStatsRequest) error {
-	if n := len(request.GetPodKeys()); n > v1alpha1.MaxPodKeys {
-		return status.Errorf(codes.InvalidArgument, "pod_keys has %d keys, at most %d may be asked for", n, v1alpha1.MaxPodKeys)
-	}
-	for i, key := range request.GetPodKeys() {
-		if key == "" || len(key) > maxKeyBytes {
-			return status.Errorf(codes.InvalidArgument, "pod_keys[%d] has %d bytes, 1 to %d are allowed", i, len(key), maxKeyBytes)
-		}
+	if err := validateKeys(request.GetPodKeys()); err != nil {
+		return err
 	}
 	if n := len(request.GetApiServers()); n > v1alpha1.MaxAPIServers {
 		return status.Errorf(codes.InvalidArgument, "api_servers has %d addresses, at most %d may be given", n, v1alpha1.MaxAPIServers)
@@ -87,6 +87,18 @@ func validate(request *v1alpha1.ReadStatsRequest) error {
 	for i, address := range request.GetApiServers() {
 		if _, err := netip.ParseAddrPort(address); err != nil {
 			return status.Errorf(codes.InvalidArgument, "api_servers[%d]: %v", i, err)
+		}
+	}
+	return nil
+}
+
+func validateKeys(keys []string) error {
+	if n := len(keys); n > v1alpha1.MaxPodKeys {
+		return status.Errorf(codes.InvalidArgument, "pod_keys has %d keys, at most %d may be asked for", n, v1alpha1.MaxPodKeys)
+	}
+	for i, key := range keys {
+		if key == "" || len(key) > maxKeyBytes {
+			return status.Errorf(codes.InvalidArgument, "pod_keys[%d] has %d bytes, 1 to %d are allowed", i, len(key), maxKeyBytes)
 		}
 	}
 	return nil

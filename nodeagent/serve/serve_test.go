@@ -148,12 +148,14 @@ type setup struct {
 	current          atomic.Pointer[tls.Certificate]
 }
 
-func newSetup(t *testing.T, reader Reader) *setup {
+func newSetup(t *testing.T, reader Reader) *setup { return newSetupWithFlows(t, reader, nil) }
+
+func newSetupWithFlows(t *testing.T, reader Reader, flows FlowReader) *setup {
 	s := &setup{t: t, clients: newAuthority(t), serving: newAuthority(t), caDir: t.TempDir()}
 	write(t, filepath.Join(s.caDir, v1alpha1.ClientCAKey), s.clients.bundle())
 	own := s.serving.serving(t)
 	s.current.Store(&own)
-	server := NewServer(reader, Transport(s.caDir, s.current.Load))
+	server := NewServer(reader, flows, Transport(s.caDir, s.current.Load))
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
