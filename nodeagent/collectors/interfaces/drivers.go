@@ -49,12 +49,14 @@ func asked(links []netlink.Link, uplinks map[int]bool) (names []string) {
 	return names
 }
 
-// askDrivers asks drivers for their statistics. It does not wait longer than its patience, nor does it ask again while
-// one has not answered yet.
+// askDrivers asks drivers for their statistics, for one reader after the other. It does not wait longer than its patience,
+// and a driver that is stuck holds up one goroutine, not one for each reader.
 func (c *Collector) askDrivers(names []string) (map[string]driver, error) {
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
 	select {
 	case c.asking <- struct{}{}:
-	default:
+	case <-timer.C:
 		return nil, errors.New("a driver has not yet answered an earlier reader")
 	}
 	// Opened by the caller's thread, the socket speaks of the caller's network namespace on every thread.
@@ -63,25 +65,20 @@ func (c *Collector) askDrivers(names []string) (map[string]driver, error) {
 		<-c.asking
 		return nil, fmt.Errorf("opening a socket for drivers: %w", err)
 	}
-	answers := make(chan map[string]driver, 1)
-	failed := make(chan error, 1)
+	type answer struct {
+		drivers map[string]driver
+		err     error
+	}
+	answers := make(chan answer, 1)
 	go func() {
 		defer func() { <-c.asking }()
 		defer unix.Close(socket)
-		found, err := ask(socket, names)
-		if err != nil {
-			failed <- err
-			return
-		}
-		answers <- found
+		drivers, err := ask(socket, names)
+		answers <- answer{drivers, err}
 	}()
-	timer := time.NewTimer(patience)
-	defer timer.Stop()
 	select {
-	case found := <-answers:
-		return found, nil
-	case err := <-failed:
-		return nil, err
+	case got := <-answers:
+		return got.drivers, got.err
 	case <-timer.C:
 		return nil, fmt.Errorf("drivers have not answered within %v", patience)
 	}
