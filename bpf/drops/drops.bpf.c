@@ -142,14 +142,14 @@ struct {
 	__type(value, __u64); // packets on the wire
 } drop_rows SEC(".maps");
 
-// How many rows a pod can have: with ports of their own, and in all.
-#define PORT_ROWS 512
-#define ALL_ROWS 768
+// How many rows a pod can have in each direction: with ports of their own, and in all. What others send to a pod does
+// not take the rows of what it sends itself.
+#define PORT_ROWS 256
+#define ALL_ROWS 384
 
 struct account {
 	__u64 unsorted; // packets that are in no row, for want of space
-	__u32 rows;
-	__u32 unused;
+	__u32 rows[2]; // by direction
 };
 
 struct {
@@ -425,13 +425,13 @@ static __noinline __u64 pod_of_cgroup(struct sock *sk)
 
 static __always_inline __u64 *new_row(struct account *account, const struct row *row, __u32 limit)
 {
+	__u32 *rows = row->direction == RECEIVE ? &account->rows[RECEIVE] : &account->rows[TRANSMIT];
 	__u64 zero = 0;
 
-	if (account->rows >= limit)
+	if (*rows >= limit)
 		return NULL;
-	if (__sync_fetch_and_add(&account->rows, 1) >= limit ||
-	    bpf_map_update_elem(&drop_rows, row, &zero, BPF_NOEXIST))
-		__sync_fetch_and_add(&account->rows, -1); // too late, or another CPU was faster
+	if (__sync_fetch_and_add(rows, 1) >= limit || bpf_map_update_elem(&drop_rows, row, &zero, BPF_NOEXIST))
+		__sync_fetch_and_add(rows, -1); // too late, or another CPU was faster
 	return bpf_map_lookup_elem(&drop_rows, row);
 }
 

@@ -63,17 +63,16 @@ type Row struct {
 	_           uint8
 }
 
-// PortRows and AllRows are how many rows a pod can have: with a port, and in all.
+// PortRows and AllRows are how many rows a pod can have in each direction: with a port, and in all.
 const (
-	PortRows = 512
-	AllRows  = 768
+	PortRows = 256
+	AllRows  = 384
 )
 
 // Account is struct account.
 type Account struct {
 	Unsorted uint64
-	Rows     uint32
-	_        uint32
+	Rows     [2]uint32 // by direction
 }
 
 // Code is a reason as programs write it: the number within its subsystem in the lower 12 bits, and the subsystem's in

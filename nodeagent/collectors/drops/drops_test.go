@@ -5,10 +5,10 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 
-	"github.com/cilium/ebpf"
 	"go.uber.org/goleak"
 
 	"github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
@@ -32,14 +32,14 @@ type node struct {
 	stop      func()
 }
 
-type option func(*options)
-
 type options struct {
 	bpffs     string
 	without   []string
 	flows     bool
 	noSockets bool // as kernels before 6.11
-	unified   string
+	// Where cgroup version 2 is, and the pods that use the node's network.
+	unified string
+	guests  []*podmap.Pod
 }
 
 // startNode starts an agent's part for pods. own is the node's network namespace; nil for the test's.
@@ -66,7 +66,7 @@ func startNode(t testing.TB, o options, own *fakepod.Namespace, fakes ...*fakepo
 		mine[fake.UID] = true
 	}
 	changed := func(all []*podmap.Pod) {
-		var pods []*podmap.Pod
+		pods := slices.Clone(o.guests)
 		for _, pod := range all {
 			if mine[pod.Key] {
 				pods = append(pods, pod)
@@ -109,7 +109,7 @@ func startNode(t testing.TB, o options, own *fakepod.Namespace, fakes ...*fakepo
 		case found = <-seen:
 		default:
 		}
-		return found == len(fakes)
+		return found == len(fakes)+len(o.guests)
 	})
 	return n
 }
@@ -120,6 +120,11 @@ func (n *node) pod(fake *fakepod.Pod) *v1alpha1.Drops {
 	if !ok {
 		n.t.Fatalf("pod %s is not known", fake.UID)
 	}
+	return n.read(pod)
+}
+
+func (n *node) read(pod *podmap.Pod) *v1alpha1.Drops {
+	n.t.Helper()
 	row := &v1alpha1.PodStats{}
 	if err := n.collector.Snapshot().ReadPod(pod, row); err != nil {
 		n.t.Fatal(err)
@@ -214,5 +219,3 @@ func TestWithoutHook(t *testing.T) {
 	}
 	none.Close()
 }
-
-var _ = ebpf.ErrNotSupported
