@@ -49,6 +49,7 @@ type Cells [directions][cells]Counters
 
 // Totals is the value of the map's entry 0, of each CPU.
 type Totals struct {
+	_ [2]uint64 // the programs' own
 	Cells
 	// Unparsed are IP packets that are in no flow, because their headers cannot be parsed. The flows hold all others.
 	Unparsed uint64
@@ -77,7 +78,7 @@ type Notes struct {
 	// TransmitBase is what the pod's interfaces had sent, in buffers, before counting began on them, less what
 	// interfaces that have gone had sent in all.
 	TransmitBase int64
-	_            [30]uint64 // up to the size of Totals
+	_            [32]uint64 // up to the size of Totals
 }
 
 const (
