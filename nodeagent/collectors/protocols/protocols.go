@@ -4,9 +4,10 @@
 // In snmp, Tcp counts both IP versions, Udp, Ip and Icmp only version 4; those of version 6 are in snmp6. ICMP is counted
 // by type there, so IcmpMsg (the same by number) is not needed.
 //
-// What a read costs is the kernel's: opening three files and adding up their counters over all CPUs, netstat twice where
-// its text is longer than the page that the kernel tries first. Files cannot be kept open, because an open one keeps
-// the namespace alive after its pod.
+// What a read costs is the kernel's: opening three files, adding up their counters over all CPUs and writing them out,
+// netstat twice where its text is longer than the page that the kernel tries first. Nine tenths of about 130 us a pod
+// are that (Linux 6.18, two CPUs). Files cannot be kept open, because an open one keeps the namespace alive after its
+// pod.
 package protocols
 
 import (

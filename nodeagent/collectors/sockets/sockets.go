@@ -1,7 +1,7 @@
 // Package sockets reads how much memory sockets use, and where the kernel begins to refuse it, from
 // /proc/net/sockstat{,6} and /proc/sys/net/ipv4/{tcp,udp}_mem.
 //
-// Memory of TCP and UDP, and its limits, are the whole kernel's. The number of sockets, TCP's orphans and the fragments
+// Memory of TCP and UDP, its limits, and TCP's orphans are the whole kernel's. The number of sockets and the fragments
 // that wait for others are the network namespace's.
 package sockets
 
