@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -176,12 +177,12 @@ type server struct {
 	accepted chan net.Conn
 }
 
-func listen(t testing.TB, n *fakepod.Namespace, address string) *server {
+func listen(t testing.TB, n *fakepod.Namespace, address string, prepare ...func(fd int)) *server {
 	t.Helper()
 	s := &server{t: t, accepted: make(chan net.Conn, 20000)}
 	n.Do(func() {
 		var err error
-		config := net.ListenConfig{}
+		config := net.ListenConfig{Control: control(prepare)}
 		config.SetMultipathTCP(false)
 		if s.listener, err = config.Listen(context.Background(), "tcp", address); err != nil {
 			t.Errorf("listening: %v", err)
@@ -224,17 +225,21 @@ func (s *server) next() net.Conn {
 // dial connects from a namespace. prepare is called with the socket before.
 func dial(n *fakepod.Namespace, address string, timeout time.Duration, prepare ...func(fd int)) (connection net.Conn, err error) {
 	n.Do(func() {
-		dialer := net.Dialer{Timeout: timeout, Control: func(_, _ string, raw syscall.RawConn) error {
-			return raw.Control(func(fd uintptr) {
-				for _, p := range prepare {
-					p(int(fd))
-				}
-			})
-		}}
+		dialer := net.Dialer{Timeout: timeout, Control: control(prepare)}
 		dialer.SetMultipathTCP(false)
 		connection, err = dialer.Dial("tcp", address)
 	})
 	return connection, err
+}
+
+func control(prepare []func(fd int)) func(string, string, syscall.RawConn) error {
+	return func(_, _ string, raw syscall.RawConn) error {
+		return raw.Control(func(fd uintptr) {
+			for _, p := range prepare {
+				p(int(fd))
+			}
+		})
+	}
 }
 
 func mustDial(t testing.TB, n *fakepod.Namespace, address string) net.Conn {
@@ -251,7 +256,7 @@ func mustDial(t testing.TB, n *fakepod.Namespace, address string) net.Conn {
 func connect(t testing.TB, n *fakepod.Namespace, address string, flags int, prepare ...func(fd int)) (fd int, err error) {
 	t.Helper()
 	n.Do(func() {
-		fd = blank(t, netip.MustParseAddrPort(address).Addr(), flags)
+		fd = blank(t, address, flags)
 		for _, p := range prepare {
 			p(fd)
 		}
@@ -260,10 +265,10 @@ func connect(t testing.TB, n *fakepod.Namespace, address string, flags int, prep
 	return fd, err
 }
 
-func blank(t testing.TB, address netip.Addr, flags int) int {
+func blank(t testing.TB, address string, flags int) int {
 	t.Helper()
 	family := unix.AF_INET6
-	if address.Is4() {
+	if netip.MustParseAddrPort(address).Addr().Is4() {
 		family = unix.AF_INET
 	}
 	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|flags, 0)
@@ -284,23 +289,42 @@ func sockaddr(address string) unix.Sockaddr {
 // snmp reads a counter of TCP from a namespace's /proc/net/snmp.
 func snmp(t testing.TB, n *fakepod.Namespace, name string) int64 {
 	t.Helper()
+	return kernelCounter(t, n, "/proc/net/snmp", "Tcp:", name)
+}
+
+// netstat reads one of those that Linux has beyond the standard's.
+func netstat(t testing.TB, n *fakepod.Namespace, name string) int64 {
+	t.Helper()
+	return kernelCounter(t, n, "/proc/net/netstat", "TcpExt:", name)
+}
+
+func kernelCounter(t testing.TB, n *fakepod.Namespace, file, group, name string) int64 {
+	t.Helper()
 	var names, values []string
-	for line := range strings.Lines(n.Run("cat", "/proc/net/snmp")) {
-		if fields := strings.Fields(line); fields[0] == "Tcp:" {
+	for line := range strings.Lines(n.Run("cat", file)) {
+		if fields := strings.Fields(line); fields[0] == group {
 			names, values = values, fields
 		}
 	}
 	for i := range names {
 		if names[i] == name {
-			var value int64
-			if _, err := fmt.Sscan(values[i], &value); err != nil {
-				t.Fatal(err)
-			}
+			value, err := strconv.ParseInt(values[i], 10, 64)
+			must(t, err)
 			return value
 		}
 	}
-	t.Fatalf("there is no %s in snmp", name)
+	t.Fatalf("there is no %s in %s", name, file)
 	return 0
+}
+
+// rising are all counters of a row that must never fall.
+func rising(row *v1alpha1.PodStats) []int64 {
+	c := row.Connections
+	return []int64{
+		c.OpenedActively, c.OpenedPassively, c.FailedRefused, c.FailedTimeout, c.FailedUnreachable, c.FailedAbandoned,
+		c.FailedOther, c.ResetsSent, c.ResetsReceived, c.BytesAcked, c.BytesReceived, c.SegmentsSent, c.SegmentsReceived,
+		c.SegmentsRetransmitted, count(c.ClosedSmoothedRtt), count(c.ClosedMinimumRtt),
+	}
 }
 
 func count(h *v1alpha1.Histogram) (sum int64) {

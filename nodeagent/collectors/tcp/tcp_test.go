@@ -2,8 +2,11 @@ package tcp
 
 import (
 	"errors"
+	"io"
 	"net"
 	"testing"
+	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -154,4 +157,285 @@ func TestFailed(t *testing.T) {
 		}
 	}
 	agent.expect(serverPod, "answering closed ports", counts{resetsSent: 2 * n})
+}
+
+// TestResets: every RST is counted once on each side, whatever made it: a socket that is cut off, data that nobody
+// reads, and data for one that is gone.
+func TestResets(t *testing.T) {
+	const n = 20
+	client, serverPod := pair(t, 3)
+	agent := newMachine(t).start(t, nil, client, serverPod)
+	ipv4, ipv6 := addresses(3)
+	ways := map[string]func(near, far net.Conn){
+		"cut off": func(near, far net.Conn) {
+			must(t, near.(*net.TCPConn).SetLinger(0))
+			near.Close()
+			_, _ = io.Copy(io.Discard, far)
+			far.Close()
+		},
+		"unread": func(near, far net.Conn) {
+			_, err := far.Write(make([]byte, 10))
+			must(t, err)
+			waitReadable(t, near)
+			near.Close()
+			_, _ = io.Copy(io.Discard, far)
+			far.Close()
+		},
+		"too late": func(near, far net.Conn) {
+			near.Close()
+			_, err := io.Copy(io.Discard, far)
+			must(t, err)
+			_, err = far.Write(make([]byte, 10))
+			must(t, err)
+			_, _ = io.Copy(io.Discard, far)
+			far.Close()
+		},
+	}
+	var opened int64
+	for name, way := range ways {
+		for _, address := range []string{net.JoinHostPort(ipv4, "80"), net.JoinHostPort(ipv6, "80")} {
+			server := listen(t, serverPod.Namespace, address)
+			for range n {
+				near := mustDial(t, client.Namespace, address)
+				way(near, server.next())
+				opened++
+			}
+			server.listener.Close()
+		}
+		agent.expect(client, name, counts{active: opened, resetsSent: opened})
+		agent.expect(serverPod, name, counts{passive: opened, resetsReceived: opened})
+	}
+	for _, pod := range []*fakepod.Pod{client, serverPod} {
+		if want, got := snmp(t, pod.Namespace, "OutRsts"), agent.counts(pod).resetsSent; got != want {
+			t.Errorf("%d resets sent, and the namespace says %d", got, want)
+		}
+	}
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// waitReadable waits until there is something to read, and leaves it.
+func waitReadable(t testing.TB, connection net.Conn) {
+	t.Helper()
+	raw, err := connection.(*net.TCPConn).SyscallConn()
+	must(t, err)
+	must(t, raw.Read(func(fd uintptr) bool {
+		n, _, err := unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		return err == nil && n > 0
+	}))
+}
+
+// An unusual test has two pods, of which the second listens.
+type unusual struct {
+	*testing.T
+	agent             *agent
+	client, serverPod *fakepod.Pod
+	ip, address       string
+	server            *server
+}
+
+// TestUnusual: what is rare is counted as what it is.
+func TestUnusual(t *testing.T) {
+	client, serverPod := pair(t, 4)
+	ipv4, _ := addresses(4)
+	u := unusual{
+		T: t, agent: newMachine(t).start(t, nil, client, serverPod), client: client, serverPod: serverPod,
+		ip: ipv4, address: net.JoinHostPort(ipv4, "80"),
+	}
+	u.server = listen(t, serverPod.Namespace, u.address)
+	u.disconnectAndConnect()
+	u.failAndConnect()
+	u.noFreePort()
+	u.bothAtOnce()
+	u.fastOpen()
+}
+
+func (t unusual) disconnectAndConnect() {
+	fd, err := connect(t, t.client.Namespace, t.address, 0)
+	must(t, err)
+	defer unix.Close(fd)
+	_, err = unix.Write(fd, make([]byte, 3000))
+	must(t, err)
+	_, err = io.ReadFull(t.server.next(), make([]byte, 3000))
+	must(t, err)
+	t.agent.expect(t.client, "connecting", counts{active: 1})
+	before := t.agent.row(t.client).Connections
+	must(t, disconnect(fd))
+	fakepod.Eventually(t, "disconnecting", func() bool { return t.agent.row(t.client).Connections.Established == 0 })
+	t.client.Do(func() { err = unix.Connect(fd, sockaddr(t.address)) })
+	must(t, err)
+	t.agent.expect(t.client, "connecting again", counts{active: 2, resetsSent: 1})
+	after := t.agent.row(t.client).Connections
+	// SYN and ACK again.
+	if after.BytesAcked != before.BytesAcked+1 || after.SegmentsSent != before.SegmentsSent+2 || after.Established != 1 {
+		t.Errorf("before %v, after %v", before, after)
+	}
+	if count(after.ClosedSmoothedRtt) != 1 {
+		t.Errorf("%d round-trip times of closed connections", count(after.ClosedSmoothedRtt))
+	}
+}
+
+func (t unusual) failAndConnect() {
+	before := t.agent.counts(t.client)
+	fd, err := connect(t, t.client.Namespace, net.JoinHostPort(t.ip, "9"), 0)
+	defer unix.Close(fd)
+	if !errors.Is(err, unix.ECONNREFUSED) {
+		t.Fatal(err)
+	}
+	t.client.Do(func() { err = unix.Connect(fd, sockaddr(t.address)) })
+	must(t, err)
+	before.active++
+	before.refused++
+	before.resetsReceived++
+	t.agent.expect(t.client, "connecting after a failure", before)
+}
+
+func (t unusual) noFreePort() {
+	before := t.agent.counts(t.client)
+	ports := t.client.Run("sysctl", "-n", "net.ipv4.ip_local_port_range")
+	t.client.Run("sysctl", "-q", "-w", "net.ipv4.ip_local_port_range=20000 20000")
+	defer t.client.Run("sysctl", "-q", "-w", "net.ipv4.ip_local_port_range="+ports)
+	first, err := connect(t, t.client.Namespace, t.address, 0)
+	must(t, err)
+	defer unix.Close(first)
+	second, err := connect(t, t.client.Namespace, t.address, 0)
+	defer unix.Close(second)
+	if !errors.Is(err, unix.EADDRNOTAVAIL) {
+		t.Fatal(err)
+	}
+	before.active++
+	before.other++
+	t.agent.expect(t.client, "connecting without a port", before)
+}
+
+// bothAtOnce makes a connection of one socket, whose SYN is answered by itself: what two sockets do that connect to each
+// other at once.
+func (t unusual) bothAtOnce() {
+	const self = "127.0.0.1:20001"
+	before := t.agent.counts(t.client)
+	fd, err := connect(t, t.client.Namespace, self, 0, func(fd int) { must(t, unix.Bind(fd, sockaddr(self))) })
+	must(t, err)
+	defer unix.Close(fd)
+	before.active++
+	t.agent.expect(t.client, "connecting to itself", before)
+}
+
+// fastOpen sends data with the SYN, once the first connection has brought the cookie for that.
+func (t unusual) fastOpen() {
+	for _, pod := range []*fakepod.Pod{t.client, t.serverPod} {
+		pod.Run("sysctl", "-q", "-w", "net.ipv4.tcp_fastopen=3")
+	}
+	address := net.JoinHostPort(t.ip, "81")
+	server := listen(t, t.serverPod.Namespace, address, func(fd int) {
+		must(t, unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_FASTOPEN, 16))
+	})
+	near, far := t.agent.counts(t.client), t.agent.counts(t.serverPod)
+	bytes := t.agent.row(t.client).Connections.BytesAcked
+	for range 2 {
+		var fd int
+		var err error
+		t.client.Do(func() {
+			fd = blank(t, address, 0)
+			err = unix.Sendto(fd, make([]byte, 100), unix.MSG_FASTOPEN, sockaddr(address))
+		})
+		must(t, err)
+		_, err = io.ReadFull(server.next(), make([]byte, 100))
+		must(t, err)
+		defer unix.Close(fd)
+	}
+	near.active += 2
+	far.passive += 2
+	t.agent.expect(t.client, "opening fast", near)
+	t.agent.expect(t.serverPod, "opening fast", far)
+	fakepod.Eventually(t, "all being acknowledged", func() bool {
+		return t.agent.row(t.client).Connections.BytesAcked == bytes+2*101
+	})
+	if fast := netstat(t, t.client.Namespace, "TCPFastOpenActive"); fast != 1 {
+		t.Errorf("%d connections were opened with data in the SYN, want 1", fast)
+	}
+}
+
+// disconnect lets go of the peer, so that the socket may be connected anew.
+func disconnect(fd int) error {
+	var unspecified unix.RawSockaddrInet4 // AF_UNSPEC
+	_, _, errno := unix.RawSyscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&unspecified)), unsafe.Sizeof(unspecified))
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// TestSumsOnlyRise: while connections come, carry something and go, nothing that is read is ever smaller than before,
+// and in the end everything is in the sums, once.
+func TestSumsOnlyRise(t *testing.T) {
+	const workers, each, bytes = 8, 100, 20000
+	client, serverPod := pair(t, 5)
+	agent := newMachine(t).start(t, nil, client, serverPod)
+	ipv4, _ := addresses(5)
+	address := net.JoinHostPort(ipv4, "80")
+	server := listen(t, serverPod.Namespace, address)
+	done := make(chan struct{})
+	for range workers {
+		go func() {
+			defer func() { done <- struct{}{} }()
+			for range each {
+				near, err := dial(client.Namespace, address, time.Minute)
+				if err != nil {
+					t.Errorf("connecting: %v", err)
+					return
+				}
+				_, _ = near.Write(make([]byte, bytes))
+				near.Close()
+			}
+		}()
+		go func() {
+			defer func() { done <- struct{}{} }()
+			for range each {
+				far := server.next()
+				_, _ = io.Copy(io.Discard, far)
+				far.Close()
+			}
+		}()
+	}
+	readings := 0
+	last := map[*fakepod.Pod][]int64{}
+	read := func() {
+		readings++
+		for _, pod := range []*fakepod.Pod{client, serverPod} {
+			now := rising(agent.row(pod))
+			for i := range last[pod] {
+				if now[i] < last[pod][i] {
+					t.Fatalf("reading %d: counter %d fell from %d to %d", readings, i, last[pod][i], now[i])
+				}
+			}
+			last[pod] = now
+		}
+	}
+	for ended := 0; ended < 2*workers; {
+		select {
+		case <-done:
+			ended++
+		default:
+			read()
+		}
+	}
+	t.Logf("%d readings", readings)
+	const all = workers * each
+	fakepod.Eventually(t, "closing", func() bool {
+		read()
+		c := agent.row(client).Connections
+		return c.Established+c.FinWait1+c.FinWait2+c.CloseWait+c.LastAck+c.Closing == 0 && count(c.ClosedSmoothedRtt) == all
+	})
+	// A FIN takes a number in the sequence.
+	if c := agent.row(serverPod).Connections; c.BytesReceived != all*(bytes+1) || c.OpenedPassively != all {
+		t.Errorf("%d opened and %d bytes received, want %d and %d", c.OpenedPassively, c.BytesReceived, all, all*(bytes+1))
+	}
+	if c := agent.row(client).Connections; c.SegmentsRetransmitted != snmp(t, client.Namespace, "RetransSegs") {
+		t.Errorf("%d retransmitted, and the namespace says %d", c.SegmentsRetransmitted, snmp(t, client.Namespace, "RetransSegs"))
+	}
 }
