@@ -97,7 +97,7 @@ func parseEvent(sample []byte) (event, bool) {
 // take takes what an event tells. The sample is used again afterwards.
 func (c *Collector) take(sample []byte) {
 	e, ok := parseEvent(sample)
-	if !ok {
+	if !ok || c.config.Names == 0 { // a former agent may have wanted names
 		return
 	}
 	var name string

@@ -31,7 +31,7 @@ type addressBook struct {
 
 type peer struct {
 	name   string
-	until  time.Time
+	until  int64 // in seconds since the Unix epoch
 	number uint64
 }
 
@@ -58,7 +58,7 @@ func (p *peers) add(pod uint64, a answer, name string, now time.Time) {
 	}
 	book.made++
 	ttl := min(max(a.ttl, leastTTL), mostTTL)
-	book.names[a.address] = peer{name: name, until: now.Add(ttl), number: book.made}
+	book.names[a.address] = peer{name: name, until: now.Add(ttl).Unix(), number: book.made}
 	book.order = append(book.order, place{a.address, book.made})
 	if len(book.order) > 2*mostPeers {
 		book.tidy()
@@ -105,7 +105,7 @@ func (p *peers) name(pod uint64, address netip.Addr, now time.Time) string {
 		return ""
 	}
 	found, ok := book.names[address]
-	if !ok || now.After(found.until) {
+	if !ok || now.Unix() > found.until {
 		return ""
 	}
 	return found.name
