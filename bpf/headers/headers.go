@@ -114,6 +114,9 @@ type FlowTable struct{ Created, Failed uint64 }
 // InspectDNS is the slot of the program that looks at packets of port 53.
 const InspectDNS uint32 = 0
 
+// Inspectors are the slots by the name of the collector that fills them.
+var Inspectors = map[string]uint32{"dns": InspectDNS}
+
 // MapSpecs are the maps that the headers declare, by the name that programs give them. They are made by
 // nodeagent/pins, once a node.
 func MapSpecs() map[string]*ebpf.MapSpec {

@@ -74,6 +74,9 @@ type Set struct {
 	flows   *flows.Collector
 	shared  map[string]*ebpf.Map
 
+	// preparing is what went wrong before collectors began.
+	preparing error
+
 	mu sync.Mutex
 	// indexing is what went wrong when pods were last told to the kernel.
 	indexing   error
@@ -221,7 +224,7 @@ func (r *Reading) Node() *v1alpha1.NodeStats {
 func (s *Set) problems() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return note(nil, "pods", s.indexing)
+	return note(note(nil, "preparing", s.preparing), "pods", s.indexing)
 }
 
 // States says of each collector whether it works.

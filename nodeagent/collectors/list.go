@@ -1,11 +1,13 @@
 package collectors
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 
 	"github.com/cilium/ebpf"
 
+	"github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
 	"github.com/networkobservability/networkobservability/nodeagent/collectors/conntrack"
 	"github.com/networkobservability/networkobservability/nodeagent/collectors/dns"
 	"github.com/networkobservability/networkobservability/nodeagent/collectors/drops"
@@ -54,21 +56,26 @@ var list = []registration{
 	{"softnet", func(*maker) collector { return softnet.New("/proc") }},
 	{"infiniband", func(*maker) collector { return infiniband.New("/sys") }},
 	{"drops", func(m *maker) collector {
-		return drops.New(drops.Config{
+		c := drops.New(drops.Config{
 			Root: m.root, Shared: m.shared, Without: m.options.WithoutHooks, Flows: m.options.enabled("flows"),
 		})
+		m.dropReason = c.Reason
+		return c
 	}},
 	{"tcp", func(m *maker) collector {
 		return tcp.New(tcp.Config{Root: m.root, Shared: m.shared, Without: m.options.WithoutHooks})
 	}},
 	{"dns", func(m *maker) collector {
-		return dns.New(dns.Config{
+		c := dns.New(dns.Config{
 			Root: m.root, Shared: m.shared, Without: m.options.WithoutHooks, Names: m.options.DNS.Names,
 		})
+		m.peerName = c.PeerName
+		return c
 	}},
 	{"flows", func(m *maker) collector {
 		return flows.New(flows.Config{
 			Root: m.root, Shared: m.shared, History: m.options.Flows.History, MaxAge: m.options.Flows.MaxAge.Duration,
+			Reason: m.dropReason, PeerName: m.peerName,
 		})
 	}},
 }
@@ -88,6 +95,10 @@ type maker struct {
 	options Options
 	root    string
 	shared  map[string]*ebpf.Map
+
+	// What collectors offer to those after them; nil when they are off.
+	dropReason func(uint16) (string, v1alpha1.Drop_Class)
+	peerName   func(pod uint64, peer netip.Addr) string
 }
 
 // New makes the collectors.
@@ -97,7 +108,7 @@ func New(environment Environment, options Options) *Set {
 	if options.needsMaps() {
 		var err error
 		if m.shared, err = pins.Shared(m.root); err != nil {
-			s.indexing = fmt.Errorf("opening the maps of this node: %w", err)
+			s.preparing = fmt.Errorf("opening the maps of this node: %w", err)
 		} else {
 			s.shared = m.shared
 			s.index = podindex.New(m.shared, environment.CgroupRoot)
@@ -107,6 +118,8 @@ func New(environment Environment, options Options) *Set {
 		e := entry{collector: nothing(one.name), off: options.off(one.name)}
 		if e.off == "" {
 			e.collector = one.make(m)
+		} else if err := pins.Forget(m.root, m.shared, one.name); err != nil {
+			s.preparing = errors.Join(s.preparing, err)
 		}
 		s.entries = append(s.entries, e)
 		if f, ok := e.collector.(*flows.Collector); ok {

@@ -55,6 +55,32 @@ func Maps(folder string, specs map[string]*ebpf.MapSpec) (map[string]*ebpf.Map, 
 	return opened, nil
 }
 
+// Forget removes what a collector that is switched off has left in the kernel when it was on: its links and maps, of
+// all layouts, and its place among the programs that look closer at packets.
+func Forget(root string, shared map[string]*ebpf.Map, collector string) error {
+	folders, err := filepath.Glob(filepath.Join(root, collector+"-v*"))
+	if err != nil {
+		return fmt.Errorf("listing pins: %w", err)
+	}
+	var problems []error
+	for _, folder := range folders {
+		problems = append(problems, os.RemoveAll(folder))
+	}
+	if slot, ok := headers.Inspectors[collector]; ok {
+		for _, name := range []string{"inspectors", "cgroup_inspectors"} {
+			if array := shared[name]; array != nil {
+				if err := array.Delete(slot); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+					problems = append(problems, err)
+				}
+			}
+		}
+	}
+	if err := errors.Join(problems...); err != nil {
+		return fmt.Errorf("removing what %s had left: %w", collector, err)
+	}
+	return nil
+}
+
 // CloseAll closes maps; pinned ones stay.
 func CloseAll(maps map[string]*ebpf.Map) {
 	for _, m := range maps {

@@ -12,7 +12,7 @@ import (
 // ownNamespace stands for the namespace of the listener, which the kernel does not number.
 const ownNamespace = -1
 
-// An event is an interface that came, changed or went, or a whole namespace that went.
+// An event is an interface that came, changed or went, got or lost an address, or a whole namespace that went.
 type event struct {
 	// namespace is the number that the namespace has in that of the listener.
 	namespace int
@@ -27,7 +27,7 @@ const (
 	vanished
 )
 
-// A listener hears of interfaces that come, change or go, in its own network namespace and in every one that has a
+// A listener hears of interfaces that come, change or go, and of their addresses, in its own network namespace and in every one that has a
 // number there, and of namespaces that go.
 type listener struct {
 	socket *os.File
@@ -40,7 +40,7 @@ func listen() (*listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening a route socket: %w", err)
 	}
-	groups := uint32(1<<(unix.RTNLGRP_LINK-1) | 1<<(unix.RTNLGRP_NSID-1))
+	groups := uint32(1<<(unix.RTNLGRP_LINK-1) | 1<<(unix.RTNLGRP_NSID-1) | 1<<(unix.RTNLGRP_IPV4_IFADDR-1) | 1<<(unix.RTNLGRP_IPV6_IFADDR-1))
 	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups}); err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("subscribing to interfaces: %w", err)
@@ -91,11 +91,16 @@ func (l *listener) run(heard func(event)) error {
 // is all ones.
 func read(message []byte) (what change, ok bool) {
 	const changeMask = unix.NLMSG_HDRLEN + 12 // in struct ifinfomsg
-	if len(message) < changeMask+4 {
+	if len(message) < unix.NLMSG_HDRLEN {
 		return 0, false
 	}
 	switch binary.NativeEndian.Uint16(message[4:]) {
+	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
+		return changed, true
 	case unix.RTM_NEWLINK:
+		if len(message) < changeMask+4 {
+			return 0, false
+		}
 		if binary.NativeEndian.Uint32(message[changeMask:]) == ^uint32(0) {
 			return appeared, true
 		}

@@ -37,7 +37,7 @@ type Pod struct {
 	Cgroup string
 	// NetnsCookie is the number of its network namespace, never used again until the next boot.
 	NetnsCookie uint64
-	// Revision changes whenever an interface in the pod's namespace may have changed.
+	// Revision changes whenever an interface in the pod's namespace, or an address of one, may have changed.
 	Revision uint64
 
 	process *process
