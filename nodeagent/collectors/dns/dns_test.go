@@ -19,6 +19,7 @@ import (
 	"github.com/cilium/ebpf/link"
 	"go.uber.org/goleak"
 	"golang.org/x/net/dns/dnsmessage"
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
@@ -74,6 +75,7 @@ type pod struct {
 	key        string
 	peer       *fakepod.Namespace
 	ipv4, ipv6 string // of the peer
+	programs   [2]*ebpf.Program
 }
 
 func (m *machine) newPod(subnet int) pod {
@@ -83,7 +85,7 @@ func (m *machine) newPod(subnet int) pod {
 		ipv4: fmt.Sprintf("10.99.%d.2", subnet), ipv6: fmt.Sprintf("fd99:%d::2", subnet),
 	}
 	fakepod.Connect(p.Namespace, p.peer, "eth0", "host0", subnet)
-	programs := m.programs(p.key, traffic.Ether)
+	p.programs = m.programs(p.key, traffic.Ether)
 	p.Do(func() {
 		iface, err := net.InterfaceByName("eth0")
 		if err != nil {
@@ -91,7 +93,7 @@ func (m *machine) newPod(subnet int) pod {
 			return
 		}
 		for direction, kind := range []ebpf.AttachType{ebpf.AttachTCXIngress, ebpf.AttachTCXEgress} {
-			attached, err := link.AttachTCX(link.TCXOptions{Interface: iface.Index, Program: programs[direction], Attach: kind})
+			attached, err := link.AttachTCX(link.TCXOptions{Interface: iface.Index, Program: p.programs[direction], Attach: kind})
 			if errors.Is(err, link.ErrNotSupported) {
 				m.t.Skip("the kernel has no tcx")
 			}
@@ -620,4 +622,41 @@ func BenchmarkRead(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// BenchmarkExchange is what a packet of DNS costs in the kernel, with its counting and with pairing behind it. Times are
+// the kernel's own, of each of the two programs.
+func BenchmarkExchange(b *testing.B) {
+	stats, err := ebpf.EnableStats(unix.BPF_STATS_RUN_TIME)
+	if err != nil {
+		b.Skipf("the kernel does not measure programs: %v", err)
+	}
+	defer stats.Close()
+	m := newMachine(b)
+	p := m.newPod(1)
+	serve(b, p.peer, p.ipv4)
+	c := dial(b, p.Namespace, "udp", p.ipv4+":53")
+	measure := func(b *testing.B) {
+		var before [2]*ebpf.ProgramStats
+		for direction, program := range p.programs {
+			if before[direction], err = program.Stats(); err != nil {
+				b.Fatal(err)
+			}
+		}
+		for b.Loop() {
+			c.ask("ok.my-namespace.svc.cluster.local.", dnsmessage.TypeA)
+		}
+		for direction, unit := range []string{"receive-ns/packet", "transmit-ns/packet"} {
+			after, err := p.programs[direction].Stats()
+			if err != nil {
+				b.Fatal(err)
+			}
+			spent, count := after.Runtime-before[direction].Runtime, after.RunCount-before[direction].RunCount
+			b.ReportMetric(float64(spent.Nanoseconds())/float64(count), unit)
+		}
+	}
+	b.Run("counted only", measure)
+	collector := New(Config{Root: m.root, Shared: m.shared, Names: 20})
+	defer collector.Close()
+	b.Run("paired", measure)
 }
