@@ -237,7 +237,7 @@ static __always_inline void read_ports(const struct bytes *bytes, __u32 offset, 
 	}
 }
 
-static __always_inline void read_ipv4(const struct bytes *bytes, __u32 offset, struct packet *packet)
+static __always_inline bool read_ipv4(const struct bytes *bytes, __u32 offset, struct packet *packet)
 {
 	struct {
 		__u8 length, tos;
@@ -247,8 +247,8 @@ static __always_inline void read_ipv4(const struct bytes *bytes, __u32 offset, s
 		__u32 from, to;
 	} ip;
 
-	if (!get(bytes, offset, &ip, sizeof(ip)))
-		return;
+	if (!offset || !get(bytes, offset, &ip, sizeof(ip)) || ip.length >> 4 != 4)
+		return false;
 	packet->version = 4;
 	packet->ttl = ip.ttl;
 	packet->protocol = ip.protocol;
@@ -256,25 +256,12 @@ static __always_inline void read_ipv4(const struct bytes *bytes, __u32 offset, s
 	map_ipv4(&packet->to, ip.to);
 	if (!(ip.fragment & bpf_htons(0x1fff)))
 		read_ports(bytes, offset + (ip.length & 15) * 4, packet);
+	return true;
 }
 
-static __always_inline void read_ipv6(const struct bytes *bytes, __u32 offset, struct packet *packet)
+// read_options walks over extension headers to the transport header.
+static __always_inline void read_options(const struct bytes *bytes, __u32 offset, struct packet *packet)
 {
-	struct {
-		__u32 flow;
-		__u16 length;
-		__u8 next, hops;
-		struct address from, to;
-	} ip;
-
-	if (!get(bytes, offset, &ip, sizeof(ip)))
-		return;
-	packet->version = 6;
-	packet->ttl = ip.hops;
-	packet->protocol = ip.next;
-	packet->from = ip.from;
-	packet->to = ip.to;
-	offset += sizeof(ip);
 	for (int i = 0; i < 6; i++) {
 		struct {
 			__u8 next, length;
@@ -309,11 +296,24 @@ static __always_inline void read_ipv6(const struct bytes *bytes, __u32 offset, s
 	}
 }
 
-static __always_inline bool begins(const struct bytes *bytes, __u32 offset, __u8 version)
+static __always_inline bool read_ipv6(const struct bytes *bytes, __u32 offset, struct packet *packet)
 {
-	__u8 first = 0;
+	struct {
+		__u8 version, flow[3];
+		__u16 length;
+		__u8 next, hops;
+		struct address from, to;
+	} ip;
 
-	return offset && get(bytes, offset, &first, sizeof(first)) && first >> 4 == version;
+	if (!offset || !get(bytes, offset, &ip, sizeof(ip)) || ip.version >> 4 != 6)
+		return false;
+	packet->version = 6;
+	packet->ttl = ip.hops;
+	packet->protocol = ip.next;
+	packet->from = ip.from;
+	packet->to = ip.to;
+	read_options(bytes, offset + sizeof(ip), packet);
+	return true;
 }
 
 // read_packet finds the headers in the linear part. What it cannot find stays 0.
@@ -322,31 +322,22 @@ static __noinline int read_packet(struct sk_buff *skb, struct packet *packet)
 	struct bytes bytes = { .head = skb->head, .tail = skb->tail };
 	struct skb_shared_info *info = (void *)(skb->head + skb->end);
 	__u16 protocol = skb->protocol, size = 0, segments = 0;
-	__u32 offset = skb->network_header;
-	__u8 version;
+	// Fresh from a driver, a packet begins with the network header before this is noted.
+	__u32 noted = skb->network_header, begin = skb->data - skb->head;
 
 	bpf_probe_read_kernel(&size, sizeof(size), &info->gso_size);
-	bpf_probe_read_kernel(&segments, sizeof(segments), &info->gso_segs);
-	if (size && !segments) // virtual machines hand over super-packets without saying how many segments they are
-		segments = (skb->len + size - 1) / size;
+	if (size) {
+		bpf_probe_read_kernel(&segments, sizeof(segments), &info->gso_segs);
+		if (!segments) // virtual machines hand over super-packets without saying how many segments they are
+			segments = (skb->len + size - 1) / size;
+	}
 	packet->segments = segments ?: 1;
 
 	// A packet of which the kernel has not said what it is yet may have anything for a network header.
 	if (protocol == bpf_htons(ETH_P_IP))
-		version = 4;
-	else if (protocol == bpf_htons(ETH_P_IPV6))
-		version = 6;
-	else
-		return 0;
-	if (!begins(&bytes, offset, version)) {
-		offset = skb->data - skb->head; // fresh from a driver
-		if (!begins(&bytes, offset, version))
-			return 0;
-	}
-	if (version == 4)
-		read_ipv4(&bytes, offset, packet);
-	else
-		read_ipv6(&bytes, offset, packet);
+		return read_ipv4(&bytes, noted, packet) || read_ipv4(&bytes, begin, packet);
+	if (protocol == bpf_htons(ETH_P_IPV6))
+		return read_ipv6(&bytes, noted, packet) || read_ipv6(&bytes, begin, packet);
 	return 0;
 }
 
@@ -496,41 +487,49 @@ static __noinline int mark_flow(const struct packet *packet, __u64 pod, enum dir
 	return 0;
 }
 
-// count adds the packet to a pod's rows. Every packet is in exactly one row or unsorted.
+// place finds or makes the row of a packet, or the one without its port where a pod has too many rows, or the account's
+// count of what is in no row. It is NULL only where there is no space for the pod.
+static __always_inline __u64 *place(struct row *row)
+{
+	struct account *account = bpf_map_lookup_elem(&drop_accounts, &row->pod);
+	__u64 *packets = NULL;
+
+	if (!account) {
+		struct account none = {};
+
+		bpf_map_update_elem(&drop_accounts, &row->pod, &none, BPF_NOEXIST);
+		account = bpf_map_lookup_elem(&drop_accounts, &row->pod);
+		if (!account)
+			return NULL;
+	}
+	if (row->port) {
+		packets = new_row(account, row, PORT_ROWS);
+		if (packets)
+			return packets;
+		row->port = 0;
+		packets = bpf_map_lookup_elem(&drop_rows, row);
+	}
+	if (!packets)
+		packets = new_row(account, row, ALL_ROWS);
+	return packets ?: &account->unsorted;
+}
+
+// count adds the packet to a pod's rows. Every packet is in exactly one row, or unsorted.
 static __noinline int count(const struct packet *packet, __u64 pod, enum direction direction, enum attribution attribution)
 {
 	struct row row = {
 		.pod = pod, .reason = packet->reason, .port = bpf_ntohs(packet->destination),
 		.direction = direction, .protocol = packet->protocol, .attribution = attribution,
 	};
-	struct account *account = bpf_map_lookup_elem(&drop_accounts, &pod);
-	__u64 *packets;
+	__u64 *packets = bpf_map_lookup_elem(&drop_rows, &row);
+	__u32 zero = 0;
 
-	if (!account) {
-		struct account none = {};
-
-		bpf_map_update_elem(&drop_accounts, &pod, &none, BPF_NOEXIST);
-		account = bpf_map_lookup_elem(&drop_accounts, &pod);
-	}
-	if (!account) {
-		__u32 zero = 0;
-
-		packets = bpf_map_lookup_elem(&drop_lost, &zero);
-		if (packets)
-			__sync_fetch_and_add(packets, packet->segments);
-		return 0;
-	}
-	packets = bpf_map_lookup_elem(&drop_rows, &row);
 	if (!packets)
-		packets = new_row(account, &row, row.port ? PORT_ROWS : ALL_ROWS);
-	if (!packets && row.port) {
-		row.port = 0;
-		packets = bpf_map_lookup_elem(&drop_rows, &row);
-		if (!packets)
-			packets = new_row(account, &row, ALL_ROWS);
-	}
-	__sync_fetch_and_add(packets ?: &account->unsorted, packet->segments);
-
+		packets = place(&row);
+	if (!packets)
+		packets = bpf_map_lookup_elem(&drop_lost, &zero);
+	if (packets)
+		__sync_fetch_and_add(packets, packet->segments);
 	if (packet->flow && pod != NODE)
 		mark_flow(packet, pod, direction);
 	return 0;
@@ -666,7 +665,10 @@ static __always_inline int count_passing(const struct settings *settings, struct
 		owner = pod_of_net(sender->__sk_common.skc_net.net->net_cookie);
 	}
 	if (dev) {
-		here = pod_of_net(dev->nd_net.net->net_cookie);
+		if (sender && dev->nd_net.net == sender->__sk_common.skc_net.net)
+			here = owner;
+		else
+			here = pod_of_net(dev->nd_net.net->net_cookie);
 		if (!here)
 			return 0; // another node's, or inside of a pod's own
 	} else if (sender && !owner) {
