@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -399,4 +400,40 @@ func TestChecksums(t *testing.T) {
 			expect(t, w.of(w.a), kind{port: int32(port)}, 0)
 		}
 	})
+}
+
+// A rule that rejects gives the reason of one that drops. Its answer is on its way when the packet is dropped.
+func TestReject(t *testing.T) {
+	w := newWorld(t, options{})
+	w.router.RunInput("table inet r { chain c {\ntype filter hook forward priority 0; udp dport 7270 reject\n}\n}", "nft", "-f", "-")
+	for range times {
+		raw(t, w.a.Namespace, datagram(4, udp, 1, 2, 64, udpTo(7270, 0)), 1)
+	}
+	for pod, direction := range map[*fakepod.Pod]v1alpha1.Direction{w.a: transmit, w.b: receive} {
+		expect(t, w.of(pod), kind{reason: "NETFILTER_DROP", class: policy, direction: direction, attribution: byAddress, protocol: udp, port: 7270}, times)
+	}
+}
+
+// The kernel answers by sockets that it lends to the pod's namespace. When the answer is dropped on the node, they are
+// back in the first namespace, which is the node's: still it is the pod's answer.
+func TestAnswersOfTheKernel(t *testing.T) {
+	w := newWorld(t, options{first: true})
+	w.router.RunInput("table netdev gate { chain c {\ntype filter hook ingress device veth1 priority 0; meta l4proto tcp drop\n}\n}", "nft", "-f", "-")
+	const resets = 20
+	before := statistic(w.a.Namespace, "TcpOutRsts")
+	for range resets {
+		w.b.Do(func() {
+			if connection, err := net.DialTimeout("tcp", "10.99.1.1:7280", 10*time.Millisecond); err == nil {
+				connection.Close()
+				t.Error("connected to a closed port")
+			}
+		})
+	}
+	sent := statistic(w.a.Namespace, "TcpOutRsts") - before
+	if sent < resets {
+		t.Fatalf("%d resets were sent", sent)
+	}
+	expect(t, w.of(w.a), kind{reason: "NETFILTER_DROP", direction: transmit, attribution: byAddress, protocol: tcp}, sent)
+	expect(t, w.of(w.b), kind{reason: "NETFILTER_DROP", direction: receive, attribution: byAddress, protocol: tcp}, sent)
+	expect(t, w.self, kind{reason: "NETFILTER_DROP", protocol: tcp}, 0)
 }

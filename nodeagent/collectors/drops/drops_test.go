@@ -13,6 +13,7 @@ import (
 
 	"github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
 	bpf "github.com/networkobservability/networkobservability/bpf/drops"
+	"github.com/networkobservability/networkobservability/bpf/headers"
 	"github.com/networkobservability/networkobservability/nodeagent/fakepod"
 	"github.com/networkobservability/networkobservability/nodeagent/pins"
 	"github.com/networkobservability/networkobservability/nodeagent/podindex"
@@ -40,6 +41,8 @@ type options struct {
 	// Where cgroup version 2 is, and the pods that use the node's network.
 	unified string
 	guests  []*podmap.Pod
+	// first is true when the test's own namespace is the node's, too.
+	first bool
 }
 
 // startNode starts an agent's part for pods. own is the node's network namespace; nil for the test's.
@@ -81,6 +84,15 @@ func startNode(t testing.TB, o options, own *fakepod.Namespace, fakes ...*fakepo
 			follow()
 		} else {
 			own.Do(follow)
+		}
+		if o.first {
+			cookie, err := podmap.Cookie()
+			if err == nil {
+				err = shared["pods_by_netns"].Put(cookie, headers.Node)
+			}
+			if err != nil {
+				t.Error(err)
+			}
 		}
 		n.collector.Follow(pods)
 		select {
