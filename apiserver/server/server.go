@@ -17,7 +17,9 @@ import (
 	"github.com/networkobservability/networkobservability/apis/networkobservability/v1alpha1"
 	"github.com/networkobservability/networkobservability/apiserver/agents"
 	"github.com/networkobservability/networkobservability/apiserver/certificates"
+	"github.com/networkobservability/networkobservability/apiserver/registry/directory"
 	"github.com/networkobservability/networkobservability/apiserver/registry/live"
+	"github.com/networkobservability/networkobservability/apiserver/registry/networkflows"
 	"github.com/networkobservability/networkobservability/apiserver/registry/nodenetworkstats"
 	"github.com/networkobservability/networkobservability/apiserver/registry/podnetworkstats"
 )
@@ -53,15 +55,29 @@ func Run(ctx context.Context, o *Options) error {
 	pods := podnetworkstats.NewREST(cluster.kubernetes, fleetReader{fleet}, o.WatchInterval)
 	nodes := nodenetworkstats.NewREST(cluster.kubernetes, fleetReader{fleet}, o.WatchInterval)
 
-	server, err := newServer(config, pods, nodes, healthz.NamedCheck("certificates", func(*http.Request) error { return manager.Ready() }))
+	names, err := directory.New(directory.Config{Client: cluster.kubernetes})
 	if err != nil {
 		return err
 	}
-	return serve(ctx, server, manager.Run, fleet.Run, pods.Run, nodes.Run)
+	pods.Observe(names)
+	flowReader, err := agents.NewFlows(fleet, nil)
+	if err != nil {
+		return err
+	}
+	flows, err := networkflows.NewREST(networkflows.Config{Source: flowSource{flowReader}, Names: names})
+	if err != nil {
+		return err
+	}
+
+	server, err := newServer(config, pods, nodes, flows, healthz.NamedCheck("certificates", func(*http.Request) error { return manager.Ready() }))
+	if err != nil {
+		return err
+	}
+	return serve(ctx, server, manager.Run, fleet.Run, pods.Run, nodes.Run, names.Run, flows.Run)
 }
 
 // newServer makes the generic server with our group, ready when the resources and the further checks are.
-func newServer(config *genericapiserver.RecommendedConfig, pods, nodes *live.REST, checks ...healthz.HealthChecker) (*genericapiserver.GenericAPIServer, error) {
+func newServer(config *genericapiserver.RecommendedConfig, pods, nodes *live.REST, flows *networkflows.REST, checks ...healthz.HealthChecker) (*genericapiserver.GenericAPIServer, error) {
 	server, err := config.Complete().New(name, genericapiserver.NewEmptyDelegate())
 	if err != nil {
 		return nil, fmt.Errorf("making the server: %w", err)
@@ -71,6 +87,7 @@ func newServer(config *genericapiserver.RecommendedConfig, pods, nodes *live.RES
 	group.VersionedResourcesStorageMap[v1alpha1.SchemeGroupVersion.Version] = map[string]rest.Storage{
 		"podnetworkstats":  pods,
 		"nodenetworkstats": nodes,
+		"networkflows":     flows,
 	}
 	if err := server.InstallAPIGroup(&group); err != nil {
 		return nil, fmt.Errorf("installing %s: %w", v1alpha1.GroupName, err)
@@ -78,6 +95,7 @@ func newServer(config *genericapiserver.RecommendedConfig, pods, nodes *live.RES
 	checks = append(checks,
 		healthz.NamedCheck("pods", func(*http.Request) error { return pods.Synced() }),
 		healthz.NamedCheck("nodes", func(*http.Request) error { return nodes.Synced() }),
+		healthz.NamedCheck("directory", func(*http.Request) error { return flows.Synced() }),
 	)
 	if err := server.AddReadyzChecks(checks...); err != nil {
 		return nil, fmt.Errorf("adding readiness checks: %w", err)

@@ -86,7 +86,9 @@ func start(t *testing.T, view *livetest.View, agents *livetest.Agents) *restclie
 	client := clientOf(view)
 	pods := podnetworkstats.NewREST(client, agents, 100*time.Millisecond)
 	nodes := nodenetworkstats.NewREST(client, agents, 100*time.Millisecond)
-	server, err := newServer(config, pods, nodes)
+	names, flows := flowsOf(t, client, nil)
+	pods.Observe(names)
+	server, err := newServer(config, pods, nodes, flows)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +96,7 @@ func start(t *testing.T, view *livetest.View, agents *livetest.Agents) *restclie
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if err := serve(ctx, server, pods.Run, nodes.Run); err != nil {
+		if err := serve(ctx, server, pods.Run, nodes.Run, names.Run, flows.Run); err != nil {
 			t.Error(err)
 		}
 	}()

@@ -144,7 +144,7 @@ func TestAgentRights(t *testing.T) {
 	}
 }
 
-// Pod statistics come with view; node statistics and anything else do not.
+// Pod statistics and flows come with view; node statistics and anything else do not.
 func TestViewRole(t *testing.T) {
 	for _, object := range build(t) {
 		role, ok := object.(*rbacv1.ClusterRole)
@@ -152,7 +152,7 @@ func TestViewRole(t *testing.T) {
 			continue
 		}
 		for _, rule := range role.Rules {
-			if strings.Join(rule.Resources, " ") != "podnetworkstats" || strings.Join(rule.Verbs, " ") != "get list watch" {
+			if strings.Join(rule.Resources, " ") != "podnetworkstats networkflows" || strings.Join(rule.Verbs, " ") != "get list watch" {
 				t.Errorf("%s adds to view: %v %v", role.Name, rule.Verbs, rule.Resources)
 			}
 		}

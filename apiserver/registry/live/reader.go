@@ -130,8 +130,8 @@ const (
 	maxWarning = 1024
 )
 
-// warning is one line about the nodes that gave no answer.
-func warning(silent []error, asked int) string {
+// Warning is one line about the nodes that gave no answer.
+func Warning(silent []error, asked int) string {
 	var text strings.Builder
 	fmt.Fprintf(&text, "%d of %d nodes did not answer: ", len(silent), asked)
 	for i, err := range silent {
@@ -151,9 +151,9 @@ func warning(silent []error, asked int) string {
 	return text.String()
 }
 
-// unavailable is the answer when nothing could be read. It carries no Retry-After: clients would keep users waiting
+// Unavailable is the answer when nothing could be read. It carries no Retry-After: clients would keep users waiting
 // through ten tries.
-func unavailable(ctx context.Context, err error) error {
+func Unavailable(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return apierrors.NewTimeoutError(fmt.Sprintf("reading from the nodes: %v", ctx.Err()), 0)
 	}

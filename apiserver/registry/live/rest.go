@@ -176,7 +176,7 @@ func (r *REST) Get(ctx context.Context, name string, options *metav1.GetOptions)
 		err = readings[0].Err
 	}
 	if err != nil {
-		return nil, unavailable(ctx, err)
+		return nil, Unavailable(ctx, err)
 	}
 	object := r.kind.Object(record, readings[0])
 	object.SetResourceVersion(v.String())
@@ -235,10 +235,10 @@ func (r *REST) List(ctx context.Context, options *metainternalversion.ListOption
 	}
 	readings, silent, asked, err := readAhead(ctx, r.reader, page.records, r.nextPages(options, selection, page))
 	if err != nil {
-		return nil, unavailable(ctx, err)
+		return nil, Unavailable(ctx, err)
 	}
 	if len(silent) > 0 {
-		serverwarning.AddWarning(ctx, "", warning(silent, asked))
+		serverwarning.AddWarning(ctx, "", Warning(silent, asked))
 	}
 	if first == (version{}) {
 		first = page.version

@@ -1,0 +1,253 @@
+package directory
+
+import (
+	"errors"
+	"iter"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"k8s.io/utils/clock"
+
+	"github.com/networkobservability/networkobservability/apiserver/registry/live"
+)
+
+const (
+	// remember is for how long what went is known: the agents' history and five minutes more.
+	remember = 35 * time.Minute
+	// maxGone bounds how many that went are known.
+	maxGone = 200_000
+	// sweepEvery is how often what went long ago is forgotten.
+	sweepEvery = time.Minute
+)
+
+// An Owner is who holds an address: a pod, a Service or a node. Exactly one field is set. What it points to is
+// shared and must not be changed.
+type Owner struct {
+	Pod     *live.Record
+	Service *Service
+	Node    string
+}
+
+// A Service is what is known of one.
+type Service struct {
+	Namespace, Name string
+	Ports           []ServicePort
+}
+
+// A ServicePort is a port of a Service. Protocol is as in the Kubernetes API: TCP, UDP or SCTP.
+type ServicePort struct {
+	Name, Protocol string
+	Port           int32
+}
+
+// PortName is the name of a port; empty when it has none.
+func (s *Service) PortName(protocol string, port int32) string {
+	for _, one := range s.Ports {
+		if one.Port == port && one.Protocol == protocol {
+			return one.Name
+		}
+	}
+	return ""
+}
+
+// Directory is safe for concurrent use.
+type Directory struct {
+	clock   clock.WithTicker
+	sources sources
+	maxGone int
+
+	mu sync.RWMutex
+	// pods are by the keys by which agents name them, Services by namespace/name, nodes by name.
+	pods, services, nodes map[string]*holder
+	byNamespace           map[string]map[*holder]struct{}
+	addresses             map[netip.Addr][]span
+	// conventional are addresses that are a node's unless somebody is known to hold them, by node.
+	conventional map[netip.Addr]string
+	// gone are those that went, in this order.
+	gone       []*holder
+	podsListed bool
+}
+
+// A holder is one that holds addresses, or held them.
+type holder struct {
+	table map[string]*holder
+	key   string
+	owner Owner
+	// addresses are those it holds; held are all it ever held, which are those with spans of it.
+	addresses, held []netip.Addr
+	// gone is when it went; zero while it is there.
+	gone time.Time
+}
+
+// Synced fails until all pods, Services and nodes are known.
+func (d *Directory) Synced() error {
+	d.mu.RLock()
+	listed := d.podsListed
+	d.mu.RUnlock()
+	if !listed || !d.sources.synced() {
+		return errors.New("the cluster's pods, Services and nodes are not listed yet")
+	}
+	return nil
+}
+
+// Pod is the pod that agents know by a key, also one that went.
+func (d *Directory) Pod(key string) (*live.Record, bool) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	h := d.pods[key]
+	if h == nil {
+		return nil, false
+	}
+	return h.owner.Pod, true
+}
+
+// Pods are the pods of a namespace, or of all when it is empty, with those that went, and whether they are there.
+func (d *Directory) Pods(namespace string) iter.Seq2[*live.Record, bool] {
+	return func(yield func(*live.Record, bool) bool) {
+		for _, one := range d.known(namespace) {
+			if !yield(one.pod, one.there) {
+				return
+			}
+		}
+	}
+}
+
+type known struct {
+	pod   *live.Record
+	there bool
+}
+
+// known is a copy, since whoever goes through it may take his time.
+func (d *Directory) known(namespace string) []known {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	var all []known
+	if namespace != "" {
+		for h := range d.byNamespace[namespace] {
+			all = append(all, known{h.owner.Pod, h.gone.IsZero()})
+		}
+		return all
+	}
+	all = make([]known, 0, len(d.pods))
+	for _, h := range d.pods {
+		all = append(all, known{h.owner.Pod, h.gone.IsZero()})
+	}
+	return all
+}
+
+// Nodes are the names of the nodes that are there, in order.
+func (d *Directory) Nodes() []string {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	names := make([]string, 0, len(d.nodes))
+	for name, h := range d.nodes {
+		if h.gone.IsZero() {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// hashLabel is put by a Deployment on its ReplicaSets' pods; its value ends the ReplicaSet's name.
+const hashLabel = "pod-template-hash"
+
+// Workload is what a pod belongs to: its controller, and the Deployment of a ReplicaSet that has one. Both are empty for
+// a pod of its own.
+func Workload(pod *live.Record) (kind, name string) {
+	if hash := pod.Labels[hashLabel]; pod.OwnerKind == "ReplicaSet" && hash != "" {
+		if deployment, ok := strings.CutSuffix(pod.OwnerName, "-"+hash); ok {
+			return "Deployment", deployment
+		}
+	}
+	return pod.OwnerKind, pod.OwnerName
+}
+
+// put makes a holder of the table hold these addresses and no others. since is when it can have begun to.
+func (d *Directory) put(table map[string]*holder, key string, owner Owner, addresses []netip.Addr, since time.Time) {
+	now := d.clock.Now()
+	h := table[key]
+	if h == nil || !h.gone.IsZero() {
+		d.forgetIn(h)
+		h = &holder{table: table, key: key}
+		table[key] = h
+	}
+	h.owner = owner
+	for _, address := range h.addresses {
+		if !slices.Contains(addresses, address) {
+			d.closeSpan(address, h, now)
+		}
+	}
+	for _, address := range addresses {
+		if !slices.Contains(h.addresses, address) {
+			d.openSpan(address, h, since, now)
+		}
+	}
+	h.addresses = addresses
+	if owner.Pod != nil {
+		d.index(h)
+	}
+}
+
+func (d *Directory) index(h *holder) {
+	namespace := h.owner.Pod.Namespace
+	if d.byNamespace[namespace] == nil {
+		d.byNamespace[namespace] = map[*holder]struct{}{}
+	}
+	d.byNamespace[namespace][h] = struct{}{}
+}
+
+// remove notes that one went.
+func (d *Directory) remove(table map[string]*holder, key string) {
+	h := table[key]
+	if h == nil || !h.gone.IsZero() {
+		return
+	}
+	h.gone = d.clock.Now()
+	for _, address := range h.addresses {
+		d.closeSpan(address, h, h.gone)
+	}
+	h.addresses = nil
+	d.gone = append(d.gone, h)
+	for len(d.gone) > d.maxGone {
+		d.forgetFirst()
+	}
+}
+
+// sweep forgets those that went long ago.
+func (d *Directory) sweep() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	now := d.clock.Now()
+	for len(d.gone) > 0 && now.Sub(d.gone[0].gone) > remember {
+		d.forgetFirst()
+	}
+}
+
+func (d *Directory) forgetFirst() {
+	h := d.gone[0]
+	d.gone[0] = nil // Else the queue would keep it until it grows.
+	d.gone = d.gone[1:]
+	if h.table[h.key] == h {
+		delete(h.table, h.key)
+	}
+	d.forgetIn(h)
+	for _, address := range h.held {
+		d.dropSpans(address, h)
+	}
+}
+
+// forgetIn takes a holder, which may be nil, out of the index of namespaces.
+func (d *Directory) forgetIn(h *holder) {
+	if h == nil || h.owner.Pod == nil {
+		return
+	}
+	namespace := h.owner.Pod.Namespace
+	delete(d.byNamespace[namespace], h)
+	if len(d.byNamespace[namespace]) == 0 {
+		delete(d.byNamespace, namespace)
+	}
+}
