@@ -431,14 +431,13 @@ static __always_inline void fill_key6(union key6 *key, __u64 *addresses, enum di
 }
 
 // begin_flow makes an entry, unless another CPU has done so meanwhile. It says whether it did.
-static __noinline int begin_flow(void *table, void *key, enum direction direction)
+static __noinline int begin_flow(void *table, void *key, enum direction direction, __u64 now)
 {
-	struct flow flow = { .begun_by = direction };
+	struct flow flow = { .first = now, .last = now, .begun_by = direction };
 	struct flow_table *counts;
 	__u32 zero = 0;
 	long problem;
 
-	flow.first = flow.last = bpf_ktime_get_coarse_ns();
 	problem = bpf_map_update_elem(table, key, &flow, BPF_NOEXIST);
 	counts = bpf_map_lookup_elem(&flow_table, &zero);
 	if (problem == -17) // EEXIST
@@ -467,8 +466,8 @@ static __noinline void note_flags(struct flow *flow, enum direction direction, _
 	}
 }
 
-// coarse_now is bpf_ktime_get_coarse_ns, which changes with each tick and costs 15 ns. The number of ticks costs one.
-// Interrupted in between, it is late by one tick at most.
+// coarse_now is bpf_ktime_get_coarse_ns, which changes with each tick and costs 15 ns to ask. The number of ticks costs
+// one. It changes a little earlier than the clock does, so this can be late by a tick; CPUs may differ by that.
 static __always_inline __u64 coarse_now(struct totals *sum)
 {
 	__u64 tick = bpf_jiffies64();
@@ -480,13 +479,11 @@ static __always_inline __u64 coarse_now(struct totals *sum)
 	return sum->now;
 }
 
-static __always_inline void add_to_flow(struct flow *flow, struct frame *frame, struct transport *transport, struct totals *sum)
+static __always_inline void add_to_flow(struct flow *flow, struct frame *frame, struct transport *transport, __u64 now)
 {
-	__u64 now = coarse_now(sum);
-
 	__sync_fetch_and_add(&flow->halves[frame->direction].packets, frame->packets);
 	__sync_fetch_and_add(&flow->halves[frame->direction].bytes, frame->bytes);
-	if (flow->last != now)
+	if (flow->last < now)
 		flow->last = now;
 	if (transport->protocol == IPPROTO_TCP && transport->flags & ~flow->flags[frame->direction])
 		note_flags(flow, frame->direction, transport->flags);
@@ -495,14 +492,15 @@ static __always_inline void add_to_flow(struct flow *flow, struct frame *frame, 
 static __always_inline void follow(struct frame *frame, struct transport *transport, struct totals *sum, void *table, void *key)
 {
 	struct flow *flow = bpf_map_lookup_elem(table, key);
+	__u64 now = coarse_now(sum);
 
 	if (!flow) {
-		if (begin_flow(table, key, frame->direction))
+		if (begin_flow(table, key, frame->direction, now))
 			add(&sum->flows_created, 1, frame->is_socket);
 		flow = bpf_map_lookup_elem(table, key);
 	}
 	if (flow)
-		add_to_flow(flow, frame, transport, sum);
+		add_to_flow(flow, frame, transport, now);
 }
 
 // reject4 marks the flow of a packet that did not reach its destination, which is quoted at an offset. Whoever got

@@ -282,7 +282,7 @@ func needRoot(t testing.TB) {
 }
 
 // ownNamespace makes a network namespace with interfaces 1, loopback, and 2, and gives a way to run something in it.
-func ownNamespace(t *testing.T) (inside func(do func())) {
+func ownNamespace(t testing.TB) (inside func(do func())) {
 	t.Helper()
 	work, done := make(chan func()), make(chan struct{})
 	go func() {
