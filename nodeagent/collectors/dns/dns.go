@@ -5,11 +5,40 @@
 // with a budget for each pod: what is beyond is counted as lost, and changes no other number. They begin anew with the
 // agent. From the same responses it is known under which name a pod looked an address up (PeerName).
 //
-//	dns.go      the collector: loading, reading rows, forgetting pods
-//	events.go   what comes through the ring buffer, and giving up queries
-//	names.go    names as text, the names most asked for
-//	peers.go    names by address
-//	message.go  decoding of responses
+// What the numbers mean:
+//
+//   - A pod counts as a client only: what it sends to port 53, and what it receives from there. The queries that a
+//     server of DNS receives are not its own.
+//
+//   - queries are messages, so one that is asked again counts again. Types beyond the first 16 that a pod asks for are
+//     counted as type 65535. Updates, notifications and other messages that look nothing up are not counted.
+//
+//   - responses are all that come over UDP, also those that answer nothing; the values of latency are how many answered
+//     a query, and each query is answered once. Codes are those of the header: what EDNS adds to them is not read.
+//
+//   - latency is from when a question was first asked to its answer; a question that is asked again with the same id is
+//     the same one.
+//
+//   - unanswered are questions without answer for 10 s. An answer that comes later counts as a response.
+//
+//   - unparsed are UDP packets in which there is no message, no whole question, or an opcode that does not exist.
+//
+//   - lost are exchanges of which the name is not known: more than 1,024 questions of the pod were open (their answers
+//     have no latency then), more than 200 answers came in a second, no agent ran to read them, or the response does not
+//     repeat the question.
+//
+//   - Over TCP a message is read where its length stands at the beginning of a segment, or behind a message that does;
+//     queries must be in one segment. What is not read is in no number.
+//
+//   - names are counted when a question is answered or given up. Only answers to what a pod asked name anything.
+//
+//   - The node's row is the sum of its pods, those that have gone included. What processes outside of pods ask is in none.
+//
+//     dns.go      the collector: loading, reading rows, forgetting pods
+//     events.go   what comes through the ring buffer, and giving up queries
+//     names.go    names as text, the names most asked for
+//     peers.go    names by address
+//     message.go  decoding of responses
 package dns
 
 import (
