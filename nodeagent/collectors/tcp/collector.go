@@ -45,8 +45,8 @@ type Config struct {
 // Collector follows TCP sockets. Its methods are safe for concurrent use, but calls of Follow must not overlap.
 type Collector struct {
 	folder string
-	// problem is why nothing works.
-	problem error
+	// problem is why nothing works, incomplete why rows lack something.
+	problem, incomplete error
 	traced  *pins.Traced
 	// byCgroup tells which pods in the node's network can be told from it.
 	byCgroup *ebpf.Map
@@ -97,8 +97,16 @@ func (c *Collector) start(config Config) error {
 	if c.traced, err = pins.Trace(c.folder, spec, config.Shared, config.Without); err != nil {
 		return err
 	}
-	c.read = c.iterator(bpf.ProgramRead, c.traced.Maps[bpf.MapSockets])
-	c.seed = c.iterator(bpf.ProgramSeed, nil)
+	c.read = c.iterator(spec.Programs[bpf.ProgramRead], c.traced.Maps[bpf.MapSockets])
+	c.seed = c.iterator(spec.Programs[bpf.ProgramSeed], nil)
+	for name, without := range map[string]string{
+		bpf.ProgramStateChanges: "connections that were opened or closed since then are not counted",
+		bpf.ProgramRead:         "open connections cannot be read",
+	} {
+		if cause := c.traced.Problems[spec.Programs[name].AttachTo]; cause != nil {
+			c.incomplete = errors.Join(c.incomplete, fmt.Errorf("%s: %w", without, cause))
+		}
+	}
 	// What a former agent learned stays until APIServers.
 	address := net.JoinHostPort(os.Getenv("KUBERNETES_SERVICE_HOST"), os.Getenv("KUBERNETES_SERVICE_PORT"))
 	if endpoint, err := netip.ParseAddrPort(address); err == nil {
@@ -110,14 +118,14 @@ func (c *Collector) start(config Config) error {
 }
 
 // iterator makes a program that is run on request ready to run; nil where that cannot be, which the state says.
-func (c *Collector) iterator(name string, over *ebpf.Map) *link.Iter {
-	program := c.traced.Iterators[name]
+func (c *Collector) iterator(spec *ebpf.ProgramSpec, over *ebpf.Map) *link.Iter {
+	program := c.traced.Iterators[spec.Name]
 	if program == nil {
 		return nil
 	}
 	ready, err := link.AttachIter(link.IterOptions{Program: program, Map: over})
 	if err != nil {
-		c.traced.Problems[name] = fmt.Errorf("attaching: %w", err)
+		c.traced.Problems[spec.AttachTo] = fmt.Errorf("attaching: %w", err)
 		return nil
 	}
 	return ready

@@ -18,12 +18,13 @@ import (
 
 // ReadPod fills in the pod's connections, and those to the Kubernetes API. The error says what is missing, and why.
 func (s *snapshot) ReadPod(pod *podmap.Pod, row *v1alpha1.PodStats) (err error) {
-	row.Connections, row.ApiServer, err = s.fill(headers.PodNumber(pod.Key))
-	if err != nil || pod.HostNetwork {
+	if row.Connections, row.ApiServer, err = s.fill(headers.PodNumber(pod.Key)); err != nil {
 		return err
 	}
-	row.Connections.TimeWait, err = timeWait(pod.ReadFile("net/sockstat", nil))
-	return err
+	if !pod.HostNetwork {
+		row.Connections.TimeWait, err = timeWait(pod.ReadFile("net/sockstat", nil))
+	}
+	return errors.Join(s.collector.incomplete, err)
 }
 
 // ReadNode fills in the same of the node's network namespace.
@@ -32,7 +33,7 @@ func (s *snapshot) ReadNode(row *v1alpha1.NodeStats) (err error) {
 		return err
 	}
 	row.Connections.TimeWait, err = timeWait(os.ReadFile("/proc/thread-self/net/sockstat"))
-	return err
+	return errors.Join(s.collector.incomplete, err)
 }
 
 func (s *snapshot) fill(number uint64) (*v1alpha1.Connections, *v1alpha1.APIServer, error) {

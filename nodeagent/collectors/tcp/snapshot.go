@@ -69,11 +69,7 @@ func (c *Collector) Snapshot() interface {
 	ReadNode(*v1alpha1.NodeStats) error
 } {
 	s := &snapshot{collector: c, pods: map[uint64]*live{}, problem: c.problem}
-	if s.problem != nil {
-		return s
-	}
-	if c.read == nil {
-		s.problem = errors.New("open connections cannot be read, see the collector's state")
+	if s.problem != nil || c.read == nil {
 		return s
 	}
 	c.iterating.Lock()
