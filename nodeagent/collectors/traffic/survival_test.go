@@ -1,6 +1,8 @@
 package traffic
 
 import (
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -60,6 +62,46 @@ func TestUpgradeFromAnEarlierLayout(t *testing.T) {
 	// The base is still there after the next restart.
 	if got := minus(upgrade().totals(pod), before).Cells[bpf.Transmit][bpf.IPv4Unicast]; got != want {
 		t.Errorf("after a restart: counted %v, want %v", got, want)
+	}
+}
+
+// What the release before flows had pinned: totals-v1 is the cells alone.
+func TestUpgradeFromVersion1(t *testing.T) {
+	config := Config{BPFFS: fakepod.BPFFS(t), Node: "n", Hook: TCX}
+	pod, peer := pair(t)
+	sink(t, peer, "10.99.1.2:7000")
+	type notes struct {
+		Start, Base int64
+		_           [28]uint64
+	}
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		t.Fatal(err)
+	}
+	old, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.PerCPUArray, KeySize: 4, ValueSize: 240, MaxEntries: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer old.Close()
+	perCPU := make([]bpf.Cells, cpus)
+	for i := range perCPU {
+		perCPU[i][bpf.Transmit][bpf.IPv4Unicast] = bpf.Counters{Packets: 30, Bytes: 3000, Buffers: 3}
+	}
+	folder := filepath.Join(pins.Root(config.BPFFS, config.Node), "totals-v1")
+	if err := errors.Join(old.Put(uint32(0), perCPU), old.Put(uint32(1), []notes{{Start: 1_700_000_000_000_000_000, Base: -5}}),
+		os.MkdirAll(folder, 0o700), old.Pin(filepath.Join(folder, pod.UID))); err != nil {
+		t.Fatal(err)
+	}
+
+	a := startAgent(t, config, pod)
+	sendUDP(t, pod.Namespace, "10.99.1.2:7000", 100, 72)
+	want := bpf.Counters{Packets: 30*uint64(cpus) + 100, Bytes: 3000*uint64(cpus) + 10_000, Buffers: 3*uint64(cpus) + 100}
+	if got := a.totals(pod).Cells[bpf.Transmit][bpf.IPv4Unicast]; got != want {
+		t.Errorf("counted %v, want %v", got, want)
+	}
+	row, err := a.row(pod)
+	if err != nil || row.Measurement.StartUnixNano != 1_700_000_000_000_000_000 {
+		t.Errorf("counting began at %d (%v)", row.Measurement.StartUnixNano, err)
 	}
 }
 
@@ -174,26 +216,33 @@ func TestBypassed(t *testing.T) {
 }
 
 func sendPast(t *testing.T, device string, count int) {
+	frame := make([]byte, 60)
+	frame[0], frame[6], frame[12], frame[13] = 2, 2, 0x88, 0xb5 // for experiments
+	sendFrames(t, device, frame, count, true)
+}
+
+// sendFrames sends an Ethernet frame through a packet socket; past says past the queue, and so past the hooks.
+func sendFrames(t *testing.T, device string, frame []byte, count int, past bool) {
 	iface, err := net.InterfaceByName(device)
 	if err != nil {
 		t.Error(err)
 		return
 	}
-	const protocol = 0xb588 // 0x88b5, for experiments, in network order
 	socket, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Error(err)
 		return
 	}
 	defer unix.Close(socket)
-	if err := unix.SetsockoptInt(socket, unix.SOL_PACKET, unix.PACKET_QDISC_BYPASS, 1); err != nil {
-		t.Error(err)
-		return
+	if past {
+		if err := unix.SetsockoptInt(socket, unix.SOL_PACKET, unix.PACKET_QDISC_BYPASS, 1); err != nil {
+			t.Error(err)
+			return
+		}
 	}
-	frame := make([]byte, 60)
-	frame[0], frame[6], frame[12], frame[13] = 2, 2, 0x88, 0xb5
+	to := &unix.SockaddrLinklayer{Ifindex: iface.Index, Protocol: binary.NativeEndian.Uint16(frame[12:])}
 	for range count {
-		if err := unix.Sendto(socket, frame, 0, &unix.SockaddrLinklayer{Ifindex: iface.Index, Protocol: protocol}); err != nil {
+		if err := unix.Sendto(socket, frame, 0, to); err != nil {
 			t.Error(err)
 			return
 		}
