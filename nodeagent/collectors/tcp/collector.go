@@ -47,7 +47,7 @@ type Collector struct {
 	folder string
 	// problem is why nothing works, incomplete why rows lack something.
 	problem, incomplete error
-	traced  *pins.Traced
+	traced              *pins.Traced
 	// byCgroup tells which pods in the node's network can be told from it.
 	byCgroup *ebpf.Map
 	// read and seed are nil where the kernel lacks the iterator.

@@ -1,0 +1,140 @@
+package tcp
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"math"
+	"net"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+
+	bpf "github.com/networkobservability/networkobservability/bpf/tcp"
+	"github.com/networkobservability/networkobservability/nodeagent/fakepod"
+)
+
+// TestNoWorkForPackets: the programs run at changes of state and not for packets.
+func TestNoWorkForPackets(t *testing.T) {
+	const bytes = 100 << 20
+	stats, err := ebpf.EnableStats(unix.BPF_STATS_RUN_TIME)
+	if errors.Is(err, ebpf.ErrNotSupported) {
+		t.Skip("the kernel does not count runs of programs")
+	}
+	must(t, err)
+	defer stats.Close()
+	client, serverPod := pair(t, 14)
+	m := newMachine(t)
+	agent := m.start(t, nil, client, serverPod)
+	ipv4, _ := addresses(14)
+	server := listen(t, serverPod.Namespace, net.JoinHostPort(ipv4, "80"))
+	near := mustDial(t, client.Namespace, server.address())
+	far := server.next()
+	before := runs(t, m)
+	go func() {
+		_, _ = io.CopyN(near, zeros{}, bytes)
+		_ = near.(*net.TCPConn).CloseWrite()
+	}()
+	if n, err := io.Copy(io.Discard, far); err != nil || n != bytes {
+		t.Fatalf("received %d bytes: %v", n, err)
+	}
+	packets := agent.row(serverPod).Connections.SegmentsReceived
+	// Others on this machine open and close connections, too.
+	if more := runs(t, m) - before; packets < 10000 || int64(more) > packets/20 {
+		t.Errorf("%d runs for %d packets", more, packets)
+	} else {
+		t.Logf("%d runs for %d packets", more, packets)
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { return len(p), nil }
+
+// runs is how often the programs that are attached have run.
+func runs(t testing.TB, m machine) (sum uint64) {
+	t.Helper()
+	for _, name := range []string{bpf.ProgramStateChanges, bpf.ProgramResetSent, bpf.ProgramResetReceived} {
+		l, err := link.LoadPinnedLink(filepath.Join(m.root, bpf.Layout, name), nil)
+		must(t, err)
+		defer l.Close()
+		info, err := l.Info()
+		must(t, err)
+		program, err := ebpf.NewProgramFromID(info.Program)
+		must(t, err)
+		defer program.Close()
+		stats, err := program.Stats()
+		must(t, err)
+		sum += stats.RunCount
+	}
+	return sum
+}
+
+// TestRetransmitted: under random loss, the segments retransmitted are those that the namespace counted, and nearly
+// those that iperf3 reports, which leaves out its own control connection.
+func TestRetransmitted(t *testing.T) {
+	if _, err := exec.LookPath("iperf3"); err != nil {
+		t.Skip("needs iperf3 to compare with")
+	}
+	client, serverPod := pair(t, 15)
+	agent := newMachine(t).start(t, nil, client, serverPod)
+	ipv4, _ := addresses(15)
+	serverPod.RunInput(`table inet t { chain c { type filter hook input priority 0;
+		tcp dport 5201 meta length > 1000 numgen random mod 1000 < 30 drop
+	}
+	}`, "nft", "-f", "-")
+	listening := serverPod.Command("iperf3", "-s", "-1")
+	must(t, listening.Start())
+	defer func() {
+		_ = listening.Process.Kill()
+		_ = listening.Wait()
+	}()
+	fakepod.Eventually(t, "listening", func() bool { return agent.row(serverPod).Connections.Listen == 1 })
+	output := client.Run("iperf3", "-c", ipv4, "-t", "5", "-J")
+	var report struct {
+		End struct {
+			Sent struct{ Retransmits int64 } `json:"sum_sent"`
+		}
+	}
+	must(t, json.Unmarshal([]byte(output), &report))
+	var got, kernel int64
+	fakepod.Eventually(t, "a quiet moment", func() bool {
+		kernel = snmp(t, client.Namespace, "RetransSegs")
+		got = agent.row(client).Connections.SegmentsRetransmitted
+		return kernel == snmp(t, client.Namespace, "RetransSegs")
+	})
+	reported := report.End.Sent.Retransmits
+	t.Logf("counted %d, the namespace %d, iperf3 %d", got, kernel, reported)
+	if got != kernel {
+		t.Errorf("counted %d segments, and the namespace %d", got, kernel)
+	}
+	if reported < 100 {
+		t.Fatalf("iperf3 retransmitted %d segments only: too few to compare", reported)
+	}
+	if difference := math.Abs(float64(got - reported)); difference > 0.02*float64(reported) {
+		t.Errorf("counted %d segments, and iperf3 %d", got, reported)
+	}
+}
+
+// BenchmarkRead reads 10,000 sockets of two pods.
+func BenchmarkRead(b *testing.B) {
+	const sockets = 10000
+	client, serverPod := pair(b, 16)
+	agent := newMachine(b).start(b, nil, client, serverPod)
+	ipv4, _ := addresses(16)
+	server := listen(b, serverPod.Namespace, net.JoinHostPort(ipv4, "80"))
+	for range sockets / 2 {
+		mustDial(b, client.Namespace, server.address())
+		server.next()
+	}
+	agent.halt()
+	b.ReportAllocs()
+	for b.Loop() {
+		agent.collector.Snapshot()
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/sockets, "ns/socket")
+}
