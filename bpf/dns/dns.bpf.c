@@ -143,8 +143,6 @@ struct header {
 
 enum opcode { QUERY, STATUS = 2, NOTIFY = 4, UPDATE = 5, STATEFUL = 6 };
 
-static __always_inline __u8 opcode(const struct header *header) { return header->flags >> 3 & 15; }
-
 static __always_inline __u64 add(__u64 *counter, __u64 value) { return __sync_fetch_and_add(counter, value); }
 
 static __always_inline struct pod *find_pod(__u64 number)
@@ -221,6 +219,7 @@ struct exchange {
 	__u32 end;
 	bool received;
 	bool uncertain; // it may be the middle of a message
+	__u8 code;
 };
 
 // read_name puts the name in small letters and reckons its hash. It returns the name's length as on the wire, or 0
@@ -276,7 +275,8 @@ __noinline int read_question(struct __sk_buff *skb, struct pending *asked, __u32
 	return 1;
 }
 
-static __always_inline void count_query(struct pod *pod, struct exchange *x, struct pending *asked)
+// count_query and count_response are not in line, so that their variables share the stack, which is 512 bytes for all.
+static __noinline void count_query(struct pod *pod, struct exchange *x, struct pending *asked)
 {
 	struct pending *before;
 
@@ -303,8 +303,8 @@ static __always_inline void count_query(struct pod *pod, struct exchange *x, str
 	add(&pod->lost, 1);
 }
 
-static __always_inline void report(struct __sk_buff *skb, struct pod *pod, struct exchange *x, __u16 type, __u8 code,
-				   __u64 now, __u64 latency)
+static __always_inline void report(struct __sk_buff *skb, struct pod *pod, struct exchange *x, __u16 type, __u64 now,
+				   __u64 latency)
 {
 	struct event *event = reserve_event(pod, now);
 	__u32 length = x->end - x->offset;
@@ -317,7 +317,7 @@ static __always_inline void report(struct __sk_buff *skb, struct pod *pod, struc
 	event->pod = x->key.pod;
 	event->latency = latency;
 	event->type = type;
-	event->code = code;
+	event->code = x->code;
 	event->kind = ANSWERED;
 	event->length = length;
 	if (bpf_skb_load_bytes(skb, x->offset, event->message, length))
@@ -325,14 +325,14 @@ static __always_inline void report(struct __sk_buff *skb, struct pod *pod, struc
 	submit_event(event);
 }
 
-static __always_inline void count_response(struct __sk_buff *skb, struct pod *pod, struct exchange *x,
-					   struct pending *asked, bool questions, __u8 code)
+static __noinline void count_response(struct __sk_buff *skb, struct pod *pod, struct exchange *x,
+				      struct pending *asked)
 {
 	struct pending *query = bpf_map_lookup_elem(&dns_pending, &x->key);
 	__u64 begun = 0, now;
 	__u16 type = asked->type;
 	__u32 place = TYPES;
-	bool paired = false;
+	bool questions = asked->length, paired = false;
 
 	if (query && (!questions || (query->hash == asked->hash && query->type == asked->type))) {
 		begun = query->time;
@@ -346,7 +346,7 @@ static __always_inline void count_response(struct __sk_buff *skb, struct pod *po
 			return;
 		place = questions ? place_of(pod, asked->type, false) : TYPES;
 	}
-	add(&pod->responses[place > TYPES ? TYPES : place][code & (CODES - 1)], 1);
+	add(&pod->responses[place > TYPES ? TYPES : place][x->code & (CODES - 1)], 1);
 	if (!paired)
 		return;
 	now = bpf_ktime_get_ns();
@@ -356,7 +356,7 @@ static __always_inline void count_response(struct __sk_buff *skb, struct pod *po
 		add(&pod->lost, 1); // its name
 		return;
 	}
-	report(skb, pod, x, type, code, now, now - begun);
+	report(skb, pod, x, type, now, now - begun);
 }
 
 // take_message is a global function, too: it is called for UDP and for each message in a segment of TCP. It returns 1
@@ -364,23 +364,18 @@ static __always_inline void count_response(struct __sk_buff *skb, struct pod *po
 __noinline int take_message(struct __sk_buff *skb, struct exchange *x)
 {
 	struct pending asked = {};
-	struct header header = {};
+	struct header *header = (struct header *)asked.name; // until there is a name: the stack is small
 	struct pod *pod;
-	bool questions;
 
 	if (!x)
 		return 0;
 	pod = find_pod(x->key.pod);
 	if (!pod)
 		return 0;
-	if (x->end < x->offset || x->end - x->offset < sizeof(header) ||
-	    bpf_skb_load_bytes(skb, x->offset, &header, sizeof(header)))
+	if (x->end < x->offset || x->end - x->offset < sizeof(*header) ||
+	    bpf_skb_load_bytes(skb, x->offset, header, sizeof(*header)))
 		goto unparsed;
-	x->key.id = header.id;
-	questions = header.questions;
-	if (questions && !read_question(skb, &asked, x->offset + sizeof(header), x->end))
-		goto unparsed;
-	switch (opcode(&header)) {
+	switch (header->flags >> 3 & 15) {
 	case QUERY:
 		break;
 	case STATUS:
@@ -391,15 +386,20 @@ __noinline int take_message(struct __sk_buff *skb, struct exchange *x)
 	default:
 		goto unparsed;
 	}
-	if (!!(header.flags & IS_RESPONSE) != x->received)
+	if (!!(header->flags & IS_RESPONSE) != x->received)
 		return 1; // between servers that both use the port
-	if (x->received) {
-		count_response(skb, pod, x, &asked, questions, header.code & (CODES - 1));
-		return 1;
-	}
-	if (!questions)
+	x->key.id = header->id;
+	x->code = header->code & (CODES - 1);
+	if (header->questions) {
+		if (!read_question(skb, &asked, x->offset + sizeof(*header), x->end))
+			goto unparsed;
+	} else if (!x->received) {
 		goto unparsed;
-	count_query(pod, x, &asked);
+	}
+	if (x->received)
+		count_response(skb, pod, x, &asked);
+	else
+		count_query(pod, x, &asked);
 	return 1;
 unparsed:
 	if (!x->uncertain)
