@@ -164,6 +164,7 @@ enum verdict {
 	LEFT_OUT = 1, // nothing was lost
 	BENIGN = 2, // belongs to every healthy network, so it does not make a flow a dropped one
 	EXPIRES = 4, // is the reason of packets whose TTL has come to its end, too
+	STRAYS = 8, // is the reason of multicasts that nobody here has asked for, too
 };
 
 struct settings {
@@ -589,7 +590,8 @@ static __always_inline bool count_addresses(const struct packet *packet, __u64 s
 }
 
 // code makes a number of 16 bits of a reason: its subsystem's number in the upper four. The kernel has three so far;
-// the last one stands for ends of a TTL.
+// the last two stand for what the program tells from the packet.
+#define STRAY 0xe000
 #define EXPIRED 0xf000
 
 static __always_inline __u16 code(__u32 reason)
@@ -611,6 +613,13 @@ static __always_inline __u8 verdict_of(const struct settings *settings, __u32 re
 	return reason < sizeof(settings->verdicts) ? settings->verdicts[reason] : 0;
 }
 
+static __always_inline bool is_multicast(const struct packet *packet)
+{
+	if (packet->version == 4)
+		return (packet->to.words[3] & bpf_htonl(0xf0000000)) == bpf_htonl(0xe0000000);
+	return packet->version == 6 && (packet->to.words[0] & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000);
+}
+
 // examine reads the packet. sender may be NULL.
 static __always_inline void examine(const struct settings *settings, struct sk_buff *skb, __u32 reason,
 				    struct sock *sender, struct packet *packet)
@@ -622,8 +631,12 @@ static __always_inline void examine(const struct settings *settings, struct sk_b
 	if (sender)
 		read_socket(sender, packet);
 	packet->flow = settings->flows && !(verdict & BENIGN) && packet->ports;
-	if (verdict & EXPIRES && packet->version && packet->ttl <= 1)
+	if (verdict & EXPIRES && packet->version && packet->ttl <= 1) {
 		packet->reason |= EXPIRED;
+	} else if (verdict & STRAYS && skb->skb_iif && is_multicast(packet)) {
+		packet->reason |= STRAY;
+		packet->flow = false;
+	}
 }
 
 // count_received adds a packet to the pod of the socket that was to receive it.

@@ -76,15 +76,18 @@ type Account struct {
 }
 
 // Code is a reason as programs write it: the number within its subsystem in the lower 12 bits, and the subsystem's in
-// the upper 4, of which the last one is not the kernel's.
+// the upper 4, of which the last two are not the kernel's.
 type Code uint16
 
-// expired is the subsystem that is not the kernel's.
-const expired = 15
+// What programs tell from the packet itself stands where the kernel's subsystems do: reasons of its core only.
+const (
+	stray   = 14
+	expired = 15
+)
 
 // Number is the kernel's own number of the reason.
 func (c Code) Number() uint32 {
-	if c.Expired() {
+	if c>>12 >= stray {
 		return uint32(c & 0xfff)
 	}
 	return uint32(c>>12)<<16 | uint32(c&0xfff)
@@ -92,6 +95,9 @@ func (c Code) Number() uint32 {
 
 // Expired is true where the packet's TTL or hop limit had come to its end, for which the kernel has no reason of its own.
 func (c Code) Expired() bool { return c>>12 == expired }
+
+// Stray is true for a multicast that nobody in the namespace had asked for, where the kernel did not say so.
+func (c Code) Stray() bool { return c>>12 == stray }
 
 // Verdict says what programs do with a reason.
 type Verdict uint8
@@ -104,6 +110,8 @@ const (
 	Benign
 	// Expires is for the reasons that are given for an expired TTL, too.
 	Expires
+	// Strays is for the reasons that are given for multicasts that nobody has asked for, too.
+	Strays
 )
 
 // SettingsOf is struct settings.

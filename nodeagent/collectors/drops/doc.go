@@ -8,7 +8,8 @@
 //	reasons.go   names and classes of reasons
 //
 // What the kernel gives for what, on 6.18: an expired TTL is IP_INHDR, as malformed headers are; the program looks at
-// the TTL, and the class tells them apart. A rule that rejects is NETFILTER_DROP, as one that drops; the answer that it
+// the TTL, and the class tells them apart. A multicast that nobody in the namespace has asked for, which IPv6 sends all the
+// time, is NOT_SPECIFIED, and the class is benign. A rule that rejects is NETFILTER_DROP, as one that drops; the answer that it
 // sends is in the counters of resets and of ICMP. Copies for packet sockets, such as captures, that found no space are
 // left out since the kernel has a reason for them (6.10); before, they are NOT_SPECIFIED.
 //

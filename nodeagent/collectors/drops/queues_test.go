@@ -193,3 +193,32 @@ func TestTCPLosesItsRoute(t *testing.T) {
 	lost := kind{reason: "IP_OUTNOROUTES", class: routing, direction: transmit, attribution: bySocket, protocol: tcp, port: 7410}
 	fakepod.Eventually(t, "a drop", func() bool { return sum(w.pod(w.a), lost) > 0 }, func() string { return text(w.pod(w.a)) })
 }
+
+// Every neighbour discovery reaches namespaces that have not joined its group: no loss to anybody.
+func TestStrayMulticasts(t *testing.T) {
+	w := newWorld(t, options{flows: true})
+	packet := datagram(6, udp, 2, 1, 64, udpTo(7420, 0))
+	copy(packet[24:40], []byte{0xff, 0x02, 15: 0x77}) // a group that nobody has joined
+	w.router.Do(func() {
+		iface, err := net.InterfaceByName("veth1")
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		socket, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer unix.Close(socket)
+		to := &unix.SockaddrLinklayer{Protocol: 0xdd86, Ifindex: iface.Index, Halen: 6, Addr: [8]byte{0x33, 0x33, 0, 0, 0, 0x77}}
+		for range times {
+			if err := unix.Sendto(socket, packet, 0, to); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	expect(t, w.of(w.a), kind{class: benign, direction: receive, attribution: byInterface, protocol: udp, port: 7420}, times)
+	expect(t, w.of(w.a), kind{port: 7420}, times)
+}

@@ -172,6 +172,8 @@ func reasonOf(names map[uint32]string, code bpf.Code) (name string, class v1alph
 	switch class, known := classes[name]; {
 	case code.Expired():
 		return name, ttl
+	case code.Stray():
+		return name, benign
 	case known:
 		return name, class
 	}
@@ -191,7 +193,7 @@ func settings(names map[uint32]string, flows bool) bpf.SettingsOf {
 	if flows {
 		s.Flows = 1
 	}
-	byName := map[string]bpf.Verdict{"IP_INHDR": bpf.Expires}
+	byName := map[string]bpf.Verdict{"IP_INHDR": bpf.Expires, "NOT_SPECIFIED": bpf.Strays}
 	for name, class := range classes {
 		if class == benign {
 			byName[name] = bpf.Benign

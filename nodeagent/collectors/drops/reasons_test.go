@@ -20,6 +20,7 @@ func TestReason(t *testing.T) {
 		{12, "NETFILTER_DROP", policy},
 		{15, "IP_INHDR", malformed},
 		{15 | 0xf000, "IP_INHDR", ttl},
+		{2 | 0xe000, "NOT_SPECIFIED", benign},
 		{33, "TCP_OLD_DATA", benign},
 		{77, "REASON_77", other}, // of a later kernel, had it no name
 		{1<<12 | 3, "MAC80211_UNUSABLE_3", other},
@@ -61,10 +62,11 @@ func TestEveryReasonIsJudged(t *testing.T) {
 }
 
 func TestSettings(t *testing.T) {
-	s := settings(map[uint32]string{1: "SKB_CONSUMED", 13: "OTHERHOST", 15: "IP_INHDR", 106: "PACKET_SOCK_ERROR", 12: "NETFILTER_DROP", 4000: "OTHERHOST"}, true)
+	s := settings(map[uint32]string{1: "SKB_CONSUMED", 2: "NOT_SPECIFIED", 13: "OTHERHOST", 15: "IP_INHDR", 106: "PACKET_SOCK_ERROR", 12: "NETFILTER_DROP", 4000: "OTHERHOST"}, true)
 	want := bpf.SettingsOf{Flows: 1}
 	want.Verdicts[1], want.Verdicts[106] = bpf.LeftOut, bpf.LeftOut
 	want.Verdicts[13], want.Verdicts[15] = bpf.Benign, bpf.Expires
+	want.Verdicts[2] = bpf.Strays
 	if s != want {
 		t.Errorf("settings %v, want %v", s, want)
 	}
@@ -72,7 +74,7 @@ func TestSettings(t *testing.T) {
 
 // FuzzReason: whatever a map holds has a name and a class, and two codes of one name and class are one reason.
 func FuzzReason(f *testing.F) {
-	for _, code := range []uint16{0, 2, 12, 15, 15 | 0xf000, 0x1003, 0x2001, 0xffff} {
+	for _, code := range []uint16{0, 2, 12, 15, 15 | 0xf000, 2 | 0xe000, 0x1003, 0x2001, 0xffff} {
 		f.Add(code)
 	}
 	names := map[uint32]string{2: "NOT_SPECIFIED", 12: "NETFILTER_DROP", 15: "IP_INHDR"}

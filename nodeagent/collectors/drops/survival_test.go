@@ -2,6 +2,7 @@ package drops
 
 import (
 	"fmt"
+	"math"
 	"net"
 	"os"
 	"path/filepath"
@@ -305,8 +306,8 @@ func findFlow(t *testing.T, shared map[string]*ebpf.Map, pod *fakepod.Pod, versi
 	return flow, found
 }
 
-// Packets that are delivered cost nothing. Whatever else this machine drops meanwhile is seen by the program, so the
-// quietest of some tries counts.
+// Packets that are delivered cost nothing. The program sees whatever else this machine drops meanwhile, so the quietest
+// of some tries counts, and there must have been a quiet one.
 func TestGoodPacketsAreNotLookedAt(t *testing.T) {
 	w := newWorld(t, options{})
 	statistics, err := ebpf.EnableStats(uint32(unix.BPF_STATS_RUN_TIME))
@@ -326,14 +327,21 @@ func TestGoodPacketsAreNotLookedAt(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer sender.Close()
-	const packets = 100_000
-	buffer := make([]byte, 100)
-	fewest := uint64(packets)
-	for range 5 {
+	runs := func(do func()) uint64 {
 		before, err := w.collector.program.Stats()
 		if err != nil {
 			t.Fatal(err)
 		}
+		do()
+		after, err := w.collector.program.Stats()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return after.RunCount - before.RunCount
+	}
+	const packets = 100_000
+	buffer := make([]byte, 100)
+	transfer := func() {
 		for range packets {
 			if _, err := sender.Write(buffer); err != nil {
 				t.Fatal(err)
@@ -342,17 +350,21 @@ func TestGoodPacketsAreNotLookedAt(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		after, err := w.collector.program.Stats()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if fewest = min(fewest, after.RunCount-before.RunCount); fewest <= 20 {
-			break
-		}
 	}
-	t.Logf("%d packets, %d runs", packets, fewest)
-	if fewest > packets/100 {
-		t.Errorf("the program ran %d times while %d packets were delivered", fewest, packets)
+	busy, idle := uint64(math.MaxUint64), uint64(0) // the quietest and the noisiest
+	for try := 0; try < 5 && busy > packets/1000; try++ {
+		began := time.Now()
+		busy = min(busy, runs(transfer))
+		took := time.Since(began)
+		idle = max(idle, runs(func() { <-time.After(took) }))
+	}
+	t.Logf("%d packets, %d runs; %d in the same time without packets", packets, busy, idle)
+	switch {
+	case busy <= packets/1000:
+	case idle > packets/1000:
+		t.Skipf("this machine drops too much by itself: %d packets while the test did nothing", idle)
+	default:
+		t.Errorf("the program ran %d times while %d packets were delivered", busy, packets)
 	}
 	expect(t, w.of(w.a), kind{port: 7360}, 0)
 	expect(t, w.of(w.b), kind{port: 7360}, 0)
