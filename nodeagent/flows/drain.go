@@ -139,7 +139,7 @@ func (c *Collector) observe(k *key, f *headers.Flow) {
 	number, ok = c.makeRecord(k)
 	p := c.pods.places[k.pod]
 	grown := amountOf(f)
-	if s.previous != 0 && f.First+drainSlack < s.previous {
+	if c.drains <= c.pushed && f.First+drainSlack < s.previous {
 		// It was there at the last drain, but its record had to make room meanwhile, and was taken to have ended.
 		p.entry.Present.add(grown)
 	} else {
@@ -259,10 +259,11 @@ func (c *Collector) endRecord(number uint32) {
 // makeRecord makes a record and room for it.
 func (c *Collector) makeRecord(k *key) (uint32, bool) {
 	h := c.history
-	for h.count >= c.config.History && h.ended.first != nowhere {
+	switch {
+	case !h.full():
+	case h.ended.first != nowhere:
 		c.removeRecord(h.ended.first)
-	}
-	if h.full() && !c.makeRoom() {
+	case !c.makeRoom():
 		return 0, false
 	}
 	return h.add(k), true
@@ -281,6 +282,7 @@ func (c *Collector) makeRoom() bool {
 	number := c.hand
 	c.endRecord(number)
 	c.removeRecord(number)
+	c.pushed = c.drains + 1
 	return true
 }
 
@@ -340,9 +342,12 @@ func (c *Collector) endUnseen() {
 	}
 }
 
-// expire forgets records that ended too long ago.
+// expire forgets records that ended too long ago, or are too many.
 func (c *Collector) expire() {
 	h := c.history
+	for h.count-h.liveCount > c.config.History {
+		c.removeRecord(h.ended.first)
+	}
 	age := uint64(c.config.MaxAge)
 	for n := 0; n < expiries && h.ended.first != nowhere && h.records[h.ended.first].last+age < c.sweep.now; n++ {
 		c.removeRecord(h.ended.first)

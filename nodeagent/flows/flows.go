@@ -29,8 +29,8 @@ type Config struct {
 	Root string
 	// Shared are the maps of bpf/headers.
 	Shared map[string]*ebpf.Map
-	// History is how many flows are kept, and MaxAge for how long after their last packet; 0 for the defaults. Flows in
-	// the kernel's tables are kept beside it.
+	// History is how many flows are kept that have ended, and MaxAge for how long; 0 for the defaults. Those in the
+	// kernel's tables are kept beside them, as long as all together are at most MaxHistory.
 	History int
 	MaxAge  time.Duration
 	// Reason gives the name and the class of a reason for dropping; nil for numbers.
@@ -73,6 +73,7 @@ type Collector struct {
 	pods       pods
 	generation uint8
 	hand       uint32 // of makeRoom
+	pushed     uint64 // how many drains there will have been when what makeRoom did last does not matter any more
 	unrecorded uint64
 	failed     uint64 // flows for which the kernel's tables had no room
 	problem    error  // of the last drain
@@ -125,7 +126,7 @@ func (c *Collector) open() error {
 		return err
 	}
 	c.pods.restore(written)
-	c.history, err = newHistory(max(c.config.History, c.capacity))
+	c.history, err = newHistory(max(c.capacity, min(c.config.History+c.capacity, MaxHistory)))
 	return err
 }
 
