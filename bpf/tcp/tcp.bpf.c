@@ -158,7 +158,7 @@ struct totals {
 	__u64 failed[CAUSES];
 	__u64 resets_sent;
 	__u64 resets_received;
-	__u64 not_followed; // sockets for which there was no memory
+	__u64 not_followed; // sockets for which there was no memory, and which are in no sums
 	struct sums sums; // of all sockets, closed and open
 	__u64 api_connected;
 	__u64 api_failed;
@@ -257,19 +257,12 @@ static __always_inline struct followed *follow(struct sock *sk, __u64 pod)
 {
 	struct followed *followed = bpf_sk_storage_get(&sockets, sk, NULL, 0);
 	struct followed fresh = { .owners = { pod } };
-	struct totals *sum;
 
 	if (followed)
 		return followed;
 	if (pod == NODE)
 		fresh.owners[BY_CGROUP] = pod_of_cgroup(sk->sk_cgrp_data.cgroup);
-	followed = bpf_sk_storage_get(&sockets, sk, &fresh, BPF_SK_STORAGE_GET_F_CREATE);
-	if (followed)
-		return followed;
-	sum = bpf_map_lookup_elem(&totals, &pod);
-	if (sum)
-		__sync_fetch_and_add(&sum->not_followed, 1);
-	return NULL;
+	return bpf_sk_storage_get(&sockets, sk, &fresh, BPF_SK_STORAGE_GET_F_CREATE);
 }
 
 // take returns what has been added to a socket's counter since it was last taken. While the socket is not locked it may
@@ -379,6 +372,7 @@ struct change {
 	bool active;
 	bool failed;
 	bool closed;
+	bool lost; // closed, and not followed
 	bool api;
 	enum cause cause;
 	__u64 handshake_ns; // 0 where it is not known
@@ -406,6 +400,8 @@ static __always_inline void count_change(__u64 owner, struct change *change)
 		__sync_fetch_and_add(change->active ? &sum->opened_actively : &sum->opened_passively, 1);
 	if (change->failed && change->cause < CAUSES)
 		__sync_fetch_and_add(&sum->failed[change->cause], 1);
+	if (change->lost)
+		__sync_fetch_and_add(&sum->not_followed, 1);
 	if (change->closed && change->smoothed_rtt_ns) {
 		add_latency(owner, CLOSED_SMOOTHED_RTT, change->smoothed_rtt_ns);
 		if (change->minimum_rtt_ns)
@@ -431,44 +427,50 @@ int state_changes(__u64 *context)
 	__u64 pod = pod_of_namespace(sk->__sk_common.skc_net.net->net_cookie);
 	struct tcp_sock *tcp = pod ? bpf_skc_to_tcp_sock(sk) : NULL;
 	bool connecting = before == SYN_SENT || before == SYN_RECV;
-	struct change change = {};
+	struct change change = { .closed = now == CLOSE };
 	struct followed *followed;
+	__u64 begun = 0;
 
 	if (!tcp || now == SYN_RECV) // which is followed by ESTABLISHED at once, or means nothing
 		return 0;
 	followed = follow(sk, pod);
-	if (!followed)
-		return 0;
-	if (followed->closed && now != CLOSE)
-		reopen(followed, tcp);
-	if (now == SYN_SENT) {
-		followed->begun = bpf_ktime_get_ns();
-		followed->api = leads_to_api(&sk->__sk_common);
-		return 0;
+	if (followed) {
+		if (followed->closed && now != CLOSE)
+			reopen(followed, tcp);
+		if (now == SYN_SENT) {
+			followed->begun = bpf_ktime_get_ns();
+			followed->api = leads_to_api(&sk->__sk_common);
+			return 0;
+		}
+		begun = followed->begun;
+		change.api = followed->api;
+		if (connecting)
+			followed->begun = 0;
+		if (change.closed) {
+			change.closed = !followed->closed;
+			followed->closed = 1;
+			settle(followed, tcp, true);
+		}
 	}
 
-	// A socket that has sent a SYN may receive one in answer, and only then be established.
-	change.active = before == SYN_SENT || followed->begun;
 	change.opened = connecting && now != CLOSE;
+	// A socket that has sent a SYN may receive one in answer, and only then be established.
+	change.active = before == SYN_SENT || begun;
 	change.failed = connecting && now == CLOSE && change.active;
-	change.closed = now == CLOSE && !followed->closed;
-	change.api = followed->api;
-	if (change.opened && followed->begun)
-		change.handshake_ns = bpf_ktime_get_ns() - followed->begun;
-	if (connecting)
-		followed->begun = 0;
+	change.lost = change.closed && !followed;
+	if (!change.opened && !change.failed && !change.closed)
+		return 0;
 	if (change.failed)
 		change.cause = cause_of(sk, tcp);
+	if (change.opened && begun)
+		change.handshake_ns = bpf_ktime_get_ns() - begun;
 	if (change.closed) {
 		change.smoothed_rtt_ns = (__u64)(tcp->srtt_us >> 3) * 1000;
 		change.minimum_rtt_ns = (__u64)minimum_rtt(tcp) * 1000;
-		followed->closed = 1;
-		settle(followed, tcp, true);
 	}
-	if (!change.opened && !change.failed && !change.closed)
-		return 0;
-	count_change(followed->owners[BY_NAMESPACE], &change);
-	count_change(followed->owners[BY_CGROUP], &change);
+	count_change(pod, &change);
+	if (followed)
+		count_change(followed->owners[BY_CGROUP], &change);
 	return 0;
 }
 

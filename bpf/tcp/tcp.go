@@ -83,7 +83,7 @@ type Totals struct {
 	OpenedActively, OpenedPassively uint64
 	Failed                          [causes]uint64
 	ResetsSent, ResetsReceived      uint64
-	// NotFollowed counts sockets for which the kernel had no memory. Their changes are in no counter.
+	// NotFollowed counts sockets that were closed and for which the kernel had no memory. What they carried is in no sum.
 	NotFollowed uint64
 	// Sums are as of the last run of ProgramRead, or later.
 	Sums                    Sums

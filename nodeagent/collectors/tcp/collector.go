@@ -131,6 +131,38 @@ func (c *Collector) iterator(spec *ebpf.ProgramSpec, over *ebpf.Map) *link.Iter 
 	return ready
 }
 
+// missed is how often a program did not run because an interrupt came while it ran, on the same CPU and for another
+// socket. It begins anew with every release that has other programs.
+func (c *Collector) missed() (sum uint64) {
+	for _, name := range []string{bpf.ProgramStateChanges, bpf.ProgramResetSent, bpf.ProgramResetReceived} {
+		attached, err := link.LoadPinnedLink(filepath.Join(c.folder, name), nil)
+		if err != nil {
+			continue // the state says so
+		}
+		sum += misses(attached)
+		attached.Close()
+	}
+	return sum
+}
+
+// misses is 0 on kernels that do not tell (before 5.12).
+func misses(attached link.Link) uint64 {
+	info, err := attached.Info()
+	if err != nil {
+		return 0
+	}
+	program, err := ebpf.NewProgramFromID(info.Program)
+	if err != nil {
+		return 0
+	}
+	defer program.Close()
+	stats, err := program.Stats()
+	if err != nil {
+		return 0
+	}
+	return stats.RecursionMisses
+}
+
 // Close lets go of the maps. What is attached goes on counting, and a new collector finds it.
 func (c *Collector) Close() {
 	for _, iterator := range []*link.Iter{c.read, c.seed} {

@@ -23,6 +23,14 @@
 //     keeps as TIME_WAIT by then.
 //   - The node's row is its namespace's, and that includes the pods that use it.
 //
+// What is lost is counted, in a row's additional counters: sockets_not_followed, for which the kernel had no memory (their
+// changes of state are counted, what they carried is not), and in the node's row events_missed, when an interrupt
+// changed a socket's state while the CPU was handling another one's change.
+//
+// A connect that fails is refused, timed out or unreachable by the error that the socket has when it closes. An error
+// that a program has taken from the socket before (SO_ERROR) is gone by then: when a router says "unreachable" the
+// kernel keeps that in mind and tries on, and a program that asks, and gives up for the answer, abandons the attempt.
+//
 // Maps and links are pinned, so that counting goes on while no agent runs.
 //
 //	collector.go  which pods are followed, the hooks, and their state

@@ -24,6 +24,7 @@ func (s *snapshot) ReadPod(pod *podmap.Pod, row *v1alpha1.PodStats) (err error) 
 	if !pod.HostNetwork {
 		row.Connections.TimeWait, err = timeWait(pod.ReadFile("net/sockstat", nil))
 	}
+	row.Additional = lost(row.Additional, "sockets_not_followed", s.totals.NotFollowed)
 	return errors.Join(s.collector.incomplete, err)
 }
 
@@ -33,7 +34,17 @@ func (s *snapshot) ReadNode(row *v1alpha1.NodeStats) (err error) {
 		return err
 	}
 	row.Connections.TimeWait, err = timeWait(os.ReadFile("/proc/thread-self/net/sockstat"))
+	row.Additional = lost(row.Additional, "sockets_not_followed", s.totals.NotFollowed)
+	row.Additional = lost(row.Additional, "events_missed", s.collector.missed())
 	return errors.Join(s.collector.incomplete, err)
+}
+
+// lost adds a counter of what could not be counted, unless there is nothing.
+func lost(counters []*v1alpha1.Counter, name string, value uint64) []*v1alpha1.Counter {
+	if value == 0 {
+		return counters
+	}
+	return append(counters, &v1alpha1.Counter{Collector: "tcp", Name: name, Value: int64(value)})
 }
 
 func (s *snapshot) fill(number uint64) (*v1alpha1.Connections, *v1alpha1.APIServer, error) {

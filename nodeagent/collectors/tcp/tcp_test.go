@@ -253,6 +253,7 @@ func TestUnusual(t *testing.T) {
 	u.noFreePort()
 	u.bothAtOnce()
 	u.fastOpen()
+	u.noMemory()
 }
 
 func (t unusual) disconnectAndConnect() {
@@ -357,6 +358,29 @@ func (t unusual) fastOpen() {
 	})
 	if fast := netstat(t, t.client.Namespace, "TCPFastOpenActive"); fast != 1 {
 		t.Errorf("%d connections were opened with data in the SYN, want 1", fast)
+	}
+}
+
+// noMemory: a socket that the kernel has no memory to follow is counted, but for what it carries.
+func (t unusual) noMemory() {
+	t.client.Run("sysctl", "-q", "-w", "net.core.optmem_max=0")
+	defer t.client.Run("sysctl", "-q", "-w", "net.core.optmem_max=131072")
+	before, row := t.agent.counts(t.client), t.agent.row(t.client)
+	server := listen(t, t.serverPod.Namespace, net.JoinHostPort(t.ip, "82"))
+	near, far := mustDial(t, t.client.Namespace, server.address()), server.next()
+	exchange(t, near, far, 1000)
+	near.Close()
+	_, _ = io.Copy(io.Discard, far)
+	far.Close()
+	before.active++
+	t.agent.expect(t.client, "connecting without memory", before)
+	fakepod.Eventually(t, "closing without memory", func() bool {
+		lost := t.agent.row(t.client).Additional
+		return len(lost) == 1 && lost[0].Name == "sockets_not_followed" && lost[0].Value == 1
+	})
+	after := t.agent.row(t.client).Connections
+	if after.BytesAcked != row.Connections.BytesAcked || count(after.ClosedSmoothedRtt) != count(row.Connections.ClosedSmoothedRtt)+1 {
+		t.Errorf("before %v, after %v", row.Connections, after)
 	}
 }
 
