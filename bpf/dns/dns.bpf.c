@@ -297,7 +297,8 @@ static __noinline void count_query(struct pod *pod, struct exchange *x, struct p
 			add(&pod->lost, 1); // its name
 		}
 	}
-	if (add(&pod->pending, 1) < PENDING && !bpf_map_update_elem(&dns_pending, &x->key, asked, BPF_NOEXIST))
+	if ((__s64)add(&pod->pending, 1) < PENDING &&
+	    !bpf_map_update_elem(&dns_pending, &x->key, asked, BPF_NOEXIST))
 		return;
 	add(&pod->pending, -1);
 	add(&pod->lost, 1);

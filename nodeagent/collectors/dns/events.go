@@ -27,7 +27,7 @@ func (c *Collector) Run(ctx context.Context) {
 		return
 	}
 	// Reading stops at once when the context ends.
-	stop := context.AfterFunc(ctx, func() { c.reader.SetDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() { _ = c.reader.Flush() })
 	defer stop()
 	var record ringbuf.Record
 	var swept time.Time
@@ -48,7 +48,7 @@ func (c *Collector) Run(ctx context.Context) {
 			if errors.Is(err, os.ErrClosed) {
 				return
 			}
-			if !errors.Is(err, os.ErrDeadlineExceeded) {
+			if !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, ringbuf.ErrFlushed) {
 				problem = err
 			}
 			break
