@@ -532,6 +532,8 @@ struct record {
 	__u8 unused[2];
 };
 
+_Static_assert(sizeof(struct record) == 32, "SocketSize in tcp.go");
+
 // Brings the totals up to date, and tells of the socket as it is now. When the kernel's buffer is full, it calls again
 // for the same socket later, which does no harm.
 SEC("iter/bpf_sk_storage_map")
