@@ -165,6 +165,8 @@ type Beyond struct {
 	Shared map[string]*ebpf.Map
 	// Flows says whether packets are added to the tables of flows.
 	Flows bool
+	// Inspection says whether packets of some ports are handed on (inspection.h).
+	Inspection bool
 }
 
 // Placeholders in the programs' instructions, see traffic.bpf.c.
@@ -179,11 +181,11 @@ const (
 // constants are what stands in for the placeholders.
 func (b Beyond) constants() map[int64]int64 {
 	wanted := int64(0)
-	if b.Shared != nil {
+	if b.Shared != nil && b.Flows {
+		wanted |= wantFlows
+	}
+	if b.Shared != nil && b.Inspection {
 		wanted |= wantInspection
-		if b.Flows {
-			wanted |= wantFlows
-		}
 	}
 	return map[int64]int64{podPlaceholder: int64(b.Pod), wantedPlaceholder: wanted}
 }

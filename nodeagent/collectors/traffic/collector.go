@@ -65,6 +65,9 @@ type Collector struct {
 	targets map[string]*target
 	// fallback is why clsact is used instead of tcx, though tcx would have been first choice.
 	fallback error
+	// beyond is what programs do besides counting, and reduced why that is less than was configured.
+	beyond  bpf.Beyond
+	reduced error
 	// sweeping is what went wrong when pins were last swept.
 	sweeping error
 
@@ -76,6 +79,7 @@ type Collector struct {
 // New makes a collector that attaches to nothing before Follow.
 func New(config Config) *Collector {
 	return &Collector{
+		beyond: bpf.Beyond{Shared: config.Shared, Flows: config.Flows, Inspection: true},
 		config: config, root: pins.Root(config.BPFFS, config.Node), earlier: earlier,
 		targets: map[string]*target{}, gone: map[string]time.Time{},
 	}
@@ -94,8 +98,10 @@ func (c *Collector) State() (v1alpha1.Collector_State, string) {
 		return v1alpha1.Collector_STATE_DEGRADED, fmt.Sprintf("%d of %d pods are not fully counted: %v", failed, len(c.targets), first)
 	case c.sweeping != nil:
 		return v1alpha1.Collector_STATE_DEGRADED, c.sweeping.Error()
-	case c.config.Flows && !c.hasFlows():
-		return v1alpha1.Collector_STATE_DEGRADED, "packets are counted, but in no flow: this node's maps could not be opened"
+	case c.config.Flows && c.config.Shared == nil:
+		return v1alpha1.Collector_STATE_DEGRADED, "packets are in no flow: this node's maps could not be opened"
+	case c.reduced != nil:
+		return v1alpha1.Collector_STATE_DEGRADED, c.reduced.Error()
 	case c.fallback != nil:
 		return v1alpha1.Collector_STATE_DEGRADED, fmt.Sprintf("attached by clsact, %s: %v", c.flowsState(), c.fallback)
 	case c.config.Hook == Clsact:
@@ -104,11 +110,9 @@ func (c *Collector) State() (v1alpha1.Collector_State, string) {
 	return v1alpha1.Collector_STATE_RUNNING, "attached by tcx, " + c.flowsState()
 }
 
-// hasFlows says whether packets are added to flows.
-func (c *Collector) hasFlows() bool { return c.config.Flows && c.config.Shared != nil }
-
+// flowsState needs the lock.
 func (c *Collector) flowsState() string {
-	if c.hasFlows() {
+	if c.beyond.Flows && c.beyond.Shared != nil {
 		return "with flows"
 	}
 	return "without flows"
@@ -315,7 +319,7 @@ func (c *Collector) fill(t *target, row *v1alpha1.PodStats) error {
 	if bypassed, ok := t.readBypassed(devices, &totals); ok && devicesError == nil {
 		row.Traffic.Transmit.Bypassed = &bypassed
 	}
-	if c.hasFlows() {
+	if c.config.Flows && c.config.Shared != nil {
 		if row.Flows == nil {
 			row.Flows = &v1alpha1.FlowTotals{}
 		}

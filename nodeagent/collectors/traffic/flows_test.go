@@ -2,6 +2,7 @@ package traffic
 
 import (
 	"fmt"
+	"maps"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -38,9 +39,9 @@ func flowsOf(t *testing.T, shared map[string]*ebpf.Map, key string) (byPort map[
 		if pod == number {
 			sum.Packets += flow.Receive.Packets + flow.Transmit.Packets
 			sum.Bytes += flow.Receive.Bytes + flow.Transmit.Bytes
-			number := int(port[0])<<8 | int(port[1])
-			flow.Transmit.Packets += byPort[number].Transmit.Packets
-			byPort[number] = flow
+			remote := int(port[0])<<8 | int(port[1])
+			flow.Transmit.Packets += byPort[remote].Transmit.Packets
+			byPort[remote] = flow
 		}
 	}
 	var key4 headers.FlowKey4
@@ -197,4 +198,24 @@ func TestFlowsWithoutMaps(t *testing.T) {
 			t.Errorf("flows wanted: %v: state %v: %s; row %v (%v)", test.flows, state, message, row.Flows, err)
 		}
 	}
+}
+
+// A kernel that refuses a program with flows counts without them, and the state says why.
+func TestFlowsRefused(t *testing.T) {
+	config := withFlows(t, Config{BPFFS: fakepod.BPFFS(t), Node: "n", Hook: TCX})
+	pod, peer := pair(t)
+	sink(t, peer, "10.99.1.2:7000")
+	config.Shared = maps.Clone(config.Shared)
+	config.Shared["flows4"] = config.Shared["pods_by_netns"] // whose keys are too short
+	a := startAgent(t, config, pod)
+	before := a.totals(pod)
+	sendUDP(t, pod.Namespace, "10.99.1.2:7000", 10, 72)
+	if got := minus(a.totals(pod), before).Cells[bpf.Transmit][bpf.IPv4Unicast].Packets; got != 10 {
+		t.Errorf("counted %d packets, want 10", got)
+	}
+	state, message := a.collector.State()
+	if state != v1alpha1.Collector_STATE_DEGRADED || !strings.HasPrefix(message, "packets are in no flow") {
+		t.Errorf("state %v: %s", state, message)
+	}
+	t.Log(message)
 }

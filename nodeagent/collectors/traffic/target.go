@@ -163,10 +163,9 @@ func hookFor(iface netlink.Link, links []netlink.Link) bpf.Hook {
 
 // withPrograms loads the programs of both directions for the time of do; what they are attached to keeps them.
 func (c *Collector) withPrograms(t *target, kind bpf.Hook, do func([2]*ebpf.Program) error) error {
-	beyond := bpf.Beyond{Pod: headers.PodNumber(t.pod.Key), Shared: c.config.Shared, Flows: c.config.Flows}
 	var programs [2]*ebpf.Program
 	for _, direction := range directions {
-		program, err := bpf.NewProgram(t.ledger.totals, kind, direction, beyond)
+		program, err := c.load(t, kind, direction)
 		if err != nil {
 			return err
 		}
@@ -174,6 +173,40 @@ func (c *Collector) withPrograms(t *target, kind bpf.Hook, do func([2]*ebpf.Prog
 		programs[direction] = program
 	}
 	return do(programs)
+}
+
+// load loads a program that does all that is wanted, or as much of it as this kernel lets it.
+func (c *Collector) load(t *target, kind bpf.Hook, direction bpf.Direction) (*ebpf.Program, error) {
+	for {
+		c.mu.Lock()
+		beyond := c.beyond
+		c.mu.Unlock()
+		beyond.Pod = headers.PodNumber(t.pod.Key)
+		program, err := bpf.NewProgram(t.ledger.totals, kind, direction, beyond)
+		if err == nil || beyond.Shared == nil || !isRefused(err) {
+			return program, err
+		}
+		c.reduce(beyond, err)
+	}
+}
+
+// isRefused tells what the kernel will never load from what it has no memory for now.
+func isRefused(err error) bool {
+	return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.E2BIG)
+}
+
+// reduce asks less of programs than what was refused, once.
+func (c *Collector) reduce(refused bpf.Beyond, reason error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.beyond.Inspection && refused.Inspection:
+		c.beyond.Inspection = false
+		c.reduced = fmt.Errorf("packets are not handed on for inspection: %w", reason)
+	case c.beyond.Shared != nil && !refused.Inspection:
+		c.beyond = bpf.Beyond{}
+		c.reduced = fmt.Errorf("packets are in no flow and are not handed on for inspection: %w", reason)
+	}
 }
 
 // forget drops interfaces that are gone; what they had sent stays in the reckoning of what bypassed the hooks.
