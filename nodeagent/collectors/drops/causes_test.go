@@ -73,14 +73,15 @@ func drop(n *fakepod.Namespace, hook string, port int) func() int64 {
 	}
 }
 
-// send sends so many UDP packets of so many bytes.
+// send sends so many UDP packets of so many bytes. It is safe for concurrent use.
 func send(t testing.TB, from *fakepod.Namespace, to string, count, size int) {
 	t.Helper()
 	var socket net.Conn
 	var err error
 	from.Do(func() { socket, err = net.Dial("udp", to) })
 	if err != nil {
-		t.Fatal(err)
+		t.Error(err)
+		return
 	}
 	defer socket.Close()
 	payload := make([]byte, size)
@@ -90,7 +91,8 @@ func send(t testing.TB, from *fakepod.Namespace, to string, count, size int) {
 			_, err = socket.Write(payload)
 		}
 		if err != nil && !errors.Is(err, unix.EPERM) { // dropped on its way out
-			t.Fatal(err)
+			t.Error(err)
+			return
 		}
 	}
 }

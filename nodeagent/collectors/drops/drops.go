@@ -192,8 +192,12 @@ func (c *Collector) State() (v1alpha1.Collector_State, string) {
 	if c.sweeping != nil {
 		return v1alpha1.Collector_STATE_DEGRADED, c.sweeping.Error()
 	}
-	if lost, err := c.lost(bpf.LostPackets); err != nil || lost > 0 {
-		return v1alpha1.Collector_STATE_DEGRADED, fmt.Sprintf("%d packets of pods beyond the table of pods are not counted (%v)", lost, err)
+	lost, err := c.lost(bpf.LostPackets)
+	if err != nil {
+		return v1alpha1.Collector_STATE_DEGRADED, err.Error()
+	}
+	if lost > 0 {
+		return v1alpha1.Collector_STATE_DEGRADED, fmt.Sprintf("the table of pods was full: %d packets are not counted", lost)
 	}
 	if !c.kernel.Receivers {
 		return v1alpha1.Collector_STATE_RUNNING, "attached to kfree_skb, which does not tell receiving sockets before Linux 6.11"
