@@ -3,6 +3,7 @@ package protocols
 import (
 	"errors"
 	"net"
+	"strings"
 	"testing"
 	"time"
 
@@ -17,6 +18,9 @@ func pair(t *testing.T) (a, b *fakepod.Namespace) {
 	fakepod.NeedRoot(t)
 	a, b = fakepod.NewNamespace(t), fakepod.NewNamespace(t)
 	fakepod.Connect(a, b, "eth0", "eth0", 1)
+	for _, n := range []*fakepod.Namespace{a, b} { // what is sent before is dropped
+		fakepod.Eventually(t, "eth0 going up", func() bool { return strings.Contains(n.Run("ip", "link", "show", "eth0"), "state UP") })
+	}
 	return a, b
 }
 
