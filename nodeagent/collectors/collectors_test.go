@@ -68,6 +68,12 @@ func TestOptions(t *testing.T) {
 		"flows: {maxAge: 24h1s}":              "flows.maxAge: 24h0m1s is not between",
 		"flows: {maxAge: 30}":                 "flows.maxAge",
 		"flows: {maxage: 30m}":                `unknown field "flows.maxage"`,
+		"dns: {names: 0}":                     "",
+		"dns: {names: 100}":                   "",
+		"dns: {names: -1}":                    "dns.names: -1 is not between 0 and 100",
+		"dns: {names: 101}":                   "dns.names: 101 is not between",
+		"dns: {names: many}":                  "dns.names",
+		"dns: {name: 20}":                     `unknown field "dns.name"`,
 		"disabled: [dns]\ndisabled: []":       "disabled",
 		"\t":                                  "yaml",
 	} {
