@@ -72,7 +72,7 @@ func loadWith(t testing.TB, hook Hook, direction Direction, beyond Beyond) *coun
 
 func loadFlows(t testing.TB, hook Hook, direction Direction) *counted {
 	t.Helper()
-	return loadWith(t, hook, direction, Beyond{Pod: testPod, Shared: newShared(t, 4096), Flows: true, Inspection: true})
+	return loadWith(t, hook, direction, Beyond{Pod: testPod, Shared: newShared(t, 4096), Flows: true})
 }
 
 // flows reads both tables.
@@ -554,7 +554,7 @@ func TestInspection(t *testing.T) {
 			for _, direction := range []Direction{Receive, Transmit} {
 				for _, flows := range []bool{true, false} {
 					t.Run(fmt.Sprintf("%s/%s/%s/flows=%v", test.name, name, direction, flows), func(t *testing.T) {
-						c := loadWith(t, hook, direction, Beyond{Pod: testPod, Shared: shared, Flows: flows, Inspection: true})
+						c := loadWith(t, hook, direction, Beyond{Pod: testPod, Shared: shared, Flows: flows})
 						want, passed := test.want, test.want == inspection{}
 						if !passed {
 							want.Pod, want.Direction = testPod, uint8(direction)
@@ -607,7 +607,7 @@ func TestWithoutFlows(t *testing.T) {
 	needRoot(t)
 	shared := newShared(t, 4096)
 	for name, beyond := range map[string]Beyond{
-		"no maps": {Pod: testPod, Flows: true, Inspection: true}, "off": {Pod: testPod, Shared: shared}, "nothing": {},
+		"no maps": {Pod: testPod, Flows: true}, "off": {Pod: testPod, Shared: shared}, "nothing": {},
 	} {
 		for hook := range hooks {
 			for _, direction := range []Direction{Receive, Transmit} {

@@ -33,7 +33,7 @@ func FuzzPacket(f *testing.F) {
 	for _, hook := range []Hook{EtherAny, Cgroup} {
 		var both [directions]*counted
 		for d := range both {
-			both[d] = loadWith(f, hook, Direction(d), Beyond{Pod: testPod, Shared: shared, Flows: true, Inspection: true})
+			both[d] = loadWith(f, hook, Direction(d), Beyond{Pod: testPod, Shared: shared, Flows: true})
 		}
 		programs[hook] = both
 	}

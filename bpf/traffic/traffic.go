@@ -165,8 +165,8 @@ type Beyond struct {
 	Shared map[string]*ebpf.Map
 	// Flows says whether packets are added to the tables of flows.
 	Flows bool
-	// Inspection says whether packets of some ports are handed on (inspection.h).
-	Inspection bool
+	// WithoutInspection says that packets are not handed on to those of Shared who look closer (inspection.h).
+	WithoutInspection bool
 }
 
 // Placeholders in the programs' instructions, see traffic.bpf.c.
@@ -184,7 +184,7 @@ func (b Beyond) constants() map[int64]int64 {
 	if b.Shared != nil && b.Flows {
 		wanted |= wantFlows
 	}
-	if b.Shared != nil && b.Inspection {
+	if b.Shared != nil && !b.WithoutInspection {
 		wanted |= wantInspection
 	}
 	return map[int64]int64{podPlaceholder: int64(b.Pod), wantedPlaceholder: wanted}

@@ -79,7 +79,7 @@ type Collector struct {
 // New makes a collector that attaches to nothing before Follow.
 func New(config Config) *Collector {
 	return &Collector{
-		beyond: bpf.Beyond{Shared: config.Shared, Flows: config.Flows, Inspection: true},
+		beyond: bpf.Beyond{Shared: config.Shared, Flows: config.Flows},
 		config: config, root: pins.Root(config.BPFFS, config.Node), earlier: earlier,
 		targets: map[string]*target{}, gone: map[string]time.Time{},
 	}

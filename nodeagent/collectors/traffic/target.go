@@ -200,12 +200,12 @@ func (c *Collector) reduce(refused bpf.Beyond, reason error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
-	case c.beyond.Inspection && refused.Inspection:
-		c.beyond.Inspection = false
-		c.reduced = fmt.Errorf("packets are not handed on for inspection: %w", reason)
-	case c.beyond.Shared != nil && !refused.Inspection:
+	case c.beyond.Shared != nil && refused.WithoutInspection:
 		c.beyond = bpf.Beyond{}
 		c.reduced = fmt.Errorf("packets are in no flow and are not handed on for inspection: %w", reason)
+	case c.beyond.Shared != nil && !c.beyond.WithoutInspection:
+		c.beyond.WithoutInspection = true
+		c.reduced = fmt.Errorf("packets are not handed on for inspection: %w", reason)
 	}
 }
 

@@ -112,7 +112,7 @@ func (b *bench) counters(direction traffic.Direction, withFlows bool, flows int)
 	}
 	var totals *ebpf.Map
 	s.load = func() (program *ebpf.Program, err error) {
-		beyond := traffic.Beyond{Pod: headers.PodNumber(s.name), Flows: withFlows, Inspection: withFlows}
+		beyond := traffic.Beyond{Pod: headers.PodNumber(s.name), Flows: withFlows}
 		if withFlows {
 			beyond.Shared = b.shared
 		}
