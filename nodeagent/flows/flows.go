@@ -94,7 +94,7 @@ type Collector struct {
 // New makes a collector; it holds nothing before Run or the first read.
 func New(config Config) *Collector {
 	c := &Collector{
-		config: config, instance: time.Now().UnixNano(), names: newNames(), pods: pods{byName: map[uint64]uint32{}},
+		config: config, instance: time.Now().UnixNano(), names: newNames(), pods: pods{byNumber: map[uint64]uint32{}},
 		news: make(chan struct{}), hurry: make(chan struct{}, 1), ending: make(chan struct{}),
 	}
 	if c.config.History == 0 {
@@ -235,7 +235,7 @@ func (s snapshot) ReadPod(of *podmap.Pod, row *v1alpha1.PodStats) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if place, ok := s.pods.byName[headers.PodNumber(of.Key)]; ok {
+	if place, ok := s.pods.byNumber[headers.PodNumber(of.Key)]; ok {
 		total := s.pods.places[place].shown
 		row.Flows.Packets, row.Flows.Bytes = int64(total.Packets), int64(total.Bytes)
 	}

@@ -145,7 +145,7 @@ func check(t testing.TB, c *Collector) {
 	}
 	for place, p := range c.pods.places {
 		if p != nil && p.entry.Present != present[uint32(place)] {
-			t.Errorf("present of pod %q is %v, reckoned was %v", p.key, present[uint32(place)], p.entry.Present)
+			t.Errorf("present of pod %x is %v, reckoned was %v", p.number, present[uint32(place)], p.entry.Present)
 		}
 	}
 }
@@ -799,6 +799,29 @@ func TestResume(t *testing.T) {
 	if err := <-l.ended; !errors.Is(err, ErrOutOfRange) {
 		t.Errorf("after many went, resuming gave %v", err)
 	}
+}
+
+// TestFollowVerdict: a follower that asks for some verdicts is told of flows that gain one of them, or lose it.
+func TestFollowVerdict(t *testing.T) {
+	w := newWorld(t, 100)
+	c := w.agent(Config{})
+	f := w.flow(1, 0)
+	put(w, key4(0, 1), f)
+	drain(t, c)
+	ask := request()
+	ask.Verdicts = []v1alpha1.Verdict{v1alpha1.Verdict_VERDICT_DROPPED}
+	l := listen(t, c, ask)
+	l.await("nothing yet", func() bool { return len(l.flows) == 0 && l.revision > 0 })
+	f.Drops, f.LastDrop = 1, f.Last+1
+	put(w, key4(0, 1), f)
+	drain(t, c)
+	l.await("a drop", func() bool { return len(l.flows) == 1 && l.flows[1].DropReason == "0" })
+	f.Last = f.LastDrop + 1
+	put(w, key4(0, 1), f)
+	drain(t, c)
+	l.await("the next packet", func() bool { return len(l.flows) == 0 && l.gone == 1 })
+	l.stop()
+	<-l.ended
 }
 
 // TestSlowFollower: who does not receive holds up nobody, and is told in the end that flows are gone of which it was

@@ -121,7 +121,7 @@ func (f *follower) nextDepartures() {
 	for i := first; i < remembered; i++ {
 		d := h.departure(i)
 		f.toldGone = d.revision
-		if !f.filter.pods[d.pod] {
+		if _, asked := f.filter.pods[d.pod]; !asked {
 			continue
 		}
 		f.gone = append(f.gone, d.position)
@@ -142,7 +142,9 @@ func (f *follower) nextByRevision(target uint64) bool {
 			return false
 		}
 		f.told = f.history.records[number].revision
-		f.take(number, f.filter, &f.found)
+		if f.take(number) { // the follower may have heard of it when it had another one
+			f.gone = append(f.gone, f.history.records[number].position)
+		}
 		if len(f.found.records) == find {
 			break
 		}

@@ -23,8 +23,6 @@ type entry struct {
 	Total amount
 	// Present is the part of it that was in the kernel's tables.
 	Present amount
-	// Key is the pod's, with zeros behind it.
-	Key [64]byte
 }
 
 // An amount is packets and bytes of both directions.
@@ -63,7 +61,7 @@ type ledger struct {
 
 func openLedger(root string) (*ledger, error) {
 	maps, err := pins.Maps(filepath.Join(root, ledgerLayout), map[string]*ebpf.MapSpec{
-		"flow_ledger": {Type: ebpf.Hash, KeySize: 8, ValueSize: 96, MaxEntries: maxPods, Flags: 1 /* BPF_F_NO_PREALLOC */},
+		"flow_ledger": {Type: ebpf.Hash, KeySize: 8, ValueSize: 32, MaxEntries: maxPods, Flags: 1 /* BPF_F_NO_PREALLOC */},
 		"flow_node":   {Type: ebpf.Array, KeySize: 4, ValueSize: 24, MaxEntries: 1},
 	})
 	if err != nil {

@@ -1,7 +1,6 @@
 package flows
 
 import (
-	"bytes"
 	"time"
 
 	"github.com/networkobservability/networkobservability/bpf/headers"
@@ -14,7 +13,6 @@ const linger = 2 * time.Minute
 // A pod is one that has flows, or had.
 type pod struct {
 	number uint64
-	key    string // empty while it is not known
 	// records is how many the history has of it.
 	records int
 	entry   entry
@@ -35,8 +33,8 @@ type pod struct {
 
 // pods are known by number, and by their place, which records hold.
 type pods struct {
-	places []*pod // nil where one was forgotten
-	byName map[uint64]uint32
+	places   []*pod // nil where one was forgotten
+	byNumber map[uint64]uint32
 	// The one that was asked for last.
 	last  uint32
 	known bool
@@ -47,18 +45,18 @@ func (p *pods) place(number uint64) uint32 {
 	if p.known && p.places[p.last].number == number {
 		return p.last
 	}
-	place, ok := p.byName[number]
+	place, ok := p.byNumber[number]
 	if !ok {
 		place = p.vacant()
 		p.places[place] = &pod{number: number}
-		p.byName[number] = place
+		p.byNumber[number] = place
 	}
 	p.last, p.known = place, true
 	return place
 }
 
 func (p *pods) vacant() uint32 {
-	if len(p.byName) < len(p.places) {
+	if len(p.byNumber) < len(p.places) {
 		for i, one := range p.places {
 			if one == nil {
 				return uint32(i)
@@ -70,7 +68,7 @@ func (p *pods) vacant() uint32 {
 }
 
 func (p *pods) forget(place uint32) {
-	delete(p.byName, p.places[place].number)
+	delete(p.byNumber, p.places[place].number)
 	p.places[place] = nil
 	p.known = false
 }
@@ -79,13 +77,11 @@ func (p *pods) forget(place uint32) {
 func (p *pods) restore(written map[uint64]entry) {
 	for number, e := range written {
 		one := p.places[p.place(number)]
-		one.key = string(bytes.TrimRight(e.Key[:], "\x00"))
 		one.former, one.written, one.shown = e, e, e.Total
-		one.entry.Key = e.Key
 	}
 }
 
-// follow learns the keys of the pods that there are.
+// follow learns which pods there are.
 func (p *pods) follow(all []*podmap.Pod) {
 	for _, one := range p.places {
 		if one != nil {
@@ -93,11 +89,7 @@ func (p *pods) follow(all []*podmap.Pod) {
 		}
 	}
 	for _, each := range all {
-		one := p.places[p.place(headers.PodNumber(each.Key))]
-		one.live, one.key = true, each.Key
-		if len(each.Key) <= len(one.entry.Key) {
-			copy(one.entry.Key[:], each.Key)
-		}
+		p.places[p.place(headers.PodNumber(each.Key))].live = true
 	}
 }
 

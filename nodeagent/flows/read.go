@@ -22,7 +22,7 @@ var ErrEnding = errors.New("the agent is ending")
 
 // A filter is the flows that a request asks for.
 type filter struct {
-	pods         map[uint64]bool
+	pods         map[uint64]string // keys by number
 	peers        map[[16]byte]bool
 	protocols    [256]bool
 	ports        map[uint16]bool
@@ -35,12 +35,12 @@ type filter struct {
 // newFilter takes over a request, which must be valid. clock is as in Collector.
 func newFilter(request *v1alpha1.ReadFlowsRequest, clock int64) *filter {
 	f := &filter{
-		pods: map[uint64]bool{}, direction: request.GetDirection(),
+		pods: map[uint64]string{}, direction: request.GetDirection(),
 		since: monotonicOf(request.GetSinceUnixNano(), clock), until: monotonicOf(request.GetUntilUnixNano(), clock),
 		position: uint64(request.GetAfterPosition()),
 	}
 	for _, key := range request.GetPodKeys() {
-		f.pods[headers.PodNumber(key)] = true
+		f.pods[headers.PodNumber(key)] = key
 	}
 	for i := range f.protocols {
 		f.protocols[i] = len(request.GetProtocols()) == 0 || slices.Contains(request.GetProtocols(), int32(i))
@@ -72,11 +72,15 @@ func monotonicOf(unixNano, clock int64) uint64 {
 	return uint64(max(1, unixNano-clock))
 }
 
-func (f *filter) matches(r *record, pod uint64) bool {
-	if !f.pods[pod] || r.position <= f.position || r.last < f.since || f.until != 0 && r.first >= f.until {
-		return false
-	}
-	if !f.protocols[uint8(r.protocol)] || !f.verdicts[r.verdict()] {
+// matches says whether a record is asked for, and under which key, but for its verdict: that may change.
+func (f *filter) matches(r *record, pod uint64) (key string, ok bool) {
+	key, ok = f.pods[pod]
+	return key, ok && f.matchesOne(r)
+}
+
+// matchesOne is matches for a record of one of the pods.
+func (f *filter) matchesOne(r *record) bool {
+	if r.position <= f.position || r.last < f.since || f.until != 0 && r.first >= f.until || !f.protocols[uint8(r.protocol)] {
 		return false
 	}
 	if f.direction != v1alpha1.Direction_DIRECTION_UNSPECIFIED && f.direction != r.direction() {
@@ -110,16 +114,17 @@ type found struct {
 
 func (f *found) clear() { f.records, f.keys, f.names = f.records[:0], f.keys[:0], f.names[:0] }
 
-// take copies a record if it is asked for. The history must be locked.
-func (c *Collector) take(number uint32, asked *filter, into *found) {
-	r := &c.history.records[number]
-	p := c.pods.places[r.pod]
-	if p.key == "" || !asked.matches(r, p.number) {
-		return
+// take copies a record if it is asked for, and says whether it is but for its verdict. The history must be locked.
+func (r *reader) take(number uint32) (butForVerdict bool) {
+	of := &r.history.records[number]
+	key, ok := r.filter.matches(of, r.pods.places[of.pod].number)
+	if !ok || !r.filter.verdicts[of.verdict()] {
+		return ok
 	}
-	into.records = append(into.records, *r)
-	into.keys = append(into.keys, p.key)
-	into.names = append(into.names, c.names.texts[r.name])
+	r.found.records = append(r.found.records, *of)
+	r.found.keys = append(r.found.keys, key)
+	r.found.names = append(r.found.names, r.names.texts[of.name])
+	return false
 }
 
 // A reader is one request under way.
@@ -215,7 +220,7 @@ func (r *reader) nextByPosition(position *uint64, at *place) bool {
 			return false
 		}
 		*position = at.stamp
-		r.take(number, r.filter, &r.found)
+		r.take(number)
 		if len(r.found.records) == find {
 			break
 		}
