@@ -14,8 +14,8 @@ struct flow4 {
 	__u32 local; // addresses and ports as on the wire
 	__u32 remote;
 	__u16 local_port; // of ICMP the identifier
-	__u16 remote_port; // of ICMP type and code of the first message
-	__u8 protocol;
+	__u16 remote_port; // of ICMP type and code, an answer having those of its question
+	__u8 protocol;     // fragments but the first have no ports, and share the flow without
 	__u8 unused[3];
 };
 

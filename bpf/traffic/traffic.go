@@ -1,5 +1,5 @@
-// Package traffic counts the packets of one pod in the kernel. traffic.bpf.c says how; this file says what its map
-// holds, and loads it.
+// Package traffic counts the packets of one pod in the kernel, and adds them to flows. traffic.bpf.c says how; this
+// file says what its map holds, and loads it.
 //
 // A newcomer changes the C source, runs bpf/generate.sh, and commits what it wrote. If the map's layout changed,
 // Layout changes too, and nodeagent/collectors/traffic keeps a reader of the old one.

@@ -351,14 +351,32 @@ func BenchmarkProgram(b *testing.B) {
 		default:
 			continue
 		}
-		b.Run(p.name, func(b *testing.B) {
-			_, program := load(b, EtherAny, Receive)
-			options := &ebpf.RunOptions{
-				Data: p.packet, Context: buffer{Segments: p.segments, Size: p.size}, Repeat: uint32(b.N),
-			}
-			b.ResetTimer()
-			if _, err := program.Run(options); err != nil {
-				b.Fatal(err)
+		for name, beyond := range map[string]Beyond{"counters": {}, "flows": {Pod: testPod, Shared: newShared(b, 4096), Flows: true}} {
+			b.Run(p.name+"/"+name, func(b *testing.B) {
+				c := loadWith(b, EtherAny, Receive, beyond)
+				b.ResetTimer()
+				repeat(b, c.program, p.packet, buffer{Segments: p.segments, Size: p.size}, uint32(b.N))
+			})
+		}
+	}
+}
+
+// BenchmarkLoad is what the kernel takes to verify and translate a program: two are loaded for every pod.
+func BenchmarkLoad(b *testing.B) {
+	needRoot(b)
+	m, err := NewMap(Notes{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer m.Close()
+	for name, beyond := range map[string]Beyond{"counters": {}, "flows": {Pod: testPod, Shared: newShared(b, 4096), Flows: true}} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				program, err := NewProgram(m, Ether, Receive, beyond)
+				if err != nil {
+					b.Fatal(err)
+				}
+				program.Close()
 			}
 		})
 	}
