@@ -589,6 +589,15 @@ static __always_inline bool count_addresses(const struct packet *packet, __u64 s
 	return sender || receiver;
 }
 
+// count_queued adds a packet that is in no socket's hands and on no interface, mostly in a queue of what was received.
+static __always_inline void count_queued(const struct packet *packet, enum direction direction)
+{
+	__u64 pod = pod_of_address(packet, direction == RECEIVE ? &packet->to : &packet->from);
+
+	if (pod)
+		count(packet, pod, direction, ADDRESS);
+}
+
 // code makes a number of 16 bits of a reason: its subsystem's number in the upper four. The kernel has three so far;
 // the last two stand for what the program tells from the packet.
 #define STRAY 0xe000
@@ -700,7 +709,7 @@ static __always_inline int count_passing(const struct settings *settings, struct
 				count(&packet, pod, RECEIVE, ADDRESS);
 		}
 	} else if (!dev) {
-		count_addresses(&packet, 0);
+		count_queued(&packet, direction_of(skb, dev));
 	} else if (here != NODE) {
 		count(&packet, here, direction_of(skb, dev), INTERFACE);
 	} else if (!count_addresses(&packet, here == owner ? 0 : owner)) {

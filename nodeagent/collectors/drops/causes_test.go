@@ -367,41 +367,51 @@ func TestNoRoute(t *testing.T) {
 	}
 }
 
-// A checksum of UDP is looked at when the packet is read, and by then the queue has written over its interface.
+// The checksum of a short packet of UDP is looked at when it comes, that of a long one when it is read: by then the queue
+// has written over its interface, and the kernel does not tell the socket.
 func TestChecksums(t *testing.T) {
 	kernels(t, func(t *testing.T, o options) {
 		w := newWorld(t, o)
-		for version, port := range map[int]int{4: 7260, 6: 7261} {
-			address := map[int]string{4: "10.99.2.1", 6: "fd99:2::1"}[version]
-			udpErrors, tcpErrors := map[int]string{4: "UdpInCsumErrors", 6: "Udp6InCsumErrors"}[version], "TcpInCsumErrors"
-			beforeUDP, beforeTCP := statistic(w.b.Namespace, udpErrors), statistic(w.b.Namespace, tcpErrors)
-			var socket net.PacketConn
-			var err error
-			w.b.Do(func() { socket, err = net.ListenPacket("udp", net.JoinHostPort(address, fmt.Sprint(port))) })
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer socket.Close()
-			done := make(chan struct{})
-			go func() {
-				defer close(done)
-				_, _, _ = socket.ReadFrom(make([]byte, 2000)) // the one that is right
-			}()
-			raw(t, w.a.Namespace, datagram(version, udp, 1, 2, 64, udpTo(port, 0xbad)), times)
+		for version, port := range map[int]int{4: 7260, 6: 7262} {
+			before := statistic(w.b.Namespace, "TcpInCsumErrors")
 			raw(t, w.a.Namespace, datagram(version, tcp, 1, 2, 64, tcpTo(port, 0xbad)), times)
-			send(t, w.a.Namespace, net.JoinHostPort(address, fmt.Sprint(port)), 1, 10)
-			<-done
-			if got := statistic(w.b.Namespace, udpErrors) - beforeUDP; got != times {
-				t.Errorf("%s rose by %d", udpErrors, got)
+			if got := statistic(w.b.Namespace, "TcpInCsumErrors") - before; got != times {
+				t.Errorf("TcpInCsumErrors rose by %d", got)
 			}
-			if got := statistic(w.b.Namespace, tcpErrors) - beforeTCP; got != times {
-				t.Errorf("%s rose by %d", tcpErrors, got)
-			}
-			expect(t, w.of(w.b), kind{reason: "UDP_CSUM", class: checksum, direction: receive, protocol: udp, port: int32(port)}, times)
-			expect(t, w.of(w.b), kind{reason: "TCP_CSUM", class: checksum, direction: receive, protocol: tcp, port: int32(port)}, times)
+			expect(t, w.of(w.b), kind{reason: "TCP_CSUM", class: checksum, direction: receive, attribution: byInterface, protocol: tcp, port: int32(port)}, times)
+			badUDP(t, w, version, port, 0, byInterface)
+			badUDP(t, w, version, port+1, 200, byAddress)
 			expect(t, w.of(w.a), kind{port: int32(port)}, 0)
+			expect(t, w.of(w.a), kind{port: int32(port + 1)}, 0)
 		}
 	})
+}
+
+// badUDP sends packets with a wrong checksum and then one with the right one, and reads until it comes.
+func badUDP(t *testing.T, w *world, version, port, size int, by v1alpha1.Drop_Attribution) {
+	t.Helper()
+	address := net.JoinHostPort(map[int]string{4: "10.99.2.1", 6: "fd99:2::1"}[version], fmt.Sprint(port))
+	counter := map[int]string{4: "UdpInCsumErrors", 6: "Udp6InCsumErrors"}[version]
+	before := statistic(w.b.Namespace, counter)
+	var socket net.PacketConn
+	var err error
+	w.b.Do(func() { socket, err = net.ListenPacket("udp", address) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	payload := append(udpTo(port, 0xbad), make([]byte, size)...)
+	binary.BigEndian.PutUint16(payload[4:], uint16(len(payload)))
+	const few = 100 // all of them have space in the socket's buffer
+	raw(t, w.a.Namespace, datagram(version, udp, 1, 2, 64, payload), few)
+	send(t, w.a.Namespace, address, 1, 10)
+	if _, _, err := socket.ReadFrom(make([]byte, 2000)); err != nil {
+		t.Fatal(err)
+	}
+	if got := statistic(w.b.Namespace, counter) - before; got != few {
+		t.Errorf("%s rose by %d", counter, got)
+	}
+	expect(t, w.of(w.b), kind{reason: "UDP_CSUM", class: checksum, direction: receive, attribution: by, protocol: udp, port: int32(port)}, few)
 }
 
 // A rule that rejects gives the reason of one that drops. Its answer is on its way when the packet is dropped.

@@ -14,7 +14,8 @@
 // left out since the kernel has a reason for them (6.10); before, they are NOT_SPECIFIED.
 //
 // What is missing: where a packet's address is translated on the node before it is dropped there, the rows have the
-// translated port. A packet that is dropped from the queue of a UDP socket when it is read (its checksum is wrong) is
-// found by its address only, so on loopback it is not found. While the program runs, an interrupt on the same CPU that
-// drops a packet is missed; the counter "missed" of the node says how often.
+// translated port. A packet that a socket of UDP drops when it is read, for its checksum, is found by its address only: on
+// loopback it is not found, and where several nodes share a kernel and their pods have the same addresses, all find it.
+// While the program runs, an interrupt on the same CPU that drops a packet is missed; the counter "missed" of the node
+// says how often.
 package drops
