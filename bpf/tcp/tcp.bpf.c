@@ -165,7 +165,7 @@ struct totals {
 	struct histogram latencies[LATENCIES];
 };
 
-// By the pod's number (pods.h). User space makes and deletes entries: what happens before there is one is not counted.
+// By the pod's number (pods.h). User space makes and deletes entries. What happens before there is one is not counted.
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1024);
@@ -177,7 +177,7 @@ struct {
 enum owner { BY_NAMESPACE, BY_CGROUP, OWNERS };
 
 struct followed {
-	// Pods, or 0. The second is a pod that uses the node's network, and then the first is NODE.
+	// Pods that have totals, or 0. The second is a pod that uses the node's network, and then the first is NODE.
 	__u64 owners[OWNERS];
 	__u64 begun; // CLOCK_MONOTONIC in ns when the first SYN was sent; 0 unless the socket is connecting
 	// What is in the totals already. Changed by atomic exchange only, for user space may read while a socket closes.
@@ -231,7 +231,7 @@ static __always_inline __u64 pod_of_cgroup(struct cgroup *cgroup)
 		__u64 *pod = bpf_map_lookup_elem(&pods_by_cgroup, &id);
 
 		if (pod)
-			return *pod;
+			return bpf_map_lookup_elem(&totals, pod) ? *pod : 0;
 		cgroup = BPF_CORE_READ(cgroup, self.parent, cgroup);
 	}
 	return 0;
@@ -253,6 +253,8 @@ static __always_inline bool leads_to_api(struct sock_common *sk)
 	return bpf_map_lookup_elem(&api_servers, &key);
 }
 
+// follow finds or makes what is remembered of a socket: not before there are totals, for what is taken from the socket
+// must go somewhere.
 static __always_inline struct followed *follow(struct sock *sk, __u64 pod)
 {
 	struct followed *followed = bpf_sk_storage_get(&sockets, sk, NULL, 0);
@@ -260,6 +262,8 @@ static __always_inline struct followed *follow(struct sock *sk, __u64 pod)
 
 	if (followed)
 		return followed;
+	if (!bpf_map_lookup_elem(&totals, &pod))
+		return NULL;
 	if (pod == NODE)
 		fresh.owners[BY_CGROUP] = pod_of_cgroup(sk->sk_cgrp_data.cgroup);
 	return bpf_sk_storage_get(&sockets, sk, &fresh, BPF_SK_STORAGE_GET_F_CREATE);

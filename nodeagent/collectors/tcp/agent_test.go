@@ -85,8 +85,7 @@ func (m machine) start(t testing.TB, without []string, fakes ...*fakepod.Pod) *a
 		defer collector.seeds.mu.Unlock()
 		return len(collector.seeds.waiting) == 0 || collector.seed == nil
 	})
-	collector.iterating.Lock() // for the last of them
-	collector.iterating.Unlock()
+	collector.Snapshot() // which waits for the last of them
 	return a
 }
 

@@ -230,6 +230,55 @@ func waitReadable(t testing.TB, connection net.Conn) {
 	}))
 }
 
+// TestHalfOpen: connections that wait for a packet of their handshake are shown on both sides.
+func TestHalfOpen(t *testing.T) {
+	const n = 7
+	client, serverPod := pair(t, 19)
+	agent := newMachine(t).start(t, nil, client, serverPod)
+	ipv4, ipv6 := addresses(19)
+	client.RunInput(`table inet t { chain c { type filter hook input priority 0;
+		tcp sport 80 drop
+	}
+	}`, "nft", "-f", "-")
+	for _, address := range []string{net.JoinHostPort(ipv4, "80"), net.JoinHostPort(ipv6, "80")} {
+		listen(t, serverPod.Namespace, address)
+		for range n {
+			fd, err := connect(t, client.Namespace, address, unix.SOCK_NONBLOCK)
+			defer unix.Close(fd)
+			if !errors.Is(err, unix.EINPROGRESS) {
+				t.Fatal(err)
+			}
+		}
+	}
+	fakepod.Eventually(t, "waiting on both sides", func() bool {
+		return agent.row(client).Connections.SynSent == 2*n && agent.row(serverPod).Connections.SynReceived == 2*n
+	})
+	agent.expect(client, "waiting", counts{})
+	agent.expect(serverPod, "waiting", counts{})
+}
+
+// TestNoMemory: a socket that the kernel has no memory to follow is counted, but for what it carries.
+func TestNoMemory(t *testing.T) {
+	client, serverPod := pair(t, 20)
+	agent := newMachine(t).start(t, nil, client, serverPod)
+	ipv4, _ := addresses(20)
+	server := listen(t, serverPod.Namespace, net.JoinHostPort(ipv4, "80"))
+	client.Run("sysctl", "-q", "-w", "net.core.optmem_max=0")
+	near, far := mustDial(t, client.Namespace, server.address()), server.next()
+	exchange(t, near, far, 1000)
+	near.Close()
+	_, _ = io.Copy(io.Discard, far)
+	far.Close()
+	agent.expect(client, "connecting", counts{active: 1})
+	fakepod.Eventually(t, "closing", func() bool {
+		lost := agent.row(client).Additional
+		return len(lost) == 1 && lost[0].Name == "sockets_not_followed" && lost[0].Value == 1
+	})
+	if c := agent.row(client).Connections; c.BytesAcked != 0 || count(c.ClosedSmoothedRtt) != 1 {
+		t.Errorf("got %v", c)
+	}
+}
+
 // An unusual test has two pods, of which the second listens.
 type unusual struct {
 	*testing.T
@@ -253,7 +302,7 @@ func TestUnusual(t *testing.T) {
 	u.noFreePort()
 	u.bothAtOnce()
 	u.fastOpen()
-	u.noMemory()
+	u.multipath()
 }
 
 func (t unusual) disconnectAndConnect() {
@@ -361,26 +410,42 @@ func (t unusual) fastOpen() {
 	}
 }
 
-// noMemory: a socket that the kernel has no memory to follow is counted, but for what it carries.
-func (t unusual) noMemory() {
-	t.client.Run("sysctl", "-q", "-w", "net.core.optmem_max=0")
-	defer t.client.Run("sysctl", "-q", "-w", "net.core.optmem_max=131072")
-	before, row := t.agent.counts(t.client), t.agent.row(t.client)
-	server := listen(t, t.serverPod.Namespace, net.JoinHostPort(t.ip, "82"))
-	near, far := mustDial(t, t.client.Namespace, server.address()), server.next()
-	exchange(t, near, far, 1000)
-	near.Close()
-	_, _ = io.Copy(io.Discard, far)
-	far.Close()
-	before.active++
-	t.agent.expect(t.client, "connecting without memory", before)
-	fakepod.Eventually(t, "closing without memory", func() bool {
-		lost := t.agent.row(t.client).Additional
-		return len(lost) == 1 && lost[0].Name == "sockets_not_followed" && lost[0].Value == 1
+// multipath: each path of a connection is one of TCP, and the socket above them is none.
+func (t unusual) multipath() {
+	near, far := t.agent.counts(t.client), t.agent.counts(t.serverPod)
+	before := t.agent.row(t.serverPod).Connections
+	var listener net.Listener
+	var connection net.Conn
+	var err error
+	address := net.JoinHostPort(t.ip, "83")
+	t.serverPod.Do(func() {
+		config := net.ListenConfig{}
+		config.SetMultipathTCP(true)
+		listener, err = config.Listen(t.Context(), "tcp", address)
 	})
-	after := t.agent.row(t.client).Connections
-	if after.BytesAcked != row.Connections.BytesAcked || count(after.ClosedSmoothedRtt) != count(row.Connections.ClosedSmoothedRtt)+1 {
-		t.Errorf("before %v, after %v", row.Connections, after)
+	must(t, err)
+	defer listener.Close()
+	t.client.Do(func() {
+		dialer := net.Dialer{}
+		dialer.SetMultipathTCP(true)
+		connection, err = dialer.Dial("tcp", address)
+	})
+	must(t, err)
+	defer connection.Close()
+	accepted, err := listener.Accept()
+	must(t, err)
+	defer accepted.Close()
+	exchange(t, connection, accepted, 1000)
+	if multiple, err := connection.(*net.TCPConn).MultipathTCP(); err != nil || !multiple {
+		t.Logf("without multipath TCP: %v", err)
+	}
+	near.active++
+	far.passive++
+	t.agent.expect(t.client, "opening paths", near)
+	t.agent.expect(t.serverPod, "opening paths", far)
+	after := t.agent.row(t.serverPod).Connections
+	if after.BytesReceived != before.BytesReceived+1000 || after.Listen != before.Listen+1 {
+		t.Errorf("before %v, after %v", before, after)
 	}
 }
 
@@ -458,6 +523,9 @@ func TestSumsOnlyRise(t *testing.T) {
 	// A FIN takes a number in the sequence.
 	if c := agent.row(serverPod).Connections; c.BytesReceived != all*(bytes+1) || c.OpenedPassively != all {
 		t.Errorf("%d opened and %d bytes received, want %d and %d", c.OpenedPassively, c.BytesReceived, all, all*(bytes+1))
+	}
+	if opened := snmp(t, client.Namespace, "ActiveOpens"); agent.counts(client).active != opened || opened != all {
+		t.Errorf("%d opened, and the namespace says %d, want %d", agent.counts(client).active, opened, all)
 	}
 	if c := agent.row(client).Connections; c.SegmentsRetransmitted != snmp(t, client.Namespace, "RetransSegs") {
 		t.Errorf("%d retransmitted, and the namespace says %d", c.SegmentsRetransmitted, snmp(t, client.Namespace, "RetransSegs"))
