@@ -302,6 +302,9 @@ func (c *Collector) conclude(s *sweep, counts headers.FlowTable) error {
 		c.endUnseen()
 	}
 	c.expire()
+	if c.ledgerNode.Drained == 0 { // what went before there was a ledger is not known to have been pushed out
+		c.ledgerNode.Deleted = counts.Created - min(counts.Created, uint64(s.present))
+	}
 	evicted := counts.Created - min(counts.Created, c.ledgerNode.Deleted+uint64(s.present))
 	c.ledgerNode.Evicted = max(c.ledgerNode.Evicted, evicted)
 	c.ledgerNode.Drained = s.now

@@ -336,6 +336,22 @@ func TestFormerPods(t *testing.T) {
 	}
 }
 
+// TestSwitchedOn: what went through the tables before there was a ledger counts as created, but not as evicted.
+func TestSwitchedOn(t *testing.T) {
+	w := newWorld(t, 1000)
+	w.created = 5000
+	put(w, key4(0, 1), w.flow(3, 0))
+	c := w.agent(Config{})
+	drain(t, c)
+	drain(t, c)
+	if table := table4(t, c); table.Evicted != 0 || table.Created != 5001 || table.Present != 1 {
+		t.Errorf("the node's table is %v", table)
+	}
+	if packets, _ := totals(t, c, 0); packets != 3 {
+		t.Errorf("%d packets, want 3", packets)
+	}
+}
+
 func TestIdle(t *testing.T) {
 	const both = fin | syn
 	for _, test := range []struct {

@@ -186,7 +186,7 @@ func (c *Collector) newReader(ctx context.Context, request *v1alpha1.ReadFlowsRe
 // readAll sends what the history held when the read began, by position.
 func (r *reader) readAll() error {
 	position, at := r.filter.position, place{}
-	for more := true; more && r.left != 0; {
+	for more := len(r.filter.pods) > 0; more && r.left != 0; {
 		if err := r.collect(func() { more = r.nextByPosition(&position, &at) }); err != nil {
 			return err
 		}
