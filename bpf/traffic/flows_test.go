@@ -590,7 +590,27 @@ func inspected(t *testing.T, inside func(func()), c *counted, packet []byte) (go
 	if err := c.shared["inspection"].Put(uint32(0), perCPU); err != nil {
 		t.Fatal(err)
 	}
-	inside(func() { verdict = run(t, c.program, packet, buffer{IfIndex: 2}) })
+	// Programs on cgroups hand on in the packet's control buffer.
+	type control struct {
+		_       [40]byte
+		IfIndex uint32
+		_       [4]byte
+		Words   [5]uint32
+		_       [124]byte
+	}
+	var after control
+	inside(func() {
+		if verdict, err = c.program.Run(&ebpf.RunOptions{Data: packet, Context: control{IfIndex: 2}, ContextOut: &after}); err != nil {
+			t.Error(err)
+		}
+	})
+	if w := after.Words; w != [5]uint32{} {
+		got = inspection{
+			Pod: uint64(w[1])<<32 | uint64(w[0]), Transport: w[2], End: w[3],
+			TransportProtocol: uint8(w[4] >> 16), Direction: uint8(w[4] >> 24),
+		}
+		binary.LittleEndian.PutUint16(got.Protocol[:], uint16(w[4]))
+	}
 	if err := c.shared["inspection"].Lookup(uint32(0), &perCPU); err != nil {
 		t.Fatal(err)
 	}

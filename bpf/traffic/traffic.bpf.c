@@ -430,6 +430,9 @@ static __always_inline void fill_key6(union key6 *key, __u64 *addresses, enum di
 	key->words[5] = transport->ports | (__u64)transport->protocol << 32;
 }
 
+// Functions that use maps of flows are static: kernels before 6.8 verify global ones even if nothing calls them, and
+// without flows there may be no maps.
+
 // begin_flow makes an entry, unless another CPU has done so meanwhile. It says whether it did.
 static __noinline int begin_flow(void *table, void *key, enum direction direction, __u64 now)
 {
@@ -448,7 +451,8 @@ static __noinline int begin_flow(void *table, void *key, enum direction directio
 }
 
 // note_flags is for packets with a flag of TCP that their direction of the flow had not shown before. The handshake
-// is timed here, since each step of it shows one.
+// is timed here, since each step of it shows one: from the SYN, or the answer to one, that the pod sends to the next
+// acknowledgment that it receives. Of a SYN that is sent again, the first counts.
 static __noinline void note_flags(struct flow *flow, enum direction direction, __u8 flags)
 {
 	// The two bytes of flags are the upper half of an aligned word: additions by two CPUs lose none.
@@ -621,23 +625,27 @@ static __always_inline bool is_dns(struct transport *transport)
 // inspect hands the packet on, and does not return if there is somebody to take it.
 static __always_inline void inspect(struct frame *frame, struct transport *transport)
 {
-	struct inspection *known;
+	struct inspection known = {
+		.pod = pod(),
+		.network = frame->link_header,
+		.transport = frame->link_header + transport->offset,
+		.end = frame->link_header + frame->length,
+		.protocol = frame->protocol,
+		.transport_protocol = transport->protocol,
+		.direction = frame->direction,
+	}, *entry;
 	__u32 zero = 0;
 
-	known = bpf_map_lookup_elem(&inspection, &zero);
-	if (!known)
-		return;
-	known->pod = pod();
-	known->network = frame->link_header;
-	known->transport = frame->link_header + transport->offset;
-	known->end = frame->link_header + frame->length;
-	known->protocol = frame->protocol;
-	known->transport_protocol = transport->protocol;
-	known->direction = frame->direction;
-	if (frame->is_socket)
+	if (frame->is_socket) {
+		tell_in_packet(frame->skb, &known);
 		bpf_tail_call(frame->skb, &cgroup_inspectors, INSPECT_DNS);
-	else
-		bpf_tail_call(frame->skb, &inspectors, INSPECT_DNS);
+		return;
+	}
+	entry = bpf_map_lookup_elem(&inspection, &zero);
+	if (!entry)
+		return;
+	*entry = known;
+	bpf_tail_call(frame->skb, &inspectors, INSPECT_DNS);
 }
 
 // weigh reckons what the packet is on the wire.
@@ -697,11 +705,11 @@ static __always_inline void count(struct frame *frame, __u32 wire_length)
 
 static __always_inline bool is_broadcast(struct __sk_buff *skb)
 {
-	struct ethhdr *ethernet = (void *)(long)skb->data;
+	void *destination = (void *)(long)skb->data; // struct ethhdr is packed, and would be read byte by byte
 
-	if ((void *)(ethernet + 1) > (void *)(long)skb->data_end)
+	if (destination + ETH_HLEN > (void *)(long)skb->data_end)
 		return false;
-	return *(__u32 *)&ethernet->h_dest[0] == 0xffffffff && *(__u16 *)&ethernet->h_dest[4] == 0xffff;
+	return *(__u32 *)destination == 0xffffffff && *(__u16 *)(destination + 4) == 0xffff;
 }
 
 static __always_inline int count_interface(struct __sk_buff *skb, enum direction direction, __u32 link_header)
