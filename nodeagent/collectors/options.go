@@ -40,7 +40,7 @@ type DNSOptions struct {
 
 // FlowsOptions tune the history of flows.
 type FlowsOptions struct {
-	// History is how many flows are kept.
+	// History is how many flows are kept that have ended.
 	History int `json:"history"`
 	// MaxAge is for how long a flow is kept after its last packet, as "30m".
 	MaxAge metav1.Duration `json:"maxAge"`

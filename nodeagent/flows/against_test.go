@@ -45,7 +45,7 @@ func TestAgainstCounters(t *testing.T) {
 		}
 		var row *v1alpha1.PodStats
 		fakepod.Eventually(t, "flows that are equal to the counters", func() bool {
-			if err := history.drainNow(); err != nil {
+			if err := history.drainUnless(0); err != nil {
 				t.Fatal(err)
 			}
 			row = &v1alpha1.PodStats{Measurement: &v1alpha1.Measurement{}}

@@ -42,13 +42,9 @@ type question struct {
 	position uint64
 }
 
-// drain brings the history up to date with the kernel's tables. An error leaves what was read valid.
+// drain brings the history up to date with the kernel's tables. An error leaves what was read valid. It is for
+// drainUnless to call.
 func (c *Collector) drain() error {
-	c.draining.Lock()
-	defer c.draining.Unlock()
-	if c.closed {
-		return errClosed
-	}
 	// Before the tables: a flow that begins meanwhile may then be present and not yet created, but never the other way
 	// round, which would look like an eviction.
 	counts, err := readCounts(c.counts)

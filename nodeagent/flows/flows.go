@@ -174,7 +174,7 @@ func (c *Collector) Run(ctx context.Context) {
 		case <-c.hurry:
 		case <-timer.C:
 		}
-		_ = c.drainNow() // State says it
+		_ = c.drainUnless(0) // State says it
 		timer.Reset(c.pause())
 	}
 }
@@ -189,12 +189,20 @@ func (c *Collector) pause() time.Duration {
 	return drainEvery
 }
 
-// drainNow drains, and remembers what went wrong.
-func (c *Collector) drainNow() error {
+// drainUnless drains unless that was done within the time fresh, and remembers what went wrong.
+func (c *Collector) drainUnless(fresh time.Duration) error {
+	c.draining.Lock()
+	defer c.draining.Unlock()
+	if c.closed {
+		return errClosed
+	}
+	if c.drains > 0 && time.Since(c.drained) < fresh {
+		return nil // by whom this call waited for
+	}
 	err := c.drain()
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.problem = err
-	c.mu.Unlock()
 	return err
 }
 
@@ -203,13 +211,7 @@ func (c *Collector) refresh() error {
 	if c.broken != nil {
 		return c.broken
 	}
-	c.mu.Lock()
-	fresh := c.drains > 0 && time.Since(c.drained) < freshFor
-	c.mu.Unlock()
-	if fresh {
-		return nil
-	}
-	return c.drainNow()
+	return c.drainUnless(freshFor)
 }
 
 // Snapshot brings the history up to date for the rows of one answer.

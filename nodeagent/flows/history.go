@@ -272,8 +272,14 @@ type place struct {
 // first.
 func (h *history) afterPosition(position uint64, at *place) (uint32, bool) {
 	next := h.all.first
-	if at.stamp != 0 && at.stamp <= position && h.records[at.number].position == at.stamp {
+	switch {
+	case at.stamp != 0 && at.stamp <= position && h.records[at.number].position == at.stamp:
 		next = at.number
+	case next != nowhere && position > h.records[next].position+(h.position-h.records[next].position)/2:
+		next = h.all.last // it is nearer to the end
+		for h.records[next].position > position && h.records[next].links[byPosition].before != nowhere {
+			next = h.records[next].links[byPosition].before
+		}
 	}
 	for next != nowhere && h.records[next].position <= position {
 		next = h.records[next].links[byPosition].after

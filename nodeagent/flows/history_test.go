@@ -84,6 +84,15 @@ func TestHistoryAgainstModel(t *testing.T) {
 				t.Fatalf("step %d: found %d (%v), want %d (%v)", step, number, ok, e.number, e.live)
 			}
 		}
+		if len(model) > 0 {
+			from := random.IntN(len(model))
+			number, ok := h.afterPosition(model[from].position-uint64(random.IntN(2)), &place{})
+			exact := ok && number == model[from].number
+			behind := from+1 < len(model) && ok && number == model[from+1].number || from+1 == len(model) && !ok
+			if !exact && !behind {
+				t.Fatalf("step %d: from position %d came %d (%v)", step, model[from].position, number, ok)
+			}
+		}
 		byChange := slices.SortedFunc(slices.Values(model), func(a, b *entry) int { return int(a.revision) - int(b.revision) })
 		since, places := uint64(0), [2]place{}
 		if len(byChange) > 0 && random.IntN(2) == 0 {
