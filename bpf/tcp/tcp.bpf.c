@@ -221,8 +221,8 @@ static __always_inline __u64 pod_of_namespace(__u64 cookie)
 	return pod ? *pod : 0;
 }
 
-// The socket's cgroup is a container's, some levels below the pod's.
-#define CGROUP_LEVELS 4
+// The socket's cgroup is a container's, or below it; the pod's is above.
+#define CGROUP_LEVELS 8
 
 static __always_inline __u64 pod_of_cgroup(struct cgroup *cgroup)
 {
@@ -234,7 +234,7 @@ static __always_inline __u64 pod_of_cgroup(struct cgroup *cgroup)
 			return bpf_map_lookup_elem(&totals, pod) ? *pod : 0;
 		cgroup = BPF_CORE_READ(cgroup, self.parent, cgroup);
 	}
-	return 0;
+	return 0; // nor when it has no totals yet: seed looks again
 }
 
 static __always_inline bool leads_to_api(struct sock_common *sk)
@@ -269,22 +269,23 @@ static __always_inline struct followed *follow(struct sock *sk, __u64 pod)
 	return bpf_sk_storage_get(&sockets, sk, &fresh, BPF_SK_STORAGE_GET_F_CREATE);
 }
 
-// take returns what has been added to a socket's counter since it was last taken. While the socket is not locked it may
-// close or be read at the same time: then the other one takes it.
-#define take(taken, counter, locked)                                                              \
-	({                                                                                        \
-		typeof(*(taken)) _before = *(volatile typeof(taken))(taken), _now;                \
-		barrier();                                                                        \
-		_now = (counter);                                                                 \
-		if (locked)                                                                       \
-			_before = __atomic_exchange_n(taken, _now, __ATOMIC_SEQ_CST);             \
-		else if (!rises(_before, _now) || __sync_val_compare_and_swap(taken, _before, _now) != _before) \
-			_now = _before;                                                           \
-		(typeof(_now))(_now - _before);                                                   \
-	})
-
 // rises looks at the difference, for counters of 32 bits wrap.
 #define rises(before, now) (sizeof(now) == 4 ? (__s32)((now) - (before)) > 0 : (__s64)((now) - (before)) > 0)
+
+// take returns what has been added to a socket's counter since it was last taken. While the socket is not locked it may
+// close or be read at the same time: then the other one takes it.
+#define take(taken, counter, locked)                                                     \
+	({                                                                               \
+		typeof(*(taken)) _before = *(volatile typeof(taken))(taken), _now;       \
+		barrier();                                                               \
+		_now = (counter);                                                        \
+		if (locked)                                                              \
+			_before = __atomic_exchange_n(taken, _now, __ATOMIC_SEQ_CST);    \
+		else if (!rises(_before, _now) ||                                        \
+			 __sync_val_compare_and_swap(taken, _before, _now) != _before)   \
+			_now = _before;                                                  \
+		(typeof(_now))(_now - _before);                                          \
+	})
 
 static __always_inline void add(__u64 *counter, __u64 value)
 {
