@@ -500,11 +500,9 @@ int dns_interface(struct __sk_buff *skb)
 SEC("cgroup/skb")
 int dns_socket(struct __sk_buff *skb)
 {
-	__u32 zero = 0;
-	struct inspection *in = bpf_map_lookup_elem(&inspection, &zero);
+	struct inspection in = told_in_packet(skb);
 
-	if (in)
-		take_packet(skb, in, bpf_get_socket_cookie(skb));
+	take_packet(skb, &in, bpf_get_socket_cookie(skb));
 	return 1; // let it pass
 }
 

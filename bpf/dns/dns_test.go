@@ -185,6 +185,18 @@ func (n *node) run(frame []byte, s seen) {
 	}
 }
 
+// inPacket is struct __sk_buff as far as PROG_TEST_RUN takes it, with what programs on cgroups read.
+func (s seen) inPacket() any {
+	return struct {
+		_       [48]byte
+		Control [5]uint32
+		_       [124]byte
+	}{Control: [5]uint32{
+		uint32(s.Pod), uint32(s.Pod >> 32), s.Transport, s.End,
+		uint32(binary.LittleEndian.Uint16(s.EtherType[:])) | uint32(s.Protocol)<<16 | uint32(s.Direction)<<24,
+	}}
+}
+
 func (n *node) tell(s seen) {
 	n.t.Helper()
 	entry := make([]byte, n.maps["inspection"].ValueSize())
@@ -676,7 +688,7 @@ func TestTailCall(t *testing.T) {
 			shift := ethernetLength - test.network
 			s.Network, s.Transport, s.End = s.Network-shift, s.Transport-shift, s.End-shift
 			n.tell(s)
-			verdict, err := caller.Run(&ebpf.RunOptions{Data: frame})
+			verdict, err := caller.Run(&ebpf.RunOptions{Data: frame, Context: s.inPacket()})
 			if err != nil || verdict != test.verdict {
 				t.Errorf("verdict %d (%v)", verdict, err)
 			}

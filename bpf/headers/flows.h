@@ -36,7 +36,7 @@ struct flow {
 	} halves[2]; // received, transmitted; on the wire, as everywhere
 	__u64 first; // CLOCK_MONOTONIC in ns, of ticks (bpf_ktime_get_coarse_ns)
 	__u64 last;
-	__u64 last_drop; // 0: none
+	__u64 last_drop; // the same clock, exact; 0: none
 	__u64 syn; // CLOCK_MONOTONIC in ns, exact: the SYN that waits for its answer; 0 when none does
 	__u32 handshake_us; // from SYN to its answer, at least 1; 0 when it was not seen
 	__u32 drops;

@@ -8,7 +8,9 @@
 
 enum inspector { INSPECT_DNS, INSPECTORS };
 
-// What is known of the packet already. Valid for the tail call that follows, on the same CPU.
+// What is known of the packet already. On an interface it is in the map inspection, valid for the tail call that follows:
+// nothing comes in between on that CPU. A program on a cgroup can be interrupted by another one, so there it is in the
+// packet's control buffer, which the kernel gives to one run alone.
 struct inspection {
 	__u64 pod;
 	__u32 network; // offset of the IP header from where the program sees the packet begin
@@ -25,6 +27,28 @@ struct {
 	__type(key, __u32);
 	__type(value, struct inspection);
 } inspection SEC(".maps");
+
+static __always_inline void tell_in_packet(struct __sk_buff *skb, const struct inspection *known)
+{
+	skb->cb[0] = known->pod;
+	skb->cb[1] = known->pod >> 32;
+	skb->cb[2] = known->transport;
+	skb->cb[3] = known->end;
+	skb->cb[4] = known->protocol | known->transport_protocol << 16 | (__u32)known->direction << 24;
+}
+
+// On a cgroup programs see the IP header first.
+static __always_inline struct inspection told_in_packet(struct __sk_buff *skb)
+{
+	return (struct inspection){
+		.pod = (__u64)skb->cb[1] << 32 | skb->cb[0],
+		.transport = skb->cb[2],
+		.end = skb->cb[3],
+		.protocol = skb->cb[4],
+		.transport_protocol = skb->cb[4] >> 16,
+		.direction = skb->cb[4] >> 24,
+	};
+}
 
 // Programs of type sched_cls (tcx, clsact).
 struct {

@@ -144,6 +144,7 @@ var classes = map[string]v1alpha1.Drop_Class{
 	"TCP_RFC7323_PAWS_ACK":    benign, // the same, by its timestamp
 	"TCP_RESET":               benign, // a reset did what it should; resets are counted as such
 	"DUP_FRAG":                benign,
+	"QUEUE_PURGE":             benign, // left in a queue when its owner ended: of each closed connection the peer's FIN
 	"OTHERHOST":               benign, // a bridge floods what it does not know
 	"IPV6_NDISC_NS_OTHERHOST": benign, // asks for somebody else's address
 	"VXLAN_ENTRY_EXISTS":      benign,
