@@ -1411,17 +1411,18 @@ func (x *APIServer) GetOpen() int64 {
 type DNS struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Counters by type of record (RFC 1035 and IANA's registry); type 65535 counts all that are not shown.
-	Queries   []*DNSQueries   `protobuf:"bytes,1,rep,name=queries,proto3" json:"queries,omitempty"`
+	Queries []*DNSQueries `protobuf:"bytes,1,rep,name=queries,proto3" json:"queries,omitempty"`
+	// Those that nobody asked for too.
 	Responses []*DNSResponses `protobuf:"bytes,2,rep,name=responses,proto3" json:"responses,omitempty"`
 	// Queries that nobody answered within 10 s.
 	Unanswered int64 `protobuf:"varint,3,opt,name=unanswered,proto3" json:"unanswered,omitempty"`
 	// From query to response.
 	Latency *Histogram `protobuf:"bytes,4,opt,name=latency,proto3" json:"latency,omitempty"`
-	// The names most asked for since counting began, at most 20; counts are upper bounds, see error.
+	// The names most asked for since the agent began, at most 100; counts are upper bounds, see error.
 	Names []*DNSNameCount `protobuf:"bytes,5,rep,name=names,proto3" json:"names,omitempty"`
 	// Packets on port 53 that are no DNS messages.
 	Unparsed int64 `protobuf:"varint,6,opt,name=unparsed,proto3" json:"unparsed,omitempty"`
-	// Responses of which names are not known, because too many came at a time.
+	// Queries and responses of which names are not known, because too many came at a time.
 	Lost          int64 `protobuf:"varint,7,opt,name=lost,proto3" json:"lost,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -798,7 +798,7 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_DNSStats(ref
 					},
 					"responses": {
 						SchemaProps: spec.SchemaProps{
-							Description: "responses that came back, of all types and codes.",
+							Description: "responses that came, of all types and codes, those that nobody asked for too.",
 							Default:     0,
 							Type:        []string{"integer"},
 							Format:      "int64",
@@ -830,7 +830,7 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_DNSStats(ref
 					},
 					"namesLost": {
 						SchemaProps: spec.SchemaProps{
-							Description: "namesLost counts responses whose names were not looked at because too many came at a time. All other counters hold them.",
+							Description: "namesLost counts queries and responses whose names were not kept because too many came at a time. All other counters hold them.",
 							Default:     0,
 							Type:        []string{"integer"},
 							Format:      "int64",
@@ -896,7 +896,7 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_DNSStats(ref
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "topNames are the names most asked for since the agent began, at most 20.",
+							Description: "topNames are the names most asked for since the agent began: 20, unless the agent is configured otherwise.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{

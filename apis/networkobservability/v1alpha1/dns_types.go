@@ -4,7 +4,7 @@ package v1alpha1
 type DNSStats struct {
 	// queries that were sent, of all types.
 	Queries int64 `json:"queries"`
-	// responses that came back, of all types and codes.
+	// responses that came, of all types and codes, those that nobody asked for too.
 	Responses int64 `json:"responses"`
 	// errors counts responses with a code other than NOERROR.
 	Errors int64 `json:"errors"`
@@ -12,8 +12,8 @@ type DNSStats struct {
 	Unanswered int64 `json:"unanswered"`
 	// unparsed counts packets on port 53 that are no DNS messages.
 	Unparsed int64 `json:"unparsed"`
-	// namesLost counts responses whose names were not looked at because too many came at a time. All other counters
-	// hold them.
+	// namesLost counts queries and responses whose names were not kept because too many came at a time. All other
+	// counters hold them.
 	NamesLost int64 `json:"namesLost"`
 	// latency from the query to its response.
 	Latency LatencyHistogram `json:"latency"`
@@ -28,7 +28,7 @@ type DNSStats struct {
 	// +listMapKey=type
 	// +listMapKey=code
 	ResponsesByCode []DNSResponseCount `json:"responsesByCode,omitempty"`
-	// topNames are the names most asked for since the agent began, at most 20.
+	// topNames are the names most asked for since the agent began: 20, unless the agent is configured otherwise.
 	// +optional
 	// +listType=map
 	// +listMapKey=name
