@@ -62,8 +62,11 @@ type Directory struct {
 	mu sync.RWMutex
 	// pods are by the keys by which agents name them, Services by namespace/name, nodes by name.
 	pods, services, nodes map[string]*holder
-	byNamespace           map[string]map[*holder]struct{}
-	addresses             map[netip.Addr][]span
+	byNamespace, byNode   map[string]map[*holder]struct{}
+	// arrivals are numbers of the last arrivals of pods at nodes, of arrived in all.
+	arrived   uint64
+	arrivals  map[string]uint64
+	addresses map[netip.Addr][]span
 	// conventional are addresses that are a node's unless somebody is known to hold them, by node.
 	conventional map[netip.Addr]string
 	// gone are those that went, in this order.
@@ -78,6 +81,8 @@ type holder struct {
 	owner Owner
 	// addresses are those it holds; held are all it ever held, which are those with spans of it.
 	addresses, held []netip.Addr
+	// node is where a pod was counted as an arrival.
+	node string
 	// gone is when it went; zero while it is there.
 	gone time.Time
 }
@@ -115,6 +120,24 @@ func (d *Directory) Pods(namespace string) iter.Seq2[*live.Record, bool] {
 	}
 }
 
+// PodsOn are the pods of a node, as Pods has them.
+func (d *Directory) PodsOn(node string) iter.Seq2[*live.Record, bool] {
+	return func(yield func(*live.Record, bool) bool) {
+		for _, one := range d.knownOn(node) {
+			if !yield(one.pod, one.there) {
+				return
+			}
+		}
+	}
+}
+
+// Arrivals is another number than before when a pod has come to a node.
+func (d *Directory) Arrivals(node string) uint64 {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.arrivals[node]
+}
+
 type known struct {
 	pod   *live.Record
 	there bool
@@ -124,15 +147,25 @@ type known struct {
 func (d *Directory) known(namespace string) []known {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	var all []known
 	if namespace != "" {
-		for h := range d.byNamespace[namespace] {
-			all = append(all, known{h.owner.Pod, h.gone.IsZero()})
-		}
-		return all
+		return among(d.byNamespace[namespace])
 	}
-	all = make([]known, 0, len(d.pods))
+	all := make([]known, 0, len(d.pods))
 	for _, h := range d.pods {
+		all = append(all, known{h.owner.Pod, h.gone.IsZero()})
+	}
+	return all
+}
+
+func (d *Directory) knownOn(node string) []known {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return among(d.byNode[node])
+}
+
+func among(holders map[*holder]struct{}) []known {
+	all := make([]known, 0, len(holders))
+	for h := range holders {
 		all = append(all, known{h.owner.Pod, h.gone.IsZero()})
 	}
 	return all
@@ -171,10 +204,11 @@ func (d *Directory) put(table map[string]*holder, key string, owner Owner, addre
 	now := d.clock.Now()
 	h := table[key]
 	if h == nil || !h.gone.IsZero() {
-		d.forgetIn(h)
+		d.unindex(h)
 		h = &holder{table: table, key: key}
 		table[key] = h
 	}
+	d.unindex(h)
 	h.owner = owner
 	for _, address := range h.addresses {
 		if !slices.Contains(addresses, address) {
@@ -193,11 +227,38 @@ func (d *Directory) put(table map[string]*holder, key string, owner Owner, addre
 }
 
 func (d *Directory) index(h *holder) {
-	namespace := h.owner.Pod.Namespace
-	if d.byNamespace[namespace] == nil {
-		d.byNamespace[namespace] = map[*holder]struct{}{}
+	put(d.byNamespace, h.owner.Pod.Namespace, h)
+	if node := h.owner.Pod.Node; node != "" {
+		put(d.byNode, node, h)
+		if h.node != node {
+			h.node = node
+			d.arrived++
+			d.arrivals[node] = d.arrived
+		}
 	}
-	d.byNamespace[namespace][h] = struct{}{}
+}
+
+func put(index map[string]map[*holder]struct{}, name string, h *holder) {
+	if index[name] == nil {
+		index[name] = map[*holder]struct{}{}
+	}
+	index[name][h] = struct{}{}
+}
+
+// unindex takes a holder, which may be nil, out of the indexes.
+func (d *Directory) unindex(h *holder) {
+	if h == nil || h.owner.Pod == nil {
+		return
+	}
+	drop(d.byNamespace, h.owner.Pod.Namespace, h)
+	drop(d.byNode, h.owner.Pod.Node, h)
+}
+
+func drop(index map[string]map[*holder]struct{}, name string, h *holder) {
+	delete(index[name], h)
+	if len(index[name]) == 0 {
+		delete(index, name)
+	}
 }
 
 // remove notes that one went.
@@ -234,20 +295,11 @@ func (d *Directory) forgetFirst() {
 	if h.table[h.key] == h {
 		delete(h.table, h.key)
 	}
-	d.forgetIn(h)
+	d.unindex(h)
+	if h.node != "" && d.byNode[h.node] == nil {
+		delete(d.arrivals, h.node)
+	}
 	for _, address := range h.held {
 		d.dropSpans(address, h)
-	}
-}
-
-// forgetIn takes a holder, which may be nil, out of the index of namespaces.
-func (d *Directory) forgetIn(h *holder) {
-	if h == nil || h.owner.Pod == nil {
-		return
-	}
-	namespace := h.owner.Pod.Namespace
-	delete(d.byNamespace[namespace], h)
-	if len(d.byNamespace[namespace]) == 0 {
-		delete(d.byNamespace, namespace)
 	}
 }

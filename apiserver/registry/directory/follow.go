@@ -34,7 +34,8 @@ func New(config Config) (*Directory, error) {
 	d := &Directory{
 		clock: config.Clock, maxGone: maxGone,
 		pods: map[string]*holder{}, services: map[string]*holder{}, nodes: map[string]*holder{},
-		byNamespace: map[string]map[*holder]struct{}{}, addresses: map[netip.Addr][]span{}, conventional: map[netip.Addr]string{},
+		byNamespace: map[string]map[*holder]struct{}{}, byNode: map[string]map[*holder]struct{}{}, arrivals: map[string]uint64{},
+		addresses: map[netip.Addr][]span{}, conventional: map[netip.Addr]string{},
 		sources: sources{
 			services: coreinformers.NewServiceInformer(config.Client, "", 0, cache.Indexers{}),
 			nodes:    coreinformers.NewNodeInformer(config.Client, 0, cache.Indexers{}),

@@ -11,6 +11,7 @@ import (
 
 	agentv1 "github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
 	"github.com/networkobservability/networkobservability/apis/networkobservability/v1alpha1"
+	"github.com/networkobservability/networkobservability/apiserver/registry/live"
 )
 
 const (
@@ -27,6 +28,7 @@ type row struct {
 	place
 	revision int64
 	object   *v1alpha1.NetworkFlow
+	pod      *live.Record
 }
 
 // began orders rows of different nodes.
@@ -51,28 +53,28 @@ const (
 	refused
 )
 
-func (j judge) take(node string, instance int64, flow *agentv1.Flow) (*v1alpha1.NetworkFlow, judged) {
+func (j judge) take(node string, instance int64, flow *agentv1.Flow) (*v1alpha1.NetworkFlow, *live.Record, judged) {
 	pod, ok := j.names.Pod(flow.PodKey)
 	if !ok {
 		j.metrics.reject(rowUnknown)
-		return nil, unknown
+		return nil, nil, unknown
 	}
 	if pod.Node != node {
 		j.metrics.reject(rowOfOtherNode)
-		return nil, refused
+		return nil, nil, refused
 	}
 	if !j.selection.matchesPod(pod) {
-		return nil, notSelected
+		return nil, nil, notSelected
 	}
 	object, err := makeObject(j.names, place{node, instance, flow.Position}, pod, flow)
 	if err != nil || flow.Position <= 0 || flow.StartUnixNano <= 0 {
 		j.metrics.reject(rowInvalid)
-		return nil, refused
+		return nil, nil, refused
 	}
 	if !j.selection.matchesFlow(object) {
-		return nil, notSelected
+		return nil, nil, notSelected
 	}
-	return object, selected
+	return object, pod, selected
 }
 
 // A listed node gives one node's flows in the order of their positions, read chunk by chunk.
@@ -128,10 +130,10 @@ func (l *listed) readChunk(ctx context.Context, source Source, judge judge, foun
 			}
 			l.read = flow.Position
 			got++
-			object, what := judge.take(l.node, l.instance, flow)
+			object, pod, what := judge.take(l.node, l.instance, flow)
 			found.count(what)
 			if what == selected {
-				l.rows = append(l.rows, row{place{l.node, l.instance, flow.Position}, flow.Revision, object})
+				l.rows = append(l.rows, row{place{l.node, l.instance, flow.Position}, flow.Revision, object, pod})
 			}
 		}
 		return nil

@@ -51,6 +51,7 @@ type REST struct {
 	metrics  *flowMetrics
 	versions *counter
 	room     *semaphore.Weighted
+	hub      *hub
 }
 
 var (
@@ -73,14 +74,19 @@ func NewREST(config Config) (*REST, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &REST{
+	r := &REST{
 		source: config.Source, names: config.Names, clock: config.Clock, metrics: m,
 		versions: &counter{clock: config.Clock}, room: semaphore.NewWeighted(maxListed),
-	}, nil
+	}
+	r.hub = newHub(r)
+	return r, nil
 }
 
 // Synced fails until the cluster's objects are known.
 func (r *REST) Synced() error { return r.names.Synced() }
+
+// Run follows nodes for watches, until ctx ends. Without it there are no watches.
+func (r *REST) Run(ctx context.Context) { r.hub.run(ctx) }
 
 // New is part of rest.Storage.
 func (r *REST) New() runtime.Object { return &v1alpha1.NetworkFlow{} }
@@ -133,7 +139,7 @@ func (r *REST) getFrom(ctx context.Context, at place, request *agentv1.ReadFlows
 	err := r.source.Read(ctx, at.node, request, func(batch *agentv1.ReadFlowsResponse) error {
 		for _, flow := range batch.Flows {
 			if batch.Instance == at.instance && flow.Position == at.position {
-				object, _ = judge.take(at.node, at.instance, flow)
+				object, _, _ = judge.take(at.node, at.instance, flow)
 			}
 		}
 		return nil
@@ -171,17 +177,21 @@ func (r *REST) List(ctx context.Context, options *metainternalversion.ListOption
 	}
 	m := newMerge(ctx, r.source, judge{r.names, selection, r.metrics}, page.queries, page.cursors, page.limit, time.Now().Add(pageTime))
 	list := &v1alpha1.NetworkFlowList{ListMeta: metav1.ListMeta{ResourceVersion: format(page.version)}}
+	var told []place
+	var pods []*live.Record
 	for len(list.Items) < page.limit {
 		row, ok := m.next(ctx)
 		if !ok {
 			break
 		}
+		told, pods = append(told, row.place), append(pods, row.pod)
 		row.object.ResourceVersion = list.ResourceVersion
 		list.Items = append(list.Items, *row.object)
 	}
 	if err := r.judgeErrors(ctx, m); err != nil {
 		return nil, err
 	}
+	r.hub.listed(page.version, options.Continue == "", m, told, pods)
 	warnOfUnknown(ctx, m.found.unknown)
 	list.Continue = page.token(m.cursors())
 	if options.Limit == 0 && list.Continue != "" {
@@ -291,6 +301,3 @@ func warnOfUnknown(ctx context.Context, flows int) {
 		serverwarning.AddWarning(ctx, "", fmt.Sprintf("%d flows of pods that this server does not know are left out", flows))
 	}
 }
-
-// Run is what watches need, until ctx ends.
-func (r *REST) Run(ctx context.Context) { <-ctx.Done() }

@@ -33,6 +33,9 @@ type selection struct {
 	since, until time.Time
 }
 
+// everything selects all flows.
+var everything = &selection{labels: labels.Everything()}
+
 // newSelection takes the namespace from the request and the selectors from its options, whose values the scheme's
 // conversion has checked (apis/networkobservability/install).
 func newSelection(ctx context.Context, options *metainternalversion.ListOptions) (*selection, error) {

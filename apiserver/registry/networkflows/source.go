@@ -30,6 +30,10 @@ type Names interface {
 	Pod(key string) (*live.Record, bool)
 	// Pods are those of a namespace, or of all when it is empty, with those that went lately, and whether they are there.
 	Pods(namespace string) iter.Seq2[*live.Record, bool]
+	// PodsOn are those of a node.
+	PodsOn(node string) iter.Seq2[*live.Record, bool]
+	// Arrivals is another number than before when a pod has come to a node.
+	Arrivals(node string) uint64
 	// Nodes are the names of all nodes, in order.
 	Nodes() []string
 	// Owner is who held an address at a time.

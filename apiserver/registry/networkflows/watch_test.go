@@ -1,0 +1,332 @@
+package networkflows
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	metainternalversion "k8s.io/apimachinery/pkg/apis/meta/internalversion"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+
+	agentv1 "github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
+	"github.com/networkobservability/networkobservability/apis/networkobservability/v1alpha1"
+)
+
+// watched is a client's watch, and what the client knows by it.
+type watched struct {
+	w       *world
+	watch   watch.Interface
+	cancel  context.CancelFunc
+	cache   map[string]*v1alpha1.NetworkFlow
+	version uint64
+}
+
+func (w *world) watch(namespace string, options *metainternalversion.ListOptions) *watched {
+	w.t.Helper()
+	ctx, cancel := context.WithCancel(w.request(namespace))
+	w.t.Cleanup(cancel)
+	got, err := w.rest.Watch(ctx, options)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return &watched{w: w, watch: got, cancel: cancel, cache: map[string]*v1alpha1.NetworkFlow{}}
+}
+
+// stop ends the watch and waits for its end.
+func (c *watched) stop() {
+	c.cancel()
+	for range c.watch.ResultChan() {
+	}
+}
+
+// next is the next event, as "ADDED POD PACKETS"; a status is "ERROR REASON".
+func (c *watched) next() string {
+	c.w.t.Helper()
+	select {
+	case event, ok := <-c.watch.ResultChan():
+		if !ok {
+			return "end"
+		}
+		return c.take(event)
+	case <-time.After(patience):
+		positions := map[string][]int64{}
+		for _, node := range c.w.names.Nodes() {
+			positions[node+" "+strconv.FormatInt(c.w.agents.Instance(node), 10)] = c.w.agents.Positions(node)
+		}
+		c.w.t.Fatalf("no event came; the client knows of %q, there are %v", slices.Sorted(maps.Keys(c.cache)), positions)
+		return ""
+	}
+}
+
+func (c *watched) take(event watch.Event) string {
+	c.w.t.Helper()
+	if status, ok := event.Object.(*metav1.Status); ok {
+		return fmt.Sprintf("%s %s", event.Type, status.Reason)
+	}
+	flow := event.Object.(*v1alpha1.NetworkFlow)
+	version, err := strconv.ParseUint(flow.ResourceVersion, 10, 64)
+	if err != nil || version < c.version {
+		c.w.t.Errorf("%s has version %q behind %d", event.Type, flow.ResourceVersion, c.version)
+	}
+	c.version = version
+	switch event.Type {
+	case watch.Bookmark:
+		return fmt.Sprintf("BOOKMARK %s", flow.Annotations[metav1.InitialEventsAnnotationKey])
+	case watch.Deleted:
+		delete(c.cache, flow.Namespace+"/"+flow.Name)
+		return fmt.Sprintf("DELETED %s", flow.Pod.Name)
+	}
+	c.cache[flow.Namespace+"/"+flow.Name] = flow
+	return fmt.Sprintf("%s %s %d", event.Type, flow.Pod.Name, flow.Receive.Packets)
+}
+
+func (c *watched) want(events ...string) {
+	c.w.t.Helper()
+	for _, want := range events {
+		if got := c.next(); got != want {
+			c.w.t.Fatalf("got %s, want %s", got, want)
+		}
+	}
+}
+
+func packets(n int64) func(*agentv1.Flow) {
+	return func(f *agentv1.Flow) { f.Receive = &agentv1.Counters{Packets: n} }
+}
+
+func streaming() *metainternalversion.ListOptions {
+	yes := true
+	return &metainternalversion.ListOptions{
+		SendInitialEvents: &yes, AllowWatchBookmarks: true, ResourceVersionMatch: metav1.ResourceVersionMatchNotOlderThan,
+	}
+}
+
+func after(version string) *metainternalversion.ListOptions {
+	return &metainternalversion.ListOptions{ResourceVersion: version}
+}
+
+func TestWatch(t *testing.T) {
+	w := newWorld(t)
+	a := w.pod("x", "a", "n1", nil)
+	w.pod("y", "other", "n1", nil)
+	first := w.agents.Record("n1", w.flow(a, "198.51.100.1", 1))
+	c := w.watch("x", streaming())
+	c.want("ADDED a 3", "BOOKMARK true")
+	second := w.agents.Record("n1", w.flow(a, "198.51.100.1", 2))
+	c.want("ADDED a 3")
+	w.agents.Record("n1", w.flow(w.pods["y/other"], "198.51.100.1", 2))
+	w.agents.Change("n1", first, packets(9))
+	c.want("MODIFIED a 9")
+	w.agents.Remove("n1", second)
+	c.want("DELETED a")
+	// Pods that come while nodes are watched: on a node that is, and on one that is not.
+	b := w.pod("x", "b", "n1", nil)
+	w.agents.Record("n1", w.flow(b, "198.51.100.1", 3))
+	c.want("ADDED b 3")
+	d := w.pod("x", "d", "n2", nil)
+	w.agents.Record("n2", w.flow(d, "198.51.100.1", 4))
+	c.want("ADDED d 3")
+	if len(c.cache) != 3 {
+		t.Errorf("the client knows of %v", slices.Collect(maps.Keys(c.cache)))
+	}
+	w.agents.Restart("n2")
+	c.want("ERROR Expired", "end")
+}
+
+// TestWatchFromList: what kubectl get -w does. Nothing that happens between the list and the watch is lost.
+func TestWatchFromList(t *testing.T) {
+	w := newWorld(t)
+	a := w.pod("x", "a", "n1", nil)
+	first, second := w.agents.Record("n1", w.flow(a, "198.51.100.1", 1)), w.agents.Record("n1", w.flow(a, "198.51.100.1", 2))
+	w.agents.Record("n1", w.flow(a, "198.51.100.1", 3))
+	list := w.list("x", nil)
+	w.agents.Change("n1", first, packets(8))
+	w.agents.Remove("n1", second)
+	w.agents.Record("n1", w.flow(a, "198.51.100.1", 4))
+	c := w.watch("x", after(list.ResourceVersion))
+	c.want("MODIFIED a 8", "ADDED a 3", "DELETED a")
+	w.agents.Change("n1", first, packets(9))
+	c.want("MODIFIED a 9")
+
+	// And on from there, at the version of the last event.
+	at := strconv.FormatUint(c.version, 10)
+	c.stop()
+	w.agents.Remove("n1", first)
+	c = w.watch("x", after(at))
+	c.want("DELETED a")
+}
+
+// TestWatchElsewhere: a version of another replica is gone on from while it is young, and else refused.
+func TestWatchElsewhere(t *testing.T) {
+	w := newWorld(t)
+	a := w.pod("x", "a", "n1", nil)
+	w.agents.Record("n1", w.flow(a, "198.51.100.1", 1))
+	young := w.flow(a, "198.51.100.1", 0)
+	young.LastUnixNano = time.Now().UnixNano()
+	packets(7)(young)
+	w.agents.Record("n1", young)
+	c := w.watch("x", after(format(uint64(time.Now().UnixMicro()))))
+	c.want("MODIFIED a 7")
+	c.stop()
+	c = w.watch("x", after(format(uint64(time.Now().Add(-2*time.Minute).UnixMicro()))))
+	c.want("ERROR Expired", "end")
+	future := after(format(uint64(time.Now().Add(time.Hour).UnixMicro())))
+	if _, err := w.rest.Watch(w.request("x"), future); err == nil || !strings.Contains(err.Error(), "Too large resource version") {
+		t.Errorf("a version of the future: %v", err)
+	}
+}
+
+// TestWatchSelected: flows come into a selection and leave it.
+func TestWatchSelected(t *testing.T) {
+	w := newWorld(t)
+	a := w.pod("x", "a", "n1", nil)
+	at := w.agents.Record("n1", w.flow(a, "198.51.100.1", 1))
+	never := w.agents.Record("n1", w.flow(a, "198.51.100.1", 2))
+	c := w.watch("x", w.options("", "verdict=dropped"))
+	verdict := func(v agentv1.Verdict) func(*agentv1.Flow) { return func(f *agentv1.Flow) { f.Verdict = v } }
+	w.agents.Change("n1", at, verdict(agentv1.Verdict_VERDICT_DROPPED))
+	c.want("ADDED a 3")
+	w.agents.Change("n1", at, packets(5))
+	c.want("MODIFIED a 5")
+	w.agents.Change("n1", never, packets(5))
+	w.agents.Remove("n1", never)
+	w.agents.Change("n1", at, verdict(agentv1.Verdict_VERDICT_FORWARDED))
+	c.want("DELETED a")
+	w.agents.Change("n1", at, verdict(agentv1.Verdict_VERDICT_DROPPED))
+	c.want("ADDED a 5")
+	w.agents.Remove("n1", at)
+	c.want("DELETED a")
+}
+
+// TestWatchLateNode: a watch begins without a silent node, and has its flows when it answers.
+func TestWatchLateNode(t *testing.T) {
+	w := newWorld(t)
+	w.agents.Record("n1", w.flow(w.pod("x", "a", "n1", nil), "198.51.100.1", 1))
+	w.agents.Record("n2", w.flow(w.pod("x", "b", "n2", nil), "198.51.100.1", 1))
+	w.agents.Silence("n2", errors.New("no answer"))
+	c := w.watch("x", streaming())
+	if got := w.warnings.take(); len(got) != 1 || got[0] != "1 of 2 nodes did not answer: n2: no answer" {
+		t.Errorf("warned of %q", got)
+	}
+	c.want("ADDED a 3", "BOOKMARK true")
+	w.agents.Silence("n2", nil)
+	c.want("ADDED b 3")
+	// A node that falls silent loses nothing.
+	w.agents.Silence("n2", errors.New("no answer"))
+	w.agents.Record("n2", w.flow(w.pods["x/b"], "198.51.100.1", 2))
+	w.agents.Silence("n2", nil)
+	c.want("ADDED b 3")
+}
+
+func TestSlowWatcher(t *testing.T) {
+	w := newWorld(t)
+	a := w.pod("x", "a", "n1", nil)
+	c := w.watch("x", streaming())
+	c.want("BOOKMARK true")
+	for i := range 20 {
+		w.agents.Record("n1", w.flow(a, "198.51.100.1", float64(i)))
+	}
+	watcher := c.watch.(*watcher)
+	b := batch{events: make([]event, maxQueue)}
+	watcher.offer(b)
+	watcher.offer(b)
+	for got := c.next(); got != "ERROR Expired"; got = c.next() {
+		if got == "end" {
+			t.Fatal("the watch ended without a reason")
+		}
+	}
+}
+
+// TestWatchModel: whatever happens, a client that goes on where it was, or starts anew when told so, ends with what the
+// agents have.
+func TestWatchModel(t *testing.T) {
+	random := seeded(t)
+	w := newWorld(t, "n1", "n2", "n3")
+	nodes := []string{"n1", "n2", "n3"}
+	for _, node := range nodes {
+		w.pod("x", node, node, nil)
+	}
+	var trace []string
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(trace)
+		}
+	})
+	happen := func() {
+		node := nodes[random.IntN(3)]
+		positions := w.agents.Positions(node)
+		what := random.IntN(100)
+		trace = append(trace, fmt.Sprint(node, " ", what))
+		switch {
+		case what == 0:
+			w.agents.Restart(node)
+		case what == 1:
+			w.agents.Forget(node)
+		case what < 50 || len(positions) == 0:
+			w.agents.Record(node, w.flow(w.pods["x/"+node], "198.51.100.1", 1))
+		case what < 75:
+			w.agents.Change(node, positions[random.IntN(len(positions))], packets(random.Int64N(1000)))
+		default:
+			w.agents.Remove(node, positions[random.IntN(len(positions))])
+		}
+	}
+	c := w.watch("x", streaming())
+	synced := false
+	for range 300 {
+		for range random.IntN(5) {
+			happen()
+		}
+		again := streaming()
+		if synced && random.IntN(10) == 0 {
+			again = after(format(c.version))
+			trace = append(trace, "again")
+			c.stop()
+		} else if c.until(func() bool { return c.is(nodes) }) {
+			synced = true
+			trace = append(trace, "synced")
+			continue
+		}
+		trace = append(trace, "watch")
+		cache, version := c.cache, c.version
+		c = w.watch("x", again)
+		if again.SendInitialEvents == nil {
+			c.cache, c.version = cache, version
+		}
+	}
+}
+
+// until takes events until something is so; it returns false when the watch has ended before.
+func (c *watched) until(is func() bool) bool {
+	c.w.t.Helper()
+	for !is() {
+		if got := c.next(); got == "end" {
+			return false
+		}
+	}
+	return true
+}
+
+// is says whether the client knows what the agents have.
+func (c *watched) is(nodes []string) bool {
+	want := map[string]bool{}
+	for _, node := range nodes {
+		for _, position := range c.w.agents.Positions(node) {
+			want["x/"+place{node, c.w.agents.Instance(node), position}.name()] = true
+		}
+	}
+	if len(want) != len(c.cache) {
+		return false
+	}
+	for name := range c.cache {
+		if !want[name] {
+			return false
+		}
+	}
+	return true
+}
