@@ -123,17 +123,17 @@ func appendQuestion(b []byte, t tuple, protocol uint16, sequence uint32) []byte 
 	}
 	b = append(b, make([]byte, unix.SizeofNlMsghdr)...)
 	b = append(b, family, 0, 0, 0) // struct nfgenmsg: version 0, resource 0
-	b = appendNested(b, ctaTupleOrig, func(b []byte) []byte {
-		b = appendNested(b, ctaTupleIP, func(b []byte) []byte {
-			b = appendAttribute(b, source, t.source.Addr().AsSlice())
-			return appendAttribute(b, destination, t.destination.Addr().AsSlice())
-		})
-		return appendNested(b, ctaTupleProto, func(b []byte) []byte {
-			b = appendAttribute(b, ctaProtoNum, []byte{uint8(protocol)})
-			b = appendAttribute(b, ctaSrcPort, binary.BigEndian.AppendUint16(nil, t.source.Port()))
-			return appendAttribute(b, ctaDstPort, binary.BigEndian.AppendUint16(nil, t.destination.Port()))
-		})
-	})
+	both, b := beginNested(b, ctaTupleOrig)
+	inner, b := beginNested(b, ctaTupleIP)
+	b = appendAddress(b, source, t.source.Addr())
+	b = appendAddress(b, destination, t.destination.Addr())
+	endNested(b, inner)
+	inner, b = beginNested(b, ctaTupleProto)
+	b = appendAttribute(b, ctaProtoNum, uint8(protocol))
+	b = appendPort(b, ctaSrcPort, t.source.Port())
+	b = appendPort(b, ctaDstPort, t.destination.Port())
+	endNested(b, inner)
+	endNested(b, both)
 	header := b[start:]
 	binary.NativeEndian.PutUint32(header, uint32(len(header)))
 	binary.NativeEndian.PutUint16(header[4:], ctnetlinkGet)
@@ -142,15 +142,29 @@ func appendQuestion(b []byte, t tuple, protocol uint16, sequence uint32) []byte 
 	return b
 }
 
-func appendNested(b []byte, kind uint16, inner func([]byte) []byte) []byte {
-	start := len(b)
-	b = inner(append(b, 0, 0, 0, 0))
-	binary.NativeEndian.PutUint16(b[start:], uint16(len(b)-start))
-	binary.NativeEndian.PutUint16(b[start+2:], kind|nested)
-	return b
+// beginNested begins an attribute of others, which endNested ends, given where it starts.
+func beginNested(b []byte, kind uint16) (start int, appended []byte) {
+	start = len(b)
+	b = binary.NativeEndian.AppendUint16(b, 0)
+	return start, binary.NativeEndian.AppendUint16(b, kind|nested)
 }
 
-func appendAttribute(b []byte, kind uint16, value []byte) []byte {
+func endNested(b []byte, start int) { binary.NativeEndian.PutUint16(b[start:], uint16(len(b)-start)) }
+
+func appendAddress(b []byte, kind uint16, address netip.Addr) []byte {
+	if address.Is4() {
+		bytes := address.As4()
+		return appendAttribute(b, kind, bytes[:]...)
+	}
+	bytes := address.As16()
+	return appendAttribute(b, kind, bytes[:]...)
+}
+
+func appendPort(b []byte, kind, port uint16) []byte {
+	return appendAttribute(b, kind, uint8(port>>8), uint8(port))
+}
+
+func appendAttribute(b []byte, kind uint16, value ...byte) []byte {
 	b = binary.NativeEndian.AppendUint16(b, uint16(4+len(value)))
 	b = binary.NativeEndian.AppendUint16(b, kind)
 	b = append(b, value...)

@@ -17,10 +17,12 @@ const (
 // verdict judges a flow by what the kernel's table says of it.
 //
 // It is rejected when ICMP unreachable came back, or when the first packet was a SYN and whoever got it sent a reset
-// and never a SYN of its own. It is dropped when the last thing known of it is a drop that is not benign: a packet that
-// is dropped on its way out of the pod, or behind the pod's interface on its way in, has been counted at the interface
-// before, within the same tick of the coarse clock; one that is dropped on its way to the pod has not. So a drop that
-// is as young as the last counted packet is what became of it, and any later packet came through after the drop.
+// and never a SYN of its own. It is dropped when the last thing known of it is a drop that is not benign. A packet that is
+// dropped on its way out of the pod, or behind the pod's interface on its way in, has been counted at the interface just
+// before; one that is dropped on its way to the pod has not. So a drop that is not older than the last counted packet is
+// what became of it, and a packet that is younger came through after the drop. Packets have the time of the clock's
+// last tick, some milliseconds ago, and drops their own: what comes through within that time after a drop is not told
+// from what came before.
 func verdict(protocol uint16, f *headers.Flow, class v1alpha1.Drop_Class) v1alpha1.Verdict {
 	begun := f.Flags[f.BegunByTransmit&1]
 	answered := f.Flags[1-(f.BegunByTransmit&1)]
