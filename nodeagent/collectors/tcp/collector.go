@@ -64,9 +64,11 @@ type Collector struct {
 	apiKnown   bool
 
 	// iterating makes runs of the iterators wait for each other: a seed that learns to which pod a socket belongs must
-	// not meet one that adds to the pod's totals. It guards the buffer, too.
+	// not meet one that adds to the pod's totals. It guards what follows.
 	iterating sync.Mutex
 	buffer    []byte
+	// settled is when totals were last brought up to date.
+	settled time.Time
 
 	// What follows belongs to Follow.
 	followed map[uint64]bool

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
@@ -74,8 +75,27 @@ func (c *Collector) Snapshot() interface {
 	}
 	c.iterating.Lock()
 	defer c.iterating.Unlock()
+	c.settled = time.Now()
 	s.problem = drain(c.read, c.buffer, s.addAll)
 	return s
+}
+
+// settleEvery is how often totals are brought up to date though nobody asks. The kernel's counters of segments have 32
+// bits, and a socket at 400 Gb/s may need but a minute for half of that.
+const settleEvery = 30 * time.Second
+
+// Sample brings the totals up to date if nobody has asked for long.
+func (c *Collector) Sample(now time.Time) {
+	if c.problem != nil || c.read == nil {
+		return
+	}
+	c.iterating.Lock()
+	defer c.iterating.Unlock()
+	if now.Sub(c.settled) < settleEvery {
+		return
+	}
+	c.settled = now
+	_ = drain(c.read, c.buffer, func([]byte) {}) // whoever asks next meets the same error
 }
 
 // addAll adds the sockets of which the kernel told. It never tells half of one.

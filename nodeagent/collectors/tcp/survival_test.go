@@ -115,6 +115,30 @@ func TestRestart(t *testing.T) {
 	}
 }
 
+// TestSample: the totals are brought up to date though nobody asks, but not too often.
+func TestSample(t *testing.T) {
+	client, serverPod := pair(t, 21)
+	agent := newMachine(t).start(t, nil, client, serverPod)
+	ipv4, _ := addresses(21)
+	server := listen(t, serverPod.Namespace, net.JoinHostPort(ipv4, "80"))
+	near, far := mustDial(t, client.Namespace, server.address()), server.next()
+	agent.row(serverPod)
+	exchange(t, near, far, 1000)
+	received := func() uint64 {
+		var totals bpf.Totals
+		must(t, agent.collector.traced.Maps[bpf.MapTotals].Lookup(headers.PodNumber(serverPod.UID), &totals))
+		return totals.Sums.BytesReceived
+	}
+	agent.collector.Sample(time.Now())
+	if got := received(); got != 0 {
+		t.Errorf("%d bytes soon after an answer", got)
+	}
+	agent.collector.Sample(time.Now().Add(settleEvery + time.Second))
+	if got := received(); got != 1000 {
+		t.Errorf("%d bytes later, want 1000", got)
+	}
+}
+
 // TestOthers: sockets of namespaces that are not this agent's are in nothing that it counts.
 func TestOthers(t *testing.T) {
 	client, other := pair(t, 8)
