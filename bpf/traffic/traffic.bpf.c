@@ -18,6 +18,7 @@
 #include <stddef.h>
 
 #include <linux/bpf.h>
+#include <linux/errno.h>
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
 #include <linux/in.h>
@@ -267,14 +268,9 @@ static __always_inline __u32 local_first(__u32 ports, enum direction direction)
 }
 
 #define TCP_FLAGS 13 // their offset in its header
-#define TCP_FIN 1
 #define TCP_SYN 2
 #define TCP_RST 4
 #define TCP_ACK 16
-
-#ifndef IPPROTO_UDPLITE
-#define IPPROTO_UDPLITE 136
-#endif
 
 struct icmp_start {
 	__u8 type;
@@ -443,7 +439,7 @@ static __noinline int begin_flow(void *table, void *key, enum direction directio
 
 	problem = bpf_map_update_elem(table, key, &flow, BPF_NOEXIST);
 	counts = bpf_map_lookup_elem(&flow_table, &zero);
-	if (problem == -17) // EEXIST
+	if (problem == -EEXIST)
 		return 0;
 	if (counts)
 		__sync_fetch_and_add(problem ? &counts->failed : &counts->created, 1);
