@@ -74,7 +74,7 @@ type Collector struct {
 	generation uint8
 	hand       uint32 // of makeRoom
 	pushed     uint64 // how many drains there will have been when what makeRoom did last does not matter any more
-	unrecorded uint64
+	unrecorded uint64 // how often a flow was seen for which the history had no room
 	failed     uint64 // flows for which the kernel's tables had no room
 	problem    error  // of the last drain
 	untracked  error  // why conntrack cannot be asked
@@ -262,7 +262,20 @@ func (s snapshot) ReadNode(row *v1alpha1.NodeStats) error {
 	if h.ended.first != nowhere {
 		row.Flows.OldestUnixNano = s.wall(h.records[h.ended.first].last)
 	}
+	s.addLost(row)
 	return nil
+}
+
+// addLost adds what was lost for want of room, other than by eviction, if anything was.
+func (s snapshot) addLost(row *v1alpha1.NodeStats) {
+	for _, lost := range []*v1alpha1.Counter{
+		{Collector: "flows", Name: "failed", Value: int64(s.failed)},
+		{Collector: "flows", Name: "unrecorded", Value: int64(s.unrecorded)},
+	} {
+		if lost.Value > 0 {
+			row.Additional = append(row.Additional, lost)
+		}
+	}
 }
 
 // reason names a reason for dropping.

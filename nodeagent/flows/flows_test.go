@@ -336,6 +336,26 @@ func TestFormerPods(t *testing.T) {
 	}
 }
 
+// TestLost: what the kernel could not enter is told, when there is any.
+func TestLost(t *testing.T) {
+	w := newWorld(t, 100)
+	c := w.agent(Config{})
+	drain(t, c)
+	row := &v1alpha1.NodeStats{}
+	if err := (snapshot{c, nil}).ReadNode(row); err != nil || len(row.Additional) != 0 {
+		t.Errorf("additional counters are %v (%v)", row.Additional, err)
+	}
+	perCPU := make([]headers.FlowTable, ebpf.MustPossibleCPU())
+	perCPU[0].Failed = 4
+	if err := w.shared["flow_table"].Put(uint32(0), perCPU); err != nil {
+		t.Fatal(err)
+	}
+	drain(t, c)
+	if err := (snapshot{c, nil}).ReadNode(row); err != nil || len(row.Additional) != 1 || row.Additional[0].Value != 4 {
+		t.Errorf("additional counters are %v (%v)", row.Additional, err)
+	}
+}
+
 // TestSwitchedOn: what went through the tables before there was a ledger counts as created, but not as evicted.
 func TestSwitchedOn(t *testing.T) {
 	w := newWorld(t, 1000)
