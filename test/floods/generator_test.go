@@ -120,13 +120,15 @@ func (f flood) frame(to net.HardwareAddr) []byte {
 // bytes is the length of each packet.
 func (f flood) bytes() uint64 { return uint64(transportOffset - networkOffset + len(f.transport)) }
 
-// A generator sends a flood out of a pod's interface, faster than sockets can: the kernel's XDP live frames arrive at
-// the pod's loopback interface, where a program sends them on.
+// A generator makes a flood faster than sockets can: from the kernel's XDP live frames, which arrive at an interface as
+// if a driver had received them.
 type generator struct {
 	t       testing.TB
 	pod     *fakepod.Pod
 	program *ebpf.Program
 	frame   []byte
+	// context is struct xdp_md, which names the interface; nil for loopback.
+	context []byte
 	closers []func() error
 
 	sent atomic.Uint64
@@ -134,16 +136,54 @@ type generator struct {
 	spent atomic.Int64
 }
 
-// newGenerator makes a generator whose frames leave by the pod's eth0. It ends with the test.
-func newGenerator(t testing.TB, pod *fakepod.Pod, f flood) *generator {
+// newSender makes a generator whose frames leave by the pod's eth0, and are for its only neighbour: they arrive at its
+// loopback interface, where a program sends them on. It ends with the test.
+func newSender(t testing.TB, pod *fakepod.Pod, f flood) *generator {
+	t.Helper()
+	return newGenerator(t, pod, f, func(g *generator, eth0 netlink.Link) (net.HardwareAddr, error) {
+		neighbours, err := netlink.NeighList(eth0.Attrs().Index, netlink.FAMILY_V4)
+		if err != nil {
+			return nil, fmt.Errorf("asking for the neighbour's address: %w", err)
+		}
+		if len(neighbours) != 1 {
+			return nil, fmt.Errorf("there are %d neighbours", len(neighbours))
+		}
+		return neighbours[0].HardwareAddr, g.forward(eth0.Attrs().Index)
+	})
+}
+
+// newArriving makes a generator whose frames arrive at the pod's eth0. It ends with the test.
+func newArriving(t testing.TB, pod *fakepod.Pod, f flood) *generator {
+	t.Helper()
+	return newGenerator(t, pod, f, func(g *generator, eth0 netlink.Link) (net.HardwareAddr, error) {
+		const dataEnd, ingressInterface = 4, 12
+		g.context = make([]byte, 24)
+		binary.NativeEndian.PutUint32(g.context[dataEnd:], uint32(transportOffset+len(f.transport)))
+		binary.NativeEndian.PutUint32(g.context[ingressInterface:], uint32(eth0.Attrs().Index))
+		return eth0.Attrs().HardwareAddr, nil
+	})
+}
+
+func newGenerator(t testing.TB, pod *fakepod.Pod, f flood, aim func(*generator, netlink.Link) (net.HardwareAddr, error)) *generator {
 	t.Helper()
 	g := &generator{t: t, pod: pod}
-	var err error
-	pod.Do(func() { err = g.make(f) })
 	t.Cleanup(func() {
 		for _, closer := range g.closers {
 			_ = closer()
 		}
+	})
+	var err error
+	pod.Do(func() {
+		var eth0 netlink.Link
+		var to net.HardwareAddr
+		if eth0, err = netlink.LinkByName("eth0"); err != nil {
+			return
+		}
+		if to, err = aim(g, eth0); err != nil {
+			return
+		}
+		g.frame = f.frame(to)
+		err = g.load(f)
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -151,34 +191,28 @@ func newGenerator(t testing.TB, pod *fakepod.Pod, f flood) *generator {
 	return g
 }
 
-func (g *generator) make(f flood) error {
-	out, err := netlink.LinkByName("eth0")
-	if err != nil {
-		return err
-	}
-	loopback, err := netlink.LinkByName("lo")
-	if err != nil {
-		return err
-	}
-	neighbours, err := netlink.NeighList(out.Attrs().Index, netlink.FAMILY_V4)
-	if err != nil {
-		return fmt.Errorf("asking for the victim's address: %w", err)
-	}
-	if len(neighbours) != 1 {
-		return fmt.Errorf("there are %d neighbours, and not the victim alone", len(neighbours))
-	}
-	g.frame = f.frame(neighbours[0].HardwareAddr)
+func (g *generator) load(f flood) error {
 	count, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 1})
 	if err != nil {
 		return fmt.Errorf("making a map: %w", err)
 	}
-	g.closers = append(g.closers, count.Close)
-	if g.program, err = ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, Instructions: f.vary(count, len(g.frame)), License: "Apache-2.0"}); err != nil {
+	defer count.Close() // the program keeps it
+	g.program, err = ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, Instructions: f.vary(count, len(g.frame)), License: "Apache-2.0"})
+	if err != nil {
 		return fmt.Errorf("loading the generator: %w", err)
 	}
 	g.closers = append(g.closers, g.program.Close)
+	return nil
+}
+
+// forward sends what arrives at the loopback interface out of another one.
+func (g *generator) forward(out int) error {
+	loopback, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
 	forwarder, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.SchedCLS, License: "Apache-2.0", Instructions: asm.Instructions{
-		asm.Mov.Imm(asm.R1, int32(out.Attrs().Index)), asm.Mov.Imm(asm.R2, 0), asm.FnRedirect.Call(), asm.Return(),
+		asm.Mov.Imm(asm.R1, int32(out)), asm.Mov.Imm(asm.R2, 0), asm.FnRedirect.Call(), asm.Return(),
 	}})
 	if err != nil {
 		return fmt.Errorf("loading the forwarder: %w", err)
@@ -270,7 +304,11 @@ func (g *generator) run(frames uint32) error {
 		if err != nil {
 			return err
 		}
-		if _, err := g.program.Run(&ebpf.RunOptions{Data: g.frame, Repeat: n, Flags: liveFrames, BatchSize: 64}); err != nil {
+		options := &ebpf.RunOptions{Data: g.frame, Repeat: n, Flags: liveFrames, BatchSize: 64}
+		if g.context != nil {
+			options.Context = g.context
+		}
+		if _, err := g.program.Run(options); err != nil {
 			return fmt.Errorf("running the generator: %w", err)
 		}
 		ended, err := threadTime()
