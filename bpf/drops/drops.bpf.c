@@ -164,7 +164,7 @@ enum verdict {
 	LEFT_OUT = 1, // nothing was lost
 	BENIGN = 2, // belongs to every healthy network, so it does not make a flow a dropped one
 	EXPIRES = 4, // is the reason of packets whose TTL has come to its end, too
-	STRAYS = 8, // is the reason of multicasts that nobody here has asked for, too
+	STRAYS = 8, // is the reason, too, of multicasts that nobody here has asked for, and of a connection's last acknowledgment
 };
 
 struct settings {
@@ -198,7 +198,7 @@ struct packet {
 	__u8 ttl;
 	bool ports;
 	bool flow; // its drop is one of a flow
-	__u8 unused;
+	bool bare; // a segment of TCP that brings neither data nor a connection
 };
 
 // The linear part of a packet.
@@ -220,7 +220,16 @@ static __always_inline void map_ipv4(struct address *to, __u32 address)
 	to->words[3] = address;
 }
 
-static __always_inline void read_ports(const struct bytes *bytes, __u32 offset, struct packet *packet)
+// is_bare looks at a TCP header. end is that of the IP packet.
+static __always_inline bool is_bare(const struct bytes *bytes, __u32 offset, __u32 end)
+{
+	__u8 words_and_flags[2];
+
+	return get(bytes, offset + 12, words_and_flags, sizeof(words_and_flags)) &&
+	       offset + (words_and_flags[0] >> 4) * 4 >= end && !(words_and_flags[1] & 2 /* SYN */);
+}
+
+static __always_inline void read_ports(const struct bytes *bytes, __u32 offset, __u32 end, struct packet *packet)
 {
 	__u16 ports[2];
 
@@ -235,6 +244,7 @@ static __always_inline void read_ports(const struct bytes *bytes, __u32 offset, 
 		packet->source = ports[0];
 		packet->destination = ports[1];
 		packet->ports = true;
+		packet->bare = packet->protocol == IPPROTO_TCP && is_bare(bytes, offset, end);
 	}
 }
 
@@ -256,12 +266,12 @@ static __always_inline bool read_ipv4(const struct bytes *bytes, __u32 offset, s
 	map_ipv4(&packet->from, ip.from);
 	map_ipv4(&packet->to, ip.to);
 	if (!(ip.fragment & bpf_htons(0x1fff)))
-		read_ports(bytes, offset + (ip.length & 15) * 4, packet);
+		read_ports(bytes, offset + (ip.length & 15) * 4, offset + bpf_ntohs(ip.total), packet);
 	return true;
 }
 
 // read_options walks over extension headers to the transport header.
-static __always_inline void read_options(const struct bytes *bytes, __u32 offset, struct packet *packet)
+static __always_inline void read_options(const struct bytes *bytes, __u32 offset, __u32 end, struct packet *packet)
 {
 	for (int i = 0; i < 6; i++) {
 		struct {
@@ -277,7 +287,7 @@ static __always_inline void read_options(const struct bytes *bytes, __u32 offset
 		case IPPROTO_AH:
 			break;
 		default:
-			read_ports(bytes, offset, packet);
+			read_ports(bytes, offset, end, packet);
 			return;
 		}
 		if (!get(bytes, offset, &header, sizeof(header)))
@@ -313,7 +323,7 @@ static __always_inline bool read_ipv6(const struct bytes *bytes, __u32 offset, s
 	packet->protocol = ip.next;
 	packet->from = ip.from;
 	packet->to = ip.to;
-	read_options(bytes, offset + sizeof(ip), packet);
+	read_options(bytes, offset + sizeof(ip), offset + sizeof(ip) + bpf_ntohs(ip.length), packet);
 	return true;
 }
 
@@ -642,7 +652,7 @@ static __always_inline void examine(const struct settings *settings, struct sk_b
 	packet->flow = settings->flows && !(verdict & BENIGN) && packet->ports;
 	if (verdict & EXPIRES && packet->version && packet->ttl <= 1) {
 		packet->reason |= EXPIRED;
-	} else if (verdict & STRAYS && skb->skb_iif && is_multicast(packet)) {
+	} else if (verdict & STRAYS && (packet->bare || (skb->skb_iif && is_multicast(packet)))) {
 		packet->reason |= STRAY;
 		packet->flow = false;
 	}

@@ -96,7 +96,8 @@ func (c Code) Number() uint32 {
 // Expired is true where the packet's TTL or hop limit had come to its end, for which the kernel has no reason of its own.
 func (c Code) Expired() bool { return c>>12 == expired }
 
-// Stray is true for a multicast that nobody in the namespace had asked for, where the kernel did not say so.
+// Stray is true for what nobody misses, where the kernel did not say so: a multicast that nobody in the namespace had
+// asked for, and a segment of TCP without data, as is the last acknowledgment of each connection.
 func (c Code) Stray() bool { return c>>12 == stray }
 
 // Verdict says what programs do with a reason.
@@ -110,7 +111,7 @@ const (
 	Benign
 	// Expires is for the reasons that are given for an expired TTL, too.
 	Expires
-	// Strays is for the reasons that are given for multicasts that nobody has asked for, too.
+	// Strays is for the reasons that are given for what Code.Stray tells, too.
 	Strays
 )
 

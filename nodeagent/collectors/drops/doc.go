@@ -9,7 +9,7 @@
 //
 // What the kernel gives for what, on 6.18: an expired TTL is IP_INHDR, as malformed headers are; the program looks at
 // the TTL, and the class tells them apart. A multicast that nobody in the namespace has asked for, which IPv6 sends all the
-// time, is NOT_SPECIFIED, and the class is benign. A rule that rejects is NETFILTER_DROP, as one that drops; the answer that it
+// time, is NOT_SPECIFIED, as is the last acknowledgment of each connection, and the class of both is benign. A rule that rejects is NETFILTER_DROP, as one that drops; the answer that it
 // sends is in the counters of resets and of ICMP. Copies for packet sockets, such as captures, that found no space are
 // left out since the kernel has a reason for them (6.10); before, they are NOT_SPECIFIED.
 //

@@ -2,7 +2,10 @@ package drops
 
 import (
 	"encoding/binary"
+	"io"
 	"net"
+	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -221,4 +224,34 @@ func TestStrayMulticasts(t *testing.T) {
 	})
 	expect(t, w.of(w.a), kind{class: benign, direction: receive, attribution: byInterface, protocol: udp, port: 7420}, times)
 	expect(t, w.of(w.a), kind{port: 7420}, times)
+}
+
+// Connections that end as they should lose nothing, though the kernel drops their last acknowledgments, and the ends of
+// streams that nobody read.
+func TestConnectionsThatEnd(t *testing.T) {
+	w := newWorld(t, options{flows: true})
+	for i := range times / 10 {
+		client, server := connect(t, w.a.Namespace, w.b.Namespace, "10.99.2.1:"+strconv.Itoa(7500+i))
+		if _, err := client.Write([]byte("all that there is")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(server, make([]byte, 17)); err != nil {
+			t.Fatal(err)
+		}
+		// Whoever closes last waits for the last acknowledgment.
+		first, last := client, server
+		if i%2 == 1 {
+			first, last = server, client
+		}
+		first.Close()
+		last.Close()
+	}
+	for _, pod := range []*fakepod.Pod{w.a, w.b} {
+		fakepod.Eventually(t, "connections to end", func() bool { return !strings.Contains(pod.Run("ss", "-Htan"), "LAST-ACK") })
+		for _, row := range w.pod(pod).GetDrops() {
+			if row.Protocol == tcp && row.Class != benign {
+				t.Errorf("dropped: %v", row)
+			}
+		}
+	}
 }
