@@ -30,6 +30,7 @@ import (
 	"github.com/networkobservability/networkobservability/apis/generated/informers/externalversions"
 	"github.com/networkobservability/networkobservability/apis/networkobservability/v1alpha1"
 	"github.com/networkobservability/networkobservability/apiserver/registry/live/livetest"
+	"github.com/networkobservability/networkobservability/apiserver/registry/networkflows/flowtest"
 	"github.com/networkobservability/networkobservability/apiserver/registry/nodenetworkstats"
 	"github.com/networkobservability/networkobservability/apiserver/registry/podnetworkstats"
 )
@@ -61,6 +62,12 @@ func clientOf(view *livetest.View) kubernetes.Interface {
 // start runs a replica on a loopback port and returns how to reach it with every right.
 func start(t *testing.T, view *livetest.View, agents *livetest.Agents) *restclient.Config {
 	t.Helper()
+	return startWithFlows(t, view, agents, nil)
+}
+
+// startWithFlows is start with the flow histories of agents.
+func startWithFlows(t *testing.T, view *livetest.View, agents *livetest.Agents, histories *flowtest.Agents) *restclient.Config {
+	t.Helper()
 	config := genericapiserver.NewRecommendedConfig(codecs)
 	config.Serializer = textSerializer{codecs}
 	if err := setVersion(&config.Config); err != nil {
@@ -86,7 +93,7 @@ func start(t *testing.T, view *livetest.View, agents *livetest.Agents) *restclie
 	client := clientOf(view)
 	pods := podnetworkstats.NewREST(client, agents, 100*time.Millisecond)
 	nodes := nodenetworkstats.NewREST(client, agents, 100*time.Millisecond)
-	names, flows := flowsOf(t, client, nil)
+	names, flows := flowsOf(t, client, histories)
 	pods.Observe(names)
 	server, err := newServer(config, pods, nodes, flows)
 	if err != nil {
@@ -177,7 +184,7 @@ func TestAnswers(t *testing.T) {
 		{"list with initial events", group + "/podnetworkstats?sendInitialEvents=true", "", 422, []string{"sendInitialEvents is forbidden for list"}},
 		{"openapi v2", "/openapi/v2", "", 200, []string{`"io.k8s.networkobservability.v1alpha1.PodNetworkStats"`}},
 		{"openapi v3", "/openapi/v3" + group, "", 200, []string{`"io.k8s.networkobservability.v1alpha1.PodNetworkStats"`}},
-		{"discovery", group, "", 200, []string{`"shortNames":["pns"]`, `"shortNames":["nnst"]`, `"categories":["networkobservability"]`, `"singularName":"podnetworkstats"`}},
+		{"discovery", group, "", 200, []string{`"shortNames":["pns"]`, `"shortNames":["nnst"]`, `"shortNames":["nf"]`, `"categories":["networkobservability"]`, `"singularName":"podnetworkstats"`}},
 		{"aggregated discovery", "/apis", "application/json;v=v2;g=apidiscovery.k8s.io;as=APIGroupDiscoveryList", 200, []string{`"resource":"podnetworkstats"`}},
 		{"version", "/version", "", 200, []string{`"gitVersion"`}},
 	} {
