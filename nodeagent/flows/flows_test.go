@@ -551,7 +551,7 @@ func TestFilters(t *testing.T) {
 	add(tcp, func(f *headers.Flow) { f.BegunByTransmit = 1 })                 // position 1
 	add(key4(1, 2), func(f *headers.Flow) { f.First, f.Last = now-1, now-1 }) // 2: late, the other pod
 	add(key4(0, 3), func(f *headers.Flow) { f.Drops, f.LastDrop, f.DropReason = 1, now, 7 })
-	add(key4(0, 4), func(f *headers.Flow) { f.Rejected = 1 })
+	add(key4(0, 4), func(f *headers.Flow) { f.Rejected, f.Transmit.Packets = 1, 0 })
 	six := key6(0, 5)
 	put(w, six, headers.Flow{First: now - minute/2, Last: now - minute/4})
 	drain(t, c)

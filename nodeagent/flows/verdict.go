@@ -16,8 +16,8 @@ const (
 
 // verdict judges a flow by what the kernel's table says of it.
 //
-// It is rejected when ICMP unreachable came back, or when the first packet was a SYN and whoever got it sent a reset
-// and never a SYN of its own. It is dropped when the last thing known of it is a drop that is not benign. A packet that is
+// It is rejected when ICMP unreachable came back and nothing else, or when the first packet was a SYN and whoever got it
+// sent a reset and never a SYN of its own. It is dropped when the last thing known of it is a drop that is not benign. A packet that is
 // dropped on its way out of the pod, or behind the pod's interface on its way in, has been counted at the interface just
 // before; one that is dropped on its way to the pod has not. So a drop that is not older than the last counted packet is
 // what became of it, and a packet that is younger came through after the drop. Packets have the time of the clock's
@@ -27,8 +27,12 @@ func verdict(protocol uint16, f *headers.Flow, class v1alpha1.Drop_Class) v1alph
 	begun := f.Flags[f.BegunByTransmit&1]
 	answered := f.Flags[1-(f.BegunByTransmit&1)]
 	refused := protocol == unix.IPPROTO_TCP && begun&syn != 0 && answered&rst != 0 && answered&syn == 0
+	answers := f.Receive.Packets
+	if f.BegunByTransmit == 0 {
+		answers = f.Transmit.Packets
+	}
 	switch {
-	case f.Rejected != 0 || refused:
+	case f.Rejected != 0 && answers == 0 || refused:
 		return v1alpha1.Verdict_VERDICT_REJECTED
 	case f.Drops > 0 && f.LastDrop >= f.Last && class != v1alpha1.Drop_CLASS_BENIGN:
 		return v1alpha1.Verdict_VERDICT_DROPPED

@@ -32,6 +32,8 @@ func TestVerdict(t *testing.T) {
 		{"one came through since", udp, headers.Flow{Last: 7, LastDrop: 6, Drops: 1}, 0, forwarded},
 		{"a duplicate was dropped", tcp, headers.Flow{Last: 5, LastDrop: 6, Drops: 1}, v1alpha1.Drop_CLASS_BENIGN, forwarded},
 		{"ICMP unreachable came back", udp, headers.Flow{Last: 5, Rejected: 1}, 0, rejected},
+		{"rejected at first, answered later", tcp, headers.Flow{Last: 5, Rejected: 1, BegunByTransmit: transmitted,
+			Receive: struct{ Packets, Bytes uint64 }{Packets: 1}}, 0, forwarded},
 		{"dropped and rejected", udp, headers.Flow{Last: 5, LastDrop: 5, Drops: 1, Rejected: 1}, 0, rejected},
 		{"SYN and RST back", tcp, headers.Flow{BegunByTransmit: transmitted, Flags: [2]uint8{rst | ack, syn}}, 0, rejected},
 		{"SYN came and the pod sent RST", tcp, headers.Flow{BegunByTransmit: received, Flags: [2]uint8{syn, rst | ack}}, 0, rejected},
