@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/semaphore"
 	"k8s.io/utils/clock"
 
 	agentv1 "github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
@@ -23,6 +24,8 @@ const (
 	// firstPause and lastPause are between attempts to follow a node that does not answer.
 	firstPause = 100 * time.Millisecond
 	lastPause  = 2 * time.Second
+	// maxCatchingUp is how many watchers at a time read what they missed on a node.
+	maxCatchingUp = 2
 	// maxCheckpoints is at least keepFor at a checkpoint a second.
 	maxCheckpoints = 400
 )
@@ -52,6 +55,8 @@ type feed struct {
 	watchers map[*watcher]struct{}
 	// created is the version at which it began.
 	created uint64
+	// catchingUp bounds the streams beside the feed's own: an agent has few, for all replicas.
+	catchingUp *semaphore.Weighted
 	// lonely is since when there are no watchers.
 	lonely time.Time
 	// known says that instance and revision are; tried is closed when the first attempt to learn them has ended, in err
@@ -136,7 +141,10 @@ func (h *hub) subscribe(node string, w *watcher) (*feed, error) {
 	}
 	f := h.feeds[node]
 	if f == nil {
-		f = &feed{node: node, watchers: map[*watcher]struct{}{}, tried: make(chan struct{}), created: h.versions.next(1)}
+		f = &feed{
+			node: node, watchers: map[*watcher]struct{}{}, tried: make(chan struct{}), created: h.versions.next(1),
+			catchingUp: semaphore.NewWeighted(maxCatchingUp),
+		}
 		var ctx context.Context
 		ctx, f.stop = context.WithCancel(h.lifetime)
 		h.feeds[node] = f

@@ -351,6 +351,11 @@ var errCaughtUp = errors.New("caught up")
 
 // catchUp sends all that has changed on a node since a checkpoint.
 func (w *watcher) catchUp(ctx context.Context, node string, request *agentv1.ReadFlowsRequest, since checkpoint) bool {
+	places := w.feeds[node].catchingUp
+	if places.Acquire(ctx, 1) != nil {
+		return false // The client has gone.
+	}
+	defer places.Release(1)
 	// Filters of the agent would hide what has left the selection.
 	request = &agentv1.ReadFlowsRequest{PodKeys: request.PodKeys, Follow: true, AfterRevision: since.revision, Instance: since.instance}
 	judge := judge{w.rest.names, everything, w.rest.metrics}
