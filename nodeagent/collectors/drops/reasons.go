@@ -194,7 +194,11 @@ func settings(names map[uint32]string, flows bool) bpf.SettingsOf {
 	if flows {
 		s.Flows = 1
 	}
-	byName := map[string]bpf.Verdict{"IP_INHDR": bpf.Expires, "NOT_SPECIFIED": bpf.Strays}
+	byName := map[string]bpf.Verdict{
+		"IP_INHDR": bpf.Expires,
+		// The last acknowledgments of connections, of which one end may have been closed or reset before the other.
+		"NOT_SPECIFIED": bpf.Strays, "NO_SOCKET": bpf.Strays, "TCP_CLOSE": bpf.Strays,
+	}
 	for name, class := range classes {
 		if class == benign {
 			byName[name] = bpf.Benign
