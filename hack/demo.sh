@@ -20,7 +20,7 @@ kubectl apply -f hack/demo/workloads.yaml >/dev/null
 kubectl -n shop rollout status deployment/web --timeout=120s >/dev/null
 kubectl -n shop wait --for=condition=Available deployment --all --timeout=120s >/dev/null
 # Rates need two samples, taken 5 seconds apart.
-until kubectl -n shop get podnetworkstats -o jsonpath='{range .items[*]}{.window}{"\n"}{end}' | awk 'NF==0 {missing=1} END {exit missing || NR < 5}'; do
+until kubectl -n shop get podnetworkstats -o jsonpath='{range .items[*]}{.window}{"\n"}{end}' | awk 'NF==0 {missing=1} END {exit missing || NR < 6}'; do
 	kubectl -n shop get podnetworkstats -w --output-watch-events -o name --request-timeout=2s >/dev/null 2>&1 || true
 done
 
@@ -33,6 +33,10 @@ show kubectl get podnetworkstats -n shop -l app=web -o wide
 printf '\n$ kubectl get podnetworkstats -n shop -w     (for 12 seconds)\n'
 timeout 12 kubectl get podnetworkstats -n shop -w || [ $? -eq 124 ]
 show kubectl get nodenetworkstats
+show kubectl get networkflows -n shop -l app=client --field-selector since=5s
+printf '\nWhy can "broken" not talk? Its connections are refused, and the name that it asks for is not there:\n'
+show kubectl get networkflows -n shop -l app=broken --field-selector verdict=Rejected,since=5s
+show kubectl get podnetworkstats -n shop -l app=broken -o 'custom-columns=NAME:.metadata.name,REFUSED:.connections.failed.refused,DNS:.dns.topNames[0].name,FAILED:.dns.topNames[0].failed'
 show kubectl auth can-i get podnetworkstats -n shop --as=system:serviceaccount:shop:default || true
 cat <<TXT
 
@@ -43,7 +47,9 @@ The cluster keeps running. Go on from a plain shell:
   kubectl get pns -n shop --sort-by=.traffic.transmit.bytes
   kubectl get pns -A --field-selector nodeName=demo-node-1
   kubectl describe pns -n shop -l app=backup               # everything that is known of a pod
-  kubectl explain podnetworkstats.traffic --recursive
+  kubectl get networkflows -n shop -w                      # follows who talks to whom
+  kubectl get nf -n shop --field-selector peer.service=web,since=1m
+  kubectl explain podnetworkstats.drops --recursive
   kubectl get nnst -o wide                                 # nodes, their uplinks and agents
 
 make demo-down removes every trace.

@@ -5,6 +5,8 @@
 //	traffic udp ADDR:PORT COUNT SIZE [PAUSE]
 //	                                   COUNT datagrams (0: until ended) of SIZE bytes, PAUSE apart
 //	traffic tcp ADDR:PORT BYTES        one connection; waits until the sink has confirmed every byte
+//	traffic connect ADDR:PORT COUNT TIMEOUT
+//	                                   COUNT connections, each closed when it is there; says how many were not
 //	traffic http URL COUNT PAUSE       COUNT requests (0: until ended), PAUSE apart
 //	traffic dns NAME COUNT PAUSE       COUNT look-ups (0: until ended), PAUSE apart
 package main
@@ -44,6 +46,8 @@ func run(ctx context.Context, args []string) error {
 		return sendUDP(ctx, args[1], args[2], args[3], args[4])
 	case len(args) == 3 && args[0] == "tcp":
 		return sendTCP(args[1], args[2])
+	case len(args) == 4 && args[0] == "connect":
+		return connect(args[1], args[2], args[3])
 	case len(args) == 4 && args[0] == "http":
 		return repeat(ctx, args[2], args[3], func() error { return get(ctx, args[1]) })
 	case len(args) == 4 && args[0] == "dns":
@@ -52,7 +56,7 @@ func run(ctx context.Context, args []string) error {
 			return err
 		})
 	}
-	return errors.New("usage: traffic serve | udp ADDR:PORT COUNT SIZE [PAUSE] | tcp ADDR:PORT BYTES | http URL COUNT PAUSE | dns NAME COUNT PAUSE")
+	return errors.New("usage: traffic serve | udp ADDR:PORT COUNT SIZE [PAUSE] | tcp ADDR:PORT BYTES | connect ADDR:PORT COUNT TIMEOUT | http URL COUNT PAUSE | dns NAME COUNT PAUSE")
 }
 
 func serve(ctx context.Context) error {
@@ -127,6 +131,9 @@ func sendUDP(ctx context.Context, address, countText, sizeText, pauseText string
 	datagram := make([]byte, size)
 	return repeat(ctx, countText, pauseText, func() error {
 		_, err := conn.Write(datagram)
+		for errors.Is(err, syscall.ECONNREFUSED) {
+			_, err = conn.Write(datagram) // the refusal was of an earlier one, and this one was not sent
+		}
 		return err
 	})
 }
@@ -155,6 +162,28 @@ func sendTCP(address, bytesText string) error {
 		return fmt.Errorf("the sink got %d of %d bytes", received, total)
 	}
 	fmt.Printf("sent %d bytes\n", total)
+	return nil
+}
+
+func connect(address, countText, timeoutText string) error {
+	count, err := strconv.Atoi(countText)
+	if err != nil {
+		return fmt.Errorf("reading COUNT: %w", err)
+	}
+	timeout, err := time.ParseDuration(timeoutText)
+	if err != nil {
+		return fmt.Errorf("reading TIMEOUT: %w", err)
+	}
+	failed := 0
+	for range count {
+		conn, err := net.DialTimeout("tcp", address, timeout)
+		if err != nil {
+			failed++
+			continue
+		}
+		conn.Close()
+	}
+	fmt.Printf("%d connected, %d failed\n", count-failed, failed)
 	return nil
 }
 
