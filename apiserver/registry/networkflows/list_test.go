@@ -229,6 +229,16 @@ func TestPushed(t *testing.T) {
 	}
 }
 
+// TestNodesThatWent: nobody is told that a node is silent that is no more.
+func TestNodesThatWent(t *testing.T) {
+	w := newWorld(t)
+	w.pod("x", "a", "n1", nil)
+	w.names.Changed(w.pod("x", "b", "removed", nil), nil)
+	if w.list("x", nil); len(w.warnings.take()) != 0 {
+		t.Error("a node that is no more was asked")
+	}
+}
+
 // A liar answers every read with its rows.
 type liar struct {
 	Source

@@ -219,12 +219,23 @@ func (s *selection) ofNodes(names Names) map[string]*agentv1.ReadFlowsRequest {
 	for node := range there {
 		queries[node] = s.query(append(there[node], gone[node]...))
 	}
-	for node := range gone {
-		if queries[node] == nil {
+	if len(gone) == 0 {
+		return queries
+	}
+	for _, node := range names.Nodes() { // Others have gone with their pods.
+		if queries[node] == nil && gone[node] != nil {
 			queries[node] = s.query(gone[node])
 		}
 	}
 	return queries
+}
+
+// nodes are those that can have flows of the selection, at a cost that a watch can bear every second.
+func (s *selection) nodes(names Names) []string {
+	if s.namespace == "" && len(s.ofPod) == 0 && s.labels.Empty() {
+		return names.Nodes()
+	}
+	return slices.Collect(maps.Keys(s.queries(names)))
 }
 
 // query asks for pods, as many as can be asked for: of the gone ones, which come last, those that are too many are left

@@ -469,7 +469,7 @@ func (w *watcher) drain(ctx context.Context) bool {
 
 // renew follows nodes that have come into the selection, or answer only now, and reads what they have.
 func (w *watcher) renew(ctx context.Context) bool {
-	for node := range w.selection.queries(w.rest.names) {
+	for _, node := range w.selection.nodes(w.rest.names) {
 		if w.feeds[node] != nil {
 			continue
 		}
