@@ -20,10 +20,10 @@ import (
 )
 
 const (
-	podColumns  = "NAME RX TX RX/S TX/S RETRANS CONNS AGE"
-	podWide     = podColumns + " NODE IP RX-PKTS TX-PKTS RESETS CONN-FAIL STATE"
-	nodeColumns = "NAME RX TX RX/S TX/S RETRANS CONNS PODS AGE"
-	nodeWide    = nodeColumns + " IP UPLINKS ERRORS DROPPED KERNEL AGENT STATE"
+	podColumns  = "NAME RX TX RX/S TX/S DROPS RETRANS CONNS RTT DNS-ERR AGE"
+	podWide     = podColumns + " NODE IP RX-PKTS TX-PKTS RESETS CONN-FAIL DNS-P99 API-P99 STATE"
+	nodeColumns = "NAME RX TX RX/S TX/S DROPS RETRANS CONNS RTT PODS AGE"
+	nodeWide    = nodeColumns + " IP UPLINKS ERRORS DROPPED CONNTRACK FLOWS API-P99 KERNEL AGENT STATE"
 )
 
 // TestKubectl asks for the statistics of three pods in every way that kubectl offers.
