@@ -322,6 +322,7 @@ func TestKubectlDiscovery(t *testing.T) {
 	out := c.kubectl(t, "api-resources", "--api-group="+v1alpha1.GroupName, "--output=wide", "--no-headers")
 	for _, want := range []string{
 		`(?m)^podnetworkstats +pns +networkobservability.k8s.io/v1alpha1 +true +PodNetworkStats +get,list,watch +networkobservability`,
+		`(?m)^networkflows +nf +networkobservability.k8s.io/v1alpha1 +true +NetworkFlow +get,list,watch +networkobservability`,
 		`(?m)^nodenetworkstats +nnst +networkobservability.k8s.io/v1alpha1 +false +NodeNetworkStats +get,list,watch +networkobservability`,
 	} {
 		if !regexp.MustCompile(want).MatchString(out) {
@@ -329,8 +330,9 @@ func TestKubectlDiscovery(t *testing.T) {
 		}
 	}
 	for resource, want := range map[string][]string{
-		"podnetworkstats":  {"traffic", "retransmittedSegments", "bytesPerSecond", "nonUnicast"},
-		"nodenetworkstats": {"interfaces", "uplink", "collectors", "kernelVersion"},
+		"podnetworkstats":  {"traffic", "retransmittedSegments", "bytesPerSecond", "nonUnicast", "drops", "attributedBy", "segmentsRetransmitted", "topNames", "handshake", "coverage"},
+		"networkflows":     {"translated", "verdict", "dropReason", "dnsName"},
+		"nodenetworkstats": {"interfaces", "uplink", "collectors", "kernelVersion", "conntrack", "socketMemory", "softnet", "infiniband"},
 	} {
 		tree := c.kubectl(t, "explain", resource, "--recursive")
 		for _, field := range want {

@@ -104,6 +104,25 @@ func (c *cluster) attempts(namespace string, pod *corev1.Pod) map[string]func(co
 			return err
 		},
 		"watch all": func(ctx context.Context) error { return watching(ctx, "") },
+		"list flows": func(ctx context.Context) error {
+			_, err := api.NetworkFlows(namespace).List(ctx, metav1.ListOptions{Limit: 1})
+			return err
+		},
+		"watch flows": func(ctx context.Context) error {
+			w, err := api.NetworkFlows(namespace).Watch(ctx, metav1.ListOptions{})
+			if err == nil {
+				w.Stop()
+			}
+			return err
+		},
+		"list all flows": func(ctx context.Context) error {
+			_, err := api.NetworkFlows("").List(ctx, metav1.ListOptions{Limit: 1})
+			return err
+		},
+		"list others' flows": func(ctx context.Context) error {
+			_, err := api.NetworkFlows(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{FieldSelector: "peer.namespace=" + namespace})
+			return err
+		},
 		"list nodes": func(ctx context.Context) error {
 			_, err := api.NodeNetworkStats().List(ctx, metav1.ListOptions{})
 			return err
@@ -134,7 +153,7 @@ func TestRights(t *testing.T) {
 		allowed []string
 	}{
 		{"reader", rbacv1.RoleRef{Kind: "Role", Name: "reader"}, []string{"get", "list"}},
-		{"viewer", rbacv1.RoleRef{Kind: "ClusterRole", Name: "view"}, []string{"get", "list", "watch"}},
+		{"viewer", rbacv1.RoleRef{Kind: "ClusterRole", Name: "view"}, []string{"get", "list", "watch", "list flows", "watch flows"}},
 		{"stranger", rbacv1.RoleRef{}, nil},
 	} {
 		t.Run(test.user, func(t *testing.T) {
@@ -176,7 +195,7 @@ func TestRightsThroughKubectl(t *testing.T) {
 		}
 		return nil
 	})
-	for _, args := range [][]string{{"get", "pns", "--all-namespaces"}, {"get", "pns", "--namespace=kube-system"}, {"get", "nnst"}} {
+	for _, args := range [][]string{{"get", "pns", "--all-namespaces"}, {"get", "pns", "--namespace=kube-system"}, {"get", "nf", "--namespace=kube-system"}, {"get", "nnst"}} {
 		if r := tenant.kubectlFails(t, args...); !strings.Contains(r.stderr, "(Forbidden)") || r.stdout != "" {
 			t.Errorf("kubectl %v says %s%s", args, r.stdout, r.stderr)
 		}
