@@ -46,6 +46,13 @@ var rules = []rule{
 	{from: module + "apiserver/registry", to: module + "apiserver", except: []string{module + "apiserver/registry"}, reason: "parts meet in apiserver/server"},
 	{from: module + "apiserver/registry/podnetworkstats", to: module + "apiserver/registry/nodenetworkstats", reason: "resources share only registry/live"},
 	{from: module + "apiserver/registry/nodenetworkstats", to: module + "apiserver/registry/podnetworkstats", reason: "resources share only registry/live"},
+	{from: module + "apiserver/registry/networkflows", to: module + "apiserver/registry/podnetworkstats", reason: "resources share only registry/live and registry/directory"},
+	{from: module + "apiserver/registry/networkflows", to: module + "apiserver/registry/nodenetworkstats", reason: "resources share only registry/live and registry/directory"},
+	{from: module + "apiserver/registry/podnetworkstats", to: module + "apiserver/registry/networkflows", reason: "resources share only registry/live and registry/directory"},
+	{from: module + "apiserver/registry/directory", to: module + "apiserver/registry/networkflows", reason: "names are there before flows"},
+	{from: module + "nodeagent/flows", to: module + "nodeagent/collectors", reason: "collectors know flows; what flows need of them is given by collectors/list.go"},
+	{from: module + "nodeagent/pins", to: module + "nodeagent/collectors", reason: "collectors build on pins"},
+	{from: module + "nodeagent/podindex", to: module + "nodeagent/collectors", reason: "collectors build on podindex"},
 	{from: module + "nodeagent/collectors", to: module + "nodeagent/serve", reason: "collectors return data; serve sends it"},
 }
 
