@@ -30,7 +30,7 @@ const (
 	datagramSize = 72 // and 28 of headers
 	refusals     = 300
 	connections  = 20
-	each         = 10_000 // bytes on each connection
+	bytesEach    = 10_000
 
 	sinkAddress   = "10.99.2.2:7000"
 	serverAddress = "10.99.2.2:7001"
@@ -90,7 +90,7 @@ func serve(server net.Listener) {
 		if err != nil {
 			return
 		}
-		_, _ = conn.Write(make([]byte, each))
+		_, _ = conn.Write(make([]byte, bytesEach))
 		conn.Close()
 	}
 }
@@ -121,8 +121,8 @@ func (b *bystander) connect() {
 		if err != nil {
 			b.t.Fatal(err)
 		}
-		if n, err := io.Copy(io.Discard, conn); err != nil || n != each {
-			b.t.Errorf("got %d bytes, want %d: %v", n, each, err)
+		if n, err := io.Copy(io.Discard, conn); err != nil || n != bytesEach {
+			b.t.Errorf("got %d bytes, want %d: %v", n, bytesEach, err)
 		}
 		conn.Close()
 	}
@@ -151,8 +151,8 @@ func (b *bystander) check(w *world) {
 		open := row.Connections.FinWait1 + row.Connections.CloseWait + row.Connections.LastAck + row.Connections.Established
 		return open == 0 && recorded(row)
 	}, func() string { return describe(row) })
-	if c := row.Connections; c.OpenedActively != connections || c.BytesReceived != connections*(each+1) { // and a FIN each
-		b.t.Errorf("%d connections and %d bytes were counted, want %d and %d", c.OpenedActively, c.BytesReceived, connections, connections*(each+1))
+	if c := row.Connections; c.OpenedActively != connections || c.BytesReceived != connections*(bytesEach+1) { // and a FIN each
+		b.t.Errorf("%d connections and %d bytes were counted, want %d and %d", c.OpenedActively, c.BytesReceived, connections, connections*(bytesEach+1))
 	}
 	var drops int64
 	for _, drop := range row.Drops.Drops {

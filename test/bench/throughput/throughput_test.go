@@ -66,6 +66,9 @@ type world struct {
 	iperf          *exec.Cmd
 	// burdens are processes beside our own and iperf3's client whose processor time belongs to a run.
 	burdens []int
+	// settle is how long an agent is left alone before it is measured: one that has just started looks for pods ten times
+	// a second.
+	settle time.Duration
 }
 
 const (
@@ -114,6 +117,7 @@ func (w *world) startIperf() {
 
 // report measures as many pairs as the benchmark asks for.
 func (w *world) report(b *testing.B, speed, cost string, run func() (result, error)) {
+	w.settle = 2500 * time.Millisecond
 	c, err := w.measure(b.N, run)
 	if err != nil {
 		b.Fatal(err)
@@ -155,6 +159,7 @@ func (w *world) measure(pairs int, run func() (result, error)) (c comparison, er
 			if problems := n.States(); problems != "" {
 				return 0, fmt.Errorf("not all collectors run:\n%s", problems)
 			}
+			time.Sleep(w.settle)
 			before := n.Row(w.client)
 			speed, err := measure(&c.cost.Changed)
 			after := n.Row(w.client)
