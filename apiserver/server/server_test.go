@@ -16,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/apiserver/pkg/authorization/authorizerfactory"
 	genericapiserver "k8s.io/apiserver/pkg/server"
@@ -39,7 +40,7 @@ import (
 const patience = 30 * time.Second
 
 // clientOf is a cluster's client that sees pods through a view, and one node that never changes.
-func clientOf(view *livetest.View) kubernetes.Interface {
+func clientOf(view *livetest.View, nodes ...string) kubernetes.Interface {
 	client := fake.NewClientset()
 	client.PrependReactor("list", "pods", func(action clienttesting.Action) (bool, runtime.Object, error) {
 		list, err := view.List(action.(clienttesting.ListActionImpl).ListOptions)
@@ -50,8 +51,11 @@ func clientOf(view *livetest.View) kubernetes.Interface {
 		return true, w, err
 	})
 	client.PrependReactor("list", "nodes", func(clienttesting.Action) (bool, runtime.Object, error) {
-		node := corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", UID: "node-uid", ResourceVersion: "7"}}
-		return true, &corev1.NodeList{ListMeta: metav1.ListMeta{ResourceVersion: "100"}, Items: []corev1.Node{node}}, nil
+		list := &corev1.NodeList{ListMeta: metav1.ListMeta{ResourceVersion: "100"}}
+		for _, name := range nodes {
+			list.Items = append(list.Items, corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, UID: types.UID("uid-" + name), ResourceVersion: "7"}})
+		}
+		return true, list, nil
 	})
 	client.PrependWatchReactor("nodes", func(clienttesting.Action) (bool, watch.Interface, error) {
 		return true, watch.NewFake(), nil
@@ -90,7 +94,11 @@ func startWithFlows(t *testing.T, view *livetest.View, agents *livetest.Agents, 
 	}
 	config.Authorization.Authorizer = authorizerfactory.NewAlwaysAllowAuthorizer()
 
-	client := clientOf(view)
+	nodeNames := []string{"n1"}
+	if histories != nil {
+		nodeNames = append(nodeNames, "n2")
+	}
+	client := clientOf(view, nodeNames...)
 	pods := podnetworkstats.NewREST(client, agents, 100*time.Millisecond)
 	nodes := nodenetworkstats.NewREST(client, agents, 100*time.Millisecond)
 	names, flows := flowsOf(t, client, histories)
@@ -172,7 +180,7 @@ func TestAnswers(t *testing.T) {
 		{"protobuf preferred", group + "/podnetworkstats", "application/vnd.kubernetes.protobuf,application/json", 200, []string{`"kind":"PodNetworkStatsList"`}},
 		{"table", group + "/namespaces/x/podnetworkstats", table, 200, []string{`"kind":"Table"`, `"name":"Retrans"`, `"kind":"PartialObjectMetadata"`, `"cells":["b","\u003cunknown\u003e"`}},
 		{"table with objects", group + "/namespaces/x/podnetworkstats?includeObject=Object", table, 200, []string{`"kind":"PodNetworkStats"`}},
-		{"table of one", group + "/namespaces/x/podnetworkstats/a", table, 200, []string{`"cells":["a","0","0","0","0","0","0",`}},
+		{"table of one", group + "/namespaces/x/podnetworkstats/a", table, 200, []string{`"cells":["a","0","0","0","0","\u003cunknown\u003e","0","0",`}},
 		{"metadata", group + "/podnetworkstats", "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io", 200, []string{`"kind":"PartialObjectMetadataList"`}},
 		{"node", group + "/nodenetworkstats/n1", "", 200, []string{`"kernelVersion":"6.18.0"`}},
 		{"nodes", group + "/nodenetworkstats", table, 200, []string{`"name":"Uplinks"`}},
