@@ -24,8 +24,12 @@ import (
 	"github.com/networkobservability/networkobservability/nodeagent/serve"
 )
 
-// drainFor is how long reads under way may take when the agent is told to end.
-const drainFor = 5 * time.Second
+const (
+	// drainFor is how long reads under way may take when the agent is told to end.
+	drainFor = 5 * time.Second
+	// settledAfter is when everything that starting needs has run.
+	settledAfter = 10 * time.Second
+)
 
 // run is the agent. What it attached stays when it ends.
 func run(ctx context.Context, o options) error {
@@ -208,6 +212,12 @@ func serveAPI(ctx context.Context, address string, server *grpc.Server, health *
 	}
 	klog.InfoS("Serving", "address", listener.Addr().String())
 	health.SetReady(true)
+	settled := time.AfterFunc(settledAfter, func() {
+		if err := giveBack(); err != nil {
+			klog.ErrorS(err, "Memory that only starting needed is kept")
+		}
+	})
+	defer settled.Stop()
 	defer context.AfterFunc(ctx, func() {
 		health.SetReady(false)
 		force := time.AfterFunc(drainFor, server.Stop)

@@ -131,7 +131,7 @@ func MapSpecs() map[string]*ebpf.MapSpec {
 	hash("pods_by_cgroup", ebpf.Hash, 8, 8, 4096, noPrealloc)
 	hash("pods_by_address", ebpf.Hash, 16, 8, 16384, noPrealloc)
 	hash("flows4", ebpf.LRUHash, unsafe.Sizeof(FlowKey4{}), unsafe.Sizeof(Flow{}), 131072, 0)
-	hash("flows6", ebpf.LRUHash, unsafe.Sizeof(FlowKey6{}), unsafe.Sizeof(Flow{}), 65536, 0)
+	hash("flows6", ebpf.LRUHash, unsafe.Sizeof(FlowKey6{}), unsafe.Sizeof(Flow{}), 32768, 0)
 	hash("flow_table", ebpf.PerCPUArray, 4, unsafe.Sizeof(FlowTable{}), 1, 0)
 	hash("inspection", ebpf.PerCPUArray, 4, 24, 1, 0)
 	hash("inspectors", ebpf.ProgramArray, 4, 4, 1, 0)
