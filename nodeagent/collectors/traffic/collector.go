@@ -61,6 +61,7 @@ type Collector struct {
 	root    string
 	earlier []Layout
 
+	// mu may be taken while a target's is held, never the other way round.
 	mu      sync.Mutex
 	targets map[string]*target
 	// fallback is why clsact is used instead of tcx, though tcx would have been first choice.
@@ -90,12 +91,12 @@ func (c *Collector) Name() string { return "traffic" }
 
 // State says whether all pods are counted, and how.
 func (c *Collector) State() (v1alpha1.Collector_State, string) {
+	failed, all, first := c.failed()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	failed, first := c.failed()
 	switch {
 	case failed > 0:
-		return v1alpha1.Collector_STATE_DEGRADED, fmt.Sprintf("%d of %d pods are not fully counted: %v", failed, len(c.targets), first)
+		return v1alpha1.Collector_STATE_DEGRADED, fmt.Sprintf("%d of %d pods are not fully counted: %v", failed, all, first)
 	case c.sweeping != nil:
 		return v1alpha1.Collector_STATE_DEGRADED, c.sweeping.Error()
 	case c.config.Flows && c.config.Shared == nil:
@@ -118,8 +119,10 @@ func (c *Collector) flowsState() string {
 	return "without flows"
 }
 
-func (c *Collector) failed() (count int, first error) {
-	for _, t := range c.targets {
+// failed is how many of all pods have a problem. It waits for pods that are being attached to.
+func (c *Collector) failed() (count, all int, first error) {
+	targets := c.snapshot()
+	for _, t := range targets {
 		t.mu.Lock()
 		if t.problem != nil {
 			count++
@@ -127,15 +130,13 @@ func (c *Collector) failed() (count int, first error) {
 		}
 		t.mu.Unlock()
 	}
-	return count, first
+	return count, len(targets), first
 }
 
 // ReadNode fills in the number of pods that are counted.
 func (c *Collector) ReadNode(row *v1alpha1.NodeStats) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	failed, _ := c.failed()
-	row.Agent.Pods = int32(len(c.targets) - failed)
+	failed, all, _ := c.failed()
+	row.Agent.Pods = int32(all - failed)
 	return nil
 }
 

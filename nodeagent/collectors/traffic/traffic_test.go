@@ -614,3 +614,42 @@ func TestRates(t *testing.T) {
 		t.Errorf("window %v, want 8 seconds", window)
 	}
 }
+
+// TestReadWhileAttaching reads and asks for the state all the time while pods' interfaces change: neither waits for the
+// other for ever.
+func TestReadWhileAttaching(t *testing.T) {
+	hooksToTest(t, func(t *testing.T, config Config) {
+		pod, _ := pair(t)
+		a := startAgent(t, config) // which follows no pod: its collector is not the one that is tried
+		known, ok := a.pods.Lookup(pod.UID)
+		if !ok {
+			t.Fatal("the pod is not known")
+		}
+		c := New(config)
+		defer c.Close()
+		stop, stopped := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(stopped)
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					c.State()
+					if err := c.ReadNode(&v1alpha1.NodeStats{Agent: &v1alpha1.AgentInfo{}}); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+		}()
+		for range 50 {
+			changed := *known
+			changed.Revision++
+			changed.NetnsCookie++ // everything is attached to anew
+			c.Follow([]*podmap.Pod{&changed})
+			c.Follow([]*podmap.Pod{known})
+		}
+		close(stop)
+		<-stopped
+	})
+}
