@@ -101,12 +101,15 @@ func TestDrops(t *testing.T) {
 		heal()
 	}
 	t.Run("kubectl shows them", func(t *testing.T) {
-		out := c.kubectl(t, "get", "podnetworkstats", "sink", "--namespace", b.sink.Namespace)
-		fields := strings.Fields(strings.Split(out, "\n")[1])
-		column := slices.Index(strings.Fields(out), "DROPS")
-		if thousands, err := strconv.ParseFloat(strings.TrimSuffix(fields[column], "k"), 64); err != nil || 1000*thousands < 6*injected {
-			t.Errorf("DROPS is %q, want at least %d:\n%s", fields[column], 6*injected, out)
-		}
+		eventually(t, 20*time.Second, "the column to hold every drop", func(context.Context) error {
+			out := c.kubectl(t, "get", "podnetworkstats", "sink", "--namespace", b.sink.Namespace)
+			fields := strings.Fields(strings.Split(out, "\n")[1])
+			column := slices.Index(strings.Fields(out), "DROPS")
+			if thousands, err := strconv.ParseFloat(strings.TrimSuffix(fields[column], "k"), 64); err != nil || 1000*thousands < 6*injected {
+				return fmt.Errorf("DROPS is %q, want at least %d:\n%s", fields[column], 6*injected, out)
+			}
+			return nil
+		})
 	})
 }
 
