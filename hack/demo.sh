@@ -36,7 +36,9 @@ show kubectl get nodenetworkstats
 show kubectl get networkflows -n shop -l app=client --field-selector since=5s
 printf '\nWhy can "broken" not talk? Its connections are refused, and the name that it asks for is not there:\n'
 show kubectl get networkflows -n shop -l app=broken --field-selector verdict=Rejected,since=5s
-show kubectl get podnetworkstats -n shop -l app=broken -o 'custom-columns=NAME:.metadata.name,REFUSED:.connections.failed.refused,DNS:.dns.topNames[0].name,FAILED:.dns.topNames[0].failed'
+names='{range .items[*].dns.topNames[?(@.failed>0)]}{.failed}{" failed look-ups of "}{.name}{"\n"}{end}'
+printf "\n\$ kubectl get podnetworkstats -n shop -l app=broken -o jsonpath='%s'\n" "$names"
+kubectl get podnetworkstats -n shop -l app=broken -o jsonpath="$names"
 show kubectl auth can-i get podnetworkstats -n shop --as=system:serviceaccount:shop:default || true
 cat <<TXT
 
