@@ -45,8 +45,12 @@ func (k kubernetesAPI) run(ctx context.Context) {
 	informers.Wait()
 }
 
-// addresses are those that are known now, in a fixed order; there may be none.
+// addresses are those that are known now, in a fixed order; none until all are, so that replicas that start tell agents
+// nothing else than those that run.
 func (k kubernetesAPI) addresses() []string {
+	if !k.service.HasSynced() || !k.endpoints.HasSynced() {
+		return nil
+	}
 	var found []netip.AddrPort
 	for _, object := range k.service.GetStore().List() {
 		if service, ok := object.(*corev1.Service); ok {
