@@ -228,7 +228,7 @@ func judge(ctx context.Context, node, place string, reply Reply, err error) outc
 	switch {
 	case errors.As(err, &broken):
 		return outcome{result: resultInvalid, err: fmt.Errorf("%s: the answer of the agent at %s is not valid: %w", node, place, err)}
-	case errors.Is(context.Cause(ctx), errTimeout), state.Code() == codes.DeadlineExceeded:
+	case errors.Is(context.Cause(ctx), errTimeout), state.Code() == codes.DeadlineExceeded, isSilentHandshake(state):
 		return outcome{result: resultTimeout, err: fmt.Errorf("%s: the agent at %s %w", node, place, errTimeout)}
 	case ctx.Err() != nil:
 		return outcome{result: resultCanceled, err: fmt.Errorf("%s: reading was ended: %w", node, context.Cause(ctx))}
@@ -238,4 +238,9 @@ func judge(ctx context.Context, node, place string, reply Reply, err error) outc
 		return outcome{result: resultInvalid, err: fmt.Errorf("%s: the answer of the agent at %s is not valid: a batch over %d bytes", node, place, agentv1.MaxBatchBytes)}
 	}
 	return outcome{result: resultRefused, err: fmt.Errorf("%s: the agent at %s refused: %s: %s", node, place, state.Code(), printable(state.Message()))}
+}
+
+// isSilentHandshake tells a peer that takes the connection and then says nothing: the transport gives up on it by itself.
+func isSilentHandshake(state *status.Status) bool {
+	return state.Code() == codes.Unavailable && strings.Contains(state.Message(), context.DeadlineExceeded.Error())
 }
