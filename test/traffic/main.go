@@ -161,6 +161,10 @@ func sendTCP(address, bytesText string) error {
 	if received != total {
 		return fmt.Errorf("the sink got %d of %d bytes", received, total)
 	}
+	// Whoever closes before the peer's FIN is there leaves its acknowledgment to the kernel, and in no cgroup.
+	if _, err := io.Copy(io.Discard, conn); err != nil {
+		return fmt.Errorf("waiting for the sink to close: %w", err)
+	}
 	fmt.Printf("sent %d bytes\n", total)
 	return nil
 }
