@@ -3,6 +3,8 @@
 // Go file that says what the object's maps and programs mean, and tests that run crafted packets through the
 // programs in the kernel (PROG_TEST_RUN).
 //
-// A program here knows nothing of pods or nodes. What is attached where, for how long, and what survives a restart
-// is nodeagent's.
+// headers holds what several programs have in common: shared maps and structures in C, with their Go side.
+//
+// A program here knows a pod by a number only (headers.PodNumber). Which pods there are, what is attached where and for
+// how long, and what survives a restart is nodeagent's.
 package bpf

@@ -3,8 +3,12 @@
 //
 //	main.go      flags and commands
 //	agent.go     the whole program on a page: what is made, and what runs
+//	resident.go  memory that only starting needs
 //	podmap/      which pods there are
+//	podindex/    tells programs in the kernel which pod a namespace, cgroup or address belongs to
+//	pins/        what goes on in the kernel while no agent runs
 //	collectors/  sources of numbers, a folder each
+//	flows/       the history of flows
 //	serve/       gRPC, certificates, health
 package main
 
