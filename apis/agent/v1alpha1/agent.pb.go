@@ -380,6 +380,195 @@ func (Collector_State) EnumDescriptor() ([]byte, []int) {
 	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{34, 0}
 }
 
+type CaptureState_Phase int32
+
+const (
+	CaptureState_PHASE_UNSPECIFIED CaptureState_Phase = 0
+	CaptureState_PHASE_RUNNING     CaptureState_Phase = 1
+	// No more packets are recorded, and all that were can be read.
+	CaptureState_PHASE_ENDED CaptureState_Phase = 2
+)
+
+// Enum value maps for CaptureState_Phase.
+var (
+	CaptureState_Phase_name = map[int32]string{
+		0: "PHASE_UNSPECIFIED",
+		1: "PHASE_RUNNING",
+		2: "PHASE_ENDED",
+	}
+	CaptureState_Phase_value = map[string]int32{
+		"PHASE_UNSPECIFIED": 0,
+		"PHASE_RUNNING":     1,
+		"PHASE_ENDED":       2,
+	}
+)
+
+func (x CaptureState_Phase) Enum() *CaptureState_Phase {
+	p := new(CaptureState_Phase)
+	*p = x
+	return p
+}
+
+func (x CaptureState_Phase) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (CaptureState_Phase) Descriptor() protoreflect.EnumDescriptor {
+	return file_apis_agent_v1alpha1_agent_proto_enumTypes[6].Descriptor()
+}
+
+func (CaptureState_Phase) Type() protoreflect.EnumType {
+	return &file_apis_agent_v1alpha1_agent_proto_enumTypes[6]
+}
+
+func (x CaptureState_Phase) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use CaptureState_Phase.Descriptor instead.
+func (CaptureState_Phase) EnumDescriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{46, 0}
+}
+
+type CaptureState_Reason int32
+
+const (
+	CaptureState_REASON_UNSPECIFIED CaptureState_Reason = 0
+	// By StopCapture.
+	CaptureState_REASON_STOPPED  CaptureState_Reason = 1
+	CaptureState_REASON_DURATION CaptureState_Reason = 2
+	CaptureState_REASON_PACKETS  CaptureState_Reason = 3
+	CaptureState_REASON_BYTES    CaptureState_Reason = 4
+	// The quota of the agent, or the free space that it leaves, was reached.
+	CaptureState_REASON_STORAGE_FULL CaptureState_Reason = 5
+	// Nobody renewed it.
+	CaptureState_REASON_ABANDONED CaptureState_Reason = 6
+	// The agent ended and could not go on with it afterwards.
+	CaptureState_REASON_INTERRUPTED CaptureState_Reason = 7
+	// Of a part: the pod or interface is gone, or is no longer a target.
+	CaptureState_REASON_TARGET_GONE      CaptureState_Reason = 8
+	CaptureState_REASON_NO_LONGER_TARGET CaptureState_Reason = 9
+	// message says what.
+	CaptureState_REASON_FAILED CaptureState_Reason = 10
+)
+
+// Enum value maps for CaptureState_Reason.
+var (
+	CaptureState_Reason_name = map[int32]string{
+		0:  "REASON_UNSPECIFIED",
+		1:  "REASON_STOPPED",
+		2:  "REASON_DURATION",
+		3:  "REASON_PACKETS",
+		4:  "REASON_BYTES",
+		5:  "REASON_STORAGE_FULL",
+		6:  "REASON_ABANDONED",
+		7:  "REASON_INTERRUPTED",
+		8:  "REASON_TARGET_GONE",
+		9:  "REASON_NO_LONGER_TARGET",
+		10: "REASON_FAILED",
+	}
+	CaptureState_Reason_value = map[string]int32{
+		"REASON_UNSPECIFIED":      0,
+		"REASON_STOPPED":          1,
+		"REASON_DURATION":         2,
+		"REASON_PACKETS":          3,
+		"REASON_BYTES":            4,
+		"REASON_STORAGE_FULL":     5,
+		"REASON_ABANDONED":        6,
+		"REASON_INTERRUPTED":      7,
+		"REASON_TARGET_GONE":      8,
+		"REASON_NO_LONGER_TARGET": 9,
+		"REASON_FAILED":           10,
+	}
+)
+
+func (x CaptureState_Reason) Enum() *CaptureState_Reason {
+	p := new(CaptureState_Reason)
+	*p = x
+	return p
+}
+
+func (x CaptureState_Reason) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (CaptureState_Reason) Descriptor() protoreflect.EnumDescriptor {
+	return file_apis_agent_v1alpha1_agent_proto_enumTypes[7].Descriptor()
+}
+
+func (CaptureState_Reason) Type() protoreflect.EnumType {
+	return &file_apis_agent_v1alpha1_agent_proto_enumTypes[7]
+}
+
+func (x CaptureState_Reason) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use CaptureState_Reason.Descriptor instead.
+func (CaptureState_Reason) EnumDescriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{46, 1}
+}
+
+type CaptureOutputState_Phase int32
+
+const (
+	CaptureOutputState_PHASE_UNSPECIFIED CaptureOutputState_Phase = 0
+	CaptureOutputState_PHASE_PENDING     CaptureOutputState_Phase = 1
+	CaptureOutputState_PHASE_UPLOADING   CaptureOutputState_Phase = 2
+	CaptureOutputState_PHASE_STORED      CaptureOutputState_Phase = 3
+	// Tried for long enough. StoreCapture tries again.
+	CaptureOutputState_PHASE_FAILED CaptureOutputState_Phase = 4
+	// After a restart: credentials are needed again.
+	CaptureOutputState_PHASE_NEEDS_CREDENTIALS CaptureOutputState_Phase = 5
+)
+
+// Enum value maps for CaptureOutputState_Phase.
+var (
+	CaptureOutputState_Phase_name = map[int32]string{
+		0: "PHASE_UNSPECIFIED",
+		1: "PHASE_PENDING",
+		2: "PHASE_UPLOADING",
+		3: "PHASE_STORED",
+		4: "PHASE_FAILED",
+		5: "PHASE_NEEDS_CREDENTIALS",
+	}
+	CaptureOutputState_Phase_value = map[string]int32{
+		"PHASE_UNSPECIFIED":       0,
+		"PHASE_PENDING":           1,
+		"PHASE_UPLOADING":         2,
+		"PHASE_STORED":            3,
+		"PHASE_FAILED":            4,
+		"PHASE_NEEDS_CREDENTIALS": 5,
+	}
+)
+
+func (x CaptureOutputState_Phase) Enum() *CaptureOutputState_Phase {
+	p := new(CaptureOutputState_Phase)
+	*p = x
+	return p
+}
+
+func (x CaptureOutputState_Phase) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (CaptureOutputState_Phase) Descriptor() protoreflect.EnumDescriptor {
+	return file_apis_agent_v1alpha1_agent_proto_enumTypes[8].Descriptor()
+}
+
+func (CaptureOutputState_Phase) Type() protoreflect.EnumType {
+	return &file_apis_agent_v1alpha1_agent_proto_enumTypes[8]
+}
+
+func (x CaptureOutputState_Phase) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use CaptureOutputState_Phase.Descriptor instead.
+func (CaptureOutputState_Phase) EnumDescriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{61, 0}
+}
+
 type ReadStatsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Keys of the pods to read, at most 2,000. A pod's key is its UID; for a static pod it is the hash of its
@@ -4073,6 +4262,1954 @@ func (x *Flow) GetPeerName() string {
 	return ""
 }
 
+type EnsureCaptureRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UID of the Capture or ClusterCapture; it names everything of the capture on this node.
+	Uid string `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	// namespace is empty for a ClusterCapture.
+	Namespace string `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// Rises with every request for this capture. A request with a lower one comes from a controller that no longer leads.
+	Revision int64 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
+	// What is to be recorded on this node now. What was recorded and is no longer here ends; its packets are kept.
+	Targets []*CaptureTarget `protobuf:"bytes,5,rep,name=targets,proto3" json:"targets,omitempty"`
+	// The filters: classic BPF, each instruction as op << 48 | jt << 40 | jf << 32 | k. Ethernet for interfaces with such a
+	// header, raw for those whose packets begin with IP. Empty ones accept everything.
+	EthernetFilter []uint64 `protobuf:"fixed64,6,rep,packed,name=ethernet_filter,json=ethernetFilter,proto3" json:"ethernet_filter,omitempty"`
+	RawFilter      []uint64 `protobuf:"fixed64,7,rep,packed,name=raw_filter,json=rawFilter,proto3" json:"raw_filter,omitempty"`
+	// The text that the filter was made of, for the file.
+	FilterText string `protobuf:"bytes,8,opt,name=filter_text,json=filterText,proto3" json:"filter_text,omitempty"`
+	// Bytes of a packet that are kept, 64 to 262,144.
+	SnapLength uint32 `protobuf:"varint,9,opt,name=snap_length,json=snapLength,proto3" json:"snap_length,omitempty"`
+	// Only in the first request: ends this long after the capture began on this node. Later ones cannot prolong it.
+	DurationNano int64 `protobuf:"varint,10,opt,name=duration_nano,json=durationNano,proto3" json:"duration_nano,omitempty"`
+	// The capture ends as abandoned when no request comes for this long. At least 10 s.
+	RenewWithinNano int64 `protobuf:"varint,11,opt,name=renew_within_nano,json=renewWithinNano,proto3" json:"renew_within_nano,omitempty"`
+	// Limits of this node; 0 is none.
+	PacketsLimit int64 `protobuf:"varint,12,opt,name=packets_limit,json=packetsLimit,proto3" json:"packets_limit,omitempty"`
+	BytesLimit   int64 `protobuf:"varint,13,opt,name=bytes_limit,json=bytesLimit,proto3" json:"bytes_limit,omitempty"`
+	// How much of the limits of all nodes together this node may use, in all since the beginning; absent when there is no
+	// such limit. Rises only. Packets beyond it are dropped and counted until it rises.
+	PacketsLease *int64 `protobuf:"varint,14,opt,name=packets_lease,json=packetsLease,proto3,oneof" json:"packets_lease,omitempty"`
+	BytesLease   *int64 `protobuf:"varint,15,opt,name=bytes_lease,json=bytesLease,proto3,oneof" json:"bytes_lease,omitempty"`
+	// Ring of files for each interface; files 0 is none.
+	RingFiles     uint32 `protobuf:"varint,16,opt,name=ring_files,json=ringFiles,proto3" json:"ring_files,omitempty"`
+	RingFileBytes int64  `protobuf:"varint,17,opt,name=ring_file_bytes,json=ringFileBytes,proto3" json:"ring_file_bytes,omitempty"`
+	// Record flows between recorded pods at one end only. peers are the addresses (4 or 16 bytes) of all pods of the
+	// capture, on all nodes, that are being recorded.
+	OncePerFlow bool     `protobuf:"varint,18,opt,name=once_per_flow,json=oncePerFlow,proto3" json:"once_per_flow,omitempty"`
+	Peers       [][]byte `protobuf:"bytes,19,rep,name=peers,proto3" json:"peers,omitempty"`
+	// Record the state of the network of node and pods at the start, too.
+	NetworkSnapshot bool `protobuf:"varint,20,opt,name=network_snapshot,json=networkSnapshot,proto3" json:"network_snapshot,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *EnsureCaptureRequest) Reset() {
+	*x = EnsureCaptureRequest{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EnsureCaptureRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EnsureCaptureRequest) ProtoMessage() {}
+
+func (x *EnsureCaptureRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EnsureCaptureRequest.ProtoReflect.Descriptor instead.
+func (*EnsureCaptureRequest) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *EnsureCaptureRequest) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *EnsureCaptureRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *EnsureCaptureRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *EnsureCaptureRequest) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *EnsureCaptureRequest) GetTargets() []*CaptureTarget {
+	if x != nil {
+		return x.Targets
+	}
+	return nil
+}
+
+func (x *EnsureCaptureRequest) GetEthernetFilter() []uint64 {
+	if x != nil {
+		return x.EthernetFilter
+	}
+	return nil
+}
+
+func (x *EnsureCaptureRequest) GetRawFilter() []uint64 {
+	if x != nil {
+		return x.RawFilter
+	}
+	return nil
+}
+
+func (x *EnsureCaptureRequest) GetFilterText() string {
+	if x != nil {
+		return x.FilterText
+	}
+	return ""
+}
+
+func (x *EnsureCaptureRequest) GetSnapLength() uint32 {
+	if x != nil {
+		return x.SnapLength
+	}
+	return 0
+}
+
+func (x *EnsureCaptureRequest) GetDurationNano() int64 {
+	if x != nil {
+		return x.DurationNano
+	}
+	return 0
+}
+
+func (x *EnsureCaptureRequest) GetRenewWithinNano() int64 {
+	if x != nil {
+		return x.RenewWithinNano
+	}
+	return 0
+}
+
+func (x *EnsureCaptureRequest) GetPacketsLimit() int64 {
+	if x != nil {
+		return x.PacketsLimit
+	}
+	return 0
+}
+
+func (x *EnsureCaptureRequest) GetBytesLimit() int64 {
+	if x != nil {
+		return x.BytesLimit
+	}
+	return 0
+}
+
+func (x *EnsureCaptureRequest) GetPacketsLease() int64 {
+	if x != nil && x.PacketsLease != nil {
+		return *x.PacketsLease
+	}
+	return 0
+}
+
+func (x *EnsureCaptureRequest) GetBytesLease() int64 {
+	if x != nil && x.BytesLease != nil {
+		return *x.BytesLease
+	}
+	return 0
+}
+
+func (x *EnsureCaptureRequest) GetRingFiles() uint32 {
+	if x != nil {
+		return x.RingFiles
+	}
+	return 0
+}
+
+func (x *EnsureCaptureRequest) GetRingFileBytes() int64 {
+	if x != nil {
+		return x.RingFileBytes
+	}
+	return 0
+}
+
+func (x *EnsureCaptureRequest) GetOncePerFlow() bool {
+	if x != nil {
+		return x.OncePerFlow
+	}
+	return false
+}
+
+func (x *EnsureCaptureRequest) GetPeers() [][]byte {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
+}
+
+func (x *EnsureCaptureRequest) GetNetworkSnapshot() bool {
+	if x != nil {
+		return x.NetworkSnapshot
+	}
+	return false
+}
+
+// A CaptureTarget is a pod, or this node itself when key is empty.
+type CaptureTarget struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Key       string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Namespace string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Pod       string                 `protobuf:"bytes,3,opt,name=pod,proto3" json:"pod,omitempty"`
+	PodUid    string                 `protobuf:"bytes,4,opt,name=pod_uid,json=podUid,proto3" json:"pod_uid,omitempty"`
+	// Names of interfaces; empty: all but loopback of a pod, the uplinks of a node.
+	Interfaces    []string `protobuf:"bytes,5,rep,name=interfaces,proto3" json:"interfaces,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CaptureTarget) Reset() {
+	*x = CaptureTarget{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CaptureTarget) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CaptureTarget) ProtoMessage() {}
+
+func (x *CaptureTarget) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CaptureTarget.ProtoReflect.Descriptor instead.
+func (*CaptureTarget) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *CaptureTarget) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *CaptureTarget) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *CaptureTarget) GetPod() string {
+	if x != nil {
+		return x.Pod
+	}
+	return ""
+}
+
+func (x *CaptureTarget) GetPodUid() string {
+	if x != nil {
+		return x.PodUid
+	}
+	return ""
+}
+
+func (x *CaptureTarget) GetInterfaces() []string {
+	if x != nil {
+		return x.Interfaces
+	}
+	return nil
+}
+
+type StopCaptureRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Uid           string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	Revision      int64                  `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StopCaptureRequest) Reset() {
+	*x = StopCaptureRequest{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StopCaptureRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StopCaptureRequest) ProtoMessage() {}
+
+func (x *StopCaptureRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StopCaptureRequest.ProtoReflect.Descriptor instead.
+func (*StopCaptureRequest) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *StopCaptureRequest) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *StopCaptureRequest) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+type SealCaptureRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Uid           string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	Names         []*CaptureName         `protobuf:"bytes,2,rep,name=names,proto3" json:"names,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SealCaptureRequest) Reset() {
+	*x = SealCaptureRequest{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SealCaptureRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SealCaptureRequest) ProtoMessage() {}
+
+func (x *SealCaptureRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SealCaptureRequest.ProtoReflect.Descriptor instead.
+func (*SealCaptureRequest) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *SealCaptureRequest) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *SealCaptureRequest) GetNames() []*CaptureName {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+// A CaptureName is what an address is called in the file.
+type CaptureName struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Address       []byte                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	Names         []string               `protobuf:"bytes,2,rep,name=names,proto3" json:"names,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CaptureName) Reset() {
+	*x = CaptureName{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CaptureName) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CaptureName) ProtoMessage() {}
+
+func (x *CaptureName) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CaptureName.ProtoReflect.Descriptor instead.
+func (*CaptureName) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *CaptureName) GetAddress() []byte {
+	if x != nil {
+		return x.Address
+	}
+	return nil
+}
+
+func (x *CaptureName) GetNames() []string {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+type DeleteCaptureRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Uid           string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteCaptureRequest) Reset() {
+	*x = DeleteCaptureRequest{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteCaptureRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteCaptureRequest) ProtoMessage() {}
+
+func (x *DeleteCaptureRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteCaptureRequest.ProtoReflect.Descriptor instead.
+func (*DeleteCaptureRequest) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *DeleteCaptureRequest) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+type DeleteCaptureResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteCaptureResponse) Reset() {
+	*x = DeleteCaptureResponse{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteCaptureResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteCaptureResponse) ProtoMessage() {}
+
+func (x *DeleteCaptureResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteCaptureResponse.ProtoReflect.Descriptor instead.
+func (*DeleteCaptureResponse) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{44}
+}
+
+type ListCapturesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 1,000; none asks for all.
+	Uids          []string `protobuf:"bytes,1,rep,name=uids,proto3" json:"uids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListCapturesRequest) Reset() {
+	*x = ListCapturesRequest{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListCapturesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListCapturesRequest) ProtoMessage() {}
+
+func (x *ListCapturesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListCapturesRequest.ProtoReflect.Descriptor instead.
+func (*ListCapturesRequest) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *ListCapturesRequest) GetUids() []string {
+	if x != nil {
+		return x.Uids
+	}
+	return nil
+}
+
+// CaptureState is what a capture is on this node.
+type CaptureState struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Uid           string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	Revision      int64                  `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	Phase         CaptureState_Phase     `protobuf:"varint,3,opt,name=phase,proto3,enum=networkobservability.agent.v1alpha1.CaptureState_Phase" json:"phase,omitempty"`
+	Reason        CaptureState_Reason    `protobuf:"varint,4,opt,name=reason,proto3,enum=networkobservability.agent.v1alpha1.CaptureState_Reason" json:"reason,omitempty"`
+	Message       string                 `protobuf:"bytes,5,opt,name=message,proto3" json:"message,omitempty"`
+	StartUnixNano int64                  `protobuf:"varint,6,opt,name=start_unix_nano,json=startUnixNano,proto3" json:"start_unix_nano,omitempty"`
+	EndUnixNano   int64                  `protobuf:"varint,7,opt,name=end_unix_nano,json=endUnixNano,proto3" json:"end_unix_nano,omitempty"`
+	// At most 5,000 a capture and node.
+	Parts []*CapturePart `protobuf:"bytes,8,rep,name=parts,proto3" json:"parts,omitempty"`
+	// Of targets that have no part (yet): no process was found, no such interface, the node's network.
+	Missing []*CaptureMissing `protobuf:"bytes,9,rep,name=missing,proto3" json:"missing,omitempty"`
+	Sealed  bool              `protobuf:"varint,10,opt,name=sealed,proto3" json:"sealed,omitempty"`
+	// When sealed: SHA-256 over everything that this node adds to the file, and the size of its packet blocks in it.
+	Digest     []byte                `protobuf:"bytes,11,opt,name=digest,proto3" json:"digest,omitempty"`
+	BlockBytes int64                 `protobuf:"varint,12,opt,name=block_bytes,json=blockBytes,proto3" json:"block_bytes,omitempty"`
+	Outputs    []*CaptureOutputState `protobuf:"bytes,13,rep,name=outputs,proto3" json:"outputs,omitempty"`
+	// How often the agent has ended and gone on with this capture. What passed meanwhile was not seen.
+	Interruptions int64 `protobuf:"varint,14,opt,name=interruptions,proto3" json:"interruptions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CaptureState) Reset() {
+	*x = CaptureState{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CaptureState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CaptureState) ProtoMessage() {}
+
+func (x *CaptureState) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CaptureState.ProtoReflect.Descriptor instead.
+func (*CaptureState) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *CaptureState) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *CaptureState) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *CaptureState) GetPhase() CaptureState_Phase {
+	if x != nil {
+		return x.Phase
+	}
+	return CaptureState_PHASE_UNSPECIFIED
+}
+
+func (x *CaptureState) GetReason() CaptureState_Reason {
+	if x != nil {
+		return x.Reason
+	}
+	return CaptureState_REASON_UNSPECIFIED
+}
+
+func (x *CaptureState) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *CaptureState) GetStartUnixNano() int64 {
+	if x != nil {
+		return x.StartUnixNano
+	}
+	return 0
+}
+
+func (x *CaptureState) GetEndUnixNano() int64 {
+	if x != nil {
+		return x.EndUnixNano
+	}
+	return 0
+}
+
+func (x *CaptureState) GetParts() []*CapturePart {
+	if x != nil {
+		return x.Parts
+	}
+	return nil
+}
+
+func (x *CaptureState) GetMissing() []*CaptureMissing {
+	if x != nil {
+		return x.Missing
+	}
+	return nil
+}
+
+func (x *CaptureState) GetSealed() bool {
+	if x != nil {
+		return x.Sealed
+	}
+	return false
+}
+
+func (x *CaptureState) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+func (x *CaptureState) GetBlockBytes() int64 {
+	if x != nil {
+		return x.BlockBytes
+	}
+	return 0
+}
+
+func (x *CaptureState) GetOutputs() []*CaptureOutputState {
+	if x != nil {
+		return x.Outputs
+	}
+	return nil
+}
+
+func (x *CaptureState) GetInterruptions() int64 {
+	if x != nil {
+		return x.Interruptions
+	}
+	return 0
+}
+
+// A CapturePart is one interface of one target.
+type CapturePart struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Unique in the capture on this node, from 0 in the order in which they began. Blocks refer to parts by it.
+	Number        uint32              `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Key           string              `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	Namespace     string              `protobuf:"bytes,3,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Pod           string              `protobuf:"bytes,4,opt,name=pod,proto3" json:"pod,omitempty"`
+	PodUid        string              `protobuf:"bytes,5,opt,name=pod_uid,json=podUid,proto3" json:"pod_uid,omitempty"`
+	Interface     string              `protobuf:"bytes,6,opt,name=interface,proto3" json:"interface,omitempty"`
+	Phase         CaptureState_Phase  `protobuf:"varint,7,opt,name=phase,proto3,enum=networkobservability.agent.v1alpha1.CaptureState_Phase" json:"phase,omitempty"`
+	Reason        CaptureState_Reason `protobuf:"varint,8,opt,name=reason,proto3,enum=networkobservability.agent.v1alpha1.CaptureState_Reason" json:"reason,omitempty"`
+	Message       string              `protobuf:"bytes,9,opt,name=message,proto3" json:"message,omitempty"`
+	StartUnixNano int64               `protobuf:"varint,10,opt,name=start_unix_nano,json=startUnixNano,proto3" json:"start_unix_nano,omitempty"`
+	EndUnixNano   int64               `protobuf:"varint,11,opt,name=end_unix_nano,json=endUnixNano,proto3" json:"end_unix_nano,omitempty"`
+	Counts        *CaptureCounts      `protobuf:"bytes,12,opt,name=counts,proto3" json:"counts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CapturePart) Reset() {
+	*x = CapturePart{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CapturePart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CapturePart) ProtoMessage() {}
+
+func (x *CapturePart) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CapturePart.ProtoReflect.Descriptor instead.
+func (*CapturePart) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *CapturePart) GetNumber() uint32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *CapturePart) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *CapturePart) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *CapturePart) GetPod() string {
+	if x != nil {
+		return x.Pod
+	}
+	return ""
+}
+
+func (x *CapturePart) GetPodUid() string {
+	if x != nil {
+		return x.PodUid
+	}
+	return ""
+}
+
+func (x *CapturePart) GetInterface() string {
+	if x != nil {
+		return x.Interface
+	}
+	return ""
+}
+
+func (x *CapturePart) GetPhase() CaptureState_Phase {
+	if x != nil {
+		return x.Phase
+	}
+	return CaptureState_PHASE_UNSPECIFIED
+}
+
+func (x *CapturePart) GetReason() CaptureState_Reason {
+	if x != nil {
+		return x.Reason
+	}
+	return CaptureState_REASON_UNSPECIFIED
+}
+
+func (x *CapturePart) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *CapturePart) GetStartUnixNano() int64 {
+	if x != nil {
+		return x.StartUnixNano
+	}
+	return 0
+}
+
+func (x *CapturePart) GetEndUnixNano() int64 {
+	if x != nil {
+		return x.EndUnixNano
+	}
+	return 0
+}
+
+func (x *CapturePart) GetCounts() *CaptureCounts {
+	if x != nil {
+		return x.Counts
+	}
+	return nil
+}
+
+// matched = packets + ring_drops + disk_drops + limit_drops + other_vantage, in socket buffers.
+type CaptureCounts struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Matched int64                  `protobuf:"varint,1,opt,name=matched,proto3" json:"matched,omitempty"`
+	Packets int64                  `protobuf:"varint,2,opt,name=packets,proto3" json:"packets,omitempty"`
+	// Of packets: captured bytes.
+	Bytes         int64 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	RingDrops     int64 `protobuf:"varint,4,opt,name=ring_drops,json=ringDrops,proto3" json:"ring_drops,omitempty"`
+	DiskDrops     int64 `protobuf:"varint,5,opt,name=disk_drops,json=diskDrops,proto3" json:"disk_drops,omitempty"`
+	LimitDrops    int64 `protobuf:"varint,6,opt,name=limit_drops,json=limitDrops,proto3" json:"limit_drops,omitempty"`
+	OtherVantage  int64 `protobuf:"varint,7,opt,name=other_vantage,json=otherVantage,proto3" json:"other_vantage,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CaptureCounts) Reset() {
+	*x = CaptureCounts{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CaptureCounts) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CaptureCounts) ProtoMessage() {}
+
+func (x *CaptureCounts) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CaptureCounts.ProtoReflect.Descriptor instead.
+func (*CaptureCounts) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *CaptureCounts) GetMatched() int64 {
+	if x != nil {
+		return x.Matched
+	}
+	return 0
+}
+
+func (x *CaptureCounts) GetPackets() int64 {
+	if x != nil {
+		return x.Packets
+	}
+	return 0
+}
+
+func (x *CaptureCounts) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *CaptureCounts) GetRingDrops() int64 {
+	if x != nil {
+		return x.RingDrops
+	}
+	return 0
+}
+
+func (x *CaptureCounts) GetDiskDrops() int64 {
+	if x != nil {
+		return x.DiskDrops
+	}
+	return 0
+}
+
+func (x *CaptureCounts) GetLimitDrops() int64 {
+	if x != nil {
+		return x.LimitDrops
+	}
+	return 0
+}
+
+func (x *CaptureCounts) GetOtherVantage() int64 {
+	if x != nil {
+		return x.OtherVantage
+	}
+	return 0
+}
+
+type CaptureMissing struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Target        *CaptureTarget         `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CaptureMissing) Reset() {
+	*x = CaptureMissing{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CaptureMissing) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CaptureMissing) ProtoMessage() {}
+
+func (x *CaptureMissing) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CaptureMissing.ProtoReflect.Descriptor instead.
+func (*CaptureMissing) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *CaptureMissing) GetTarget() *CaptureTarget {
+	if x != nil {
+		return x.Target
+	}
+	return nil
+}
+
+func (x *CaptureMissing) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type DescribeCaptureRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Uid           string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DescribeCaptureRequest) Reset() {
+	*x = DescribeCaptureRequest{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DescribeCaptureRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DescribeCaptureRequest) ProtoMessage() {}
+
+func (x *DescribeCaptureRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DescribeCaptureRequest.ProtoReflect.Descriptor instead.
+func (*DescribeCaptureRequest) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *DescribeCaptureRequest) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+// DescribeCaptureResponse is one batch, at most 256 KiB.
+type DescribeCaptureResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the first batch.
+	State *CaptureState  `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
+	Names []*CaptureName `protobuf:"bytes,2,rep,name=names,proto3" json:"names,omitempty"`
+	// Addresses that occur in the recorded packets, at most 10,000 of them.
+	Addresses [][]byte `protobuf:"bytes,3,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	// Where blocks are: about so many bytes of a part's blocks are before the packets of this time.
+	Marks         []*CaptureMark `protobuf:"bytes,4,rep,name=marks,proto3" json:"marks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DescribeCaptureResponse) Reset() {
+	*x = DescribeCaptureResponse{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DescribeCaptureResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DescribeCaptureResponse) ProtoMessage() {}
+
+func (x *DescribeCaptureResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DescribeCaptureResponse.ProtoReflect.Descriptor instead.
+func (*DescribeCaptureResponse) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *DescribeCaptureResponse) GetState() *CaptureState {
+	if x != nil {
+		return x.State
+	}
+	return nil
+}
+
+func (x *DescribeCaptureResponse) GetNames() []*CaptureName {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+func (x *DescribeCaptureResponse) GetAddresses() [][]byte {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *DescribeCaptureResponse) GetMarks() []*CaptureMark {
+	if x != nil {
+		return x.Marks
+	}
+	return nil
+}
+
+type CaptureMark struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Part          uint32                 `protobuf:"varint,1,opt,name=part,proto3" json:"part,omitempty"`
+	TimeUnixNano  int64                  `protobuf:"varint,2,opt,name=time_unix_nano,json=timeUnixNano,proto3" json:"time_unix_nano,omitempty"`
+	BlockBytes    int64                  `protobuf:"varint,3,opt,name=block_bytes,json=blockBytes,proto3" json:"block_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CaptureMark) Reset() {
+	*x = CaptureMark{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CaptureMark) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CaptureMark) ProtoMessage() {}
+
+func (x *CaptureMark) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CaptureMark.ProtoReflect.Descriptor instead.
+func (*CaptureMark) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *CaptureMark) GetPart() uint32 {
+	if x != nil {
+		return x.Part
+	}
+	return 0
+}
+
+func (x *CaptureMark) GetTimeUnixNano() int64 {
+	if x != nil {
+		return x.TimeUnixNano
+	}
+	return 0
+}
+
+func (x *CaptureMark) GetBlockBytes() int64 {
+	if x != nil {
+		return x.BlockBytes
+	}
+	return 0
+}
+
+type ReadCaptureRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Uid   string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	// Narrow to one pod, by its namespace and name.
+	Namespace string `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Pod       string `protobuf:"bytes,3,opt,name=pod,proto3" json:"pod,omitempty"`
+	// Cut each packet behind its transport header.
+	HeadersOnly bool `protobuf:"varint,4,opt,name=headers_only,json=headersOnly,proto3" json:"headers_only,omitempty"`
+	// Go on while the capture runs.
+	Follow bool `protobuf:"varint,5,opt,name=follow,proto3" json:"follow,omitempty"`
+	// Leave out what was before: packets whose place in the order is before this time. Not with headers_only.
+	FromUnixNano  int64 `protobuf:"varint,6,opt,name=from_unix_nano,json=fromUnixNano,proto3" json:"from_unix_nano,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadCaptureRequest) Reset() {
+	*x = ReadCaptureRequest{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadCaptureRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadCaptureRequest) ProtoMessage() {}
+
+func (x *ReadCaptureRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadCaptureRequest.ProtoReflect.Descriptor instead.
+func (*ReadCaptureRequest) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *ReadCaptureRequest) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *ReadCaptureRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *ReadCaptureRequest) GetPod() string {
+	if x != nil {
+		return x.Pod
+	}
+	return ""
+}
+
+func (x *ReadCaptureRequest) GetHeadersOnly() bool {
+	if x != nil {
+		return x.HeadersOnly
+	}
+	return false
+}
+
+func (x *ReadCaptureRequest) GetFollow() bool {
+	if x != nil {
+		return x.Follow
+	}
+	return false
+}
+
+func (x *ReadCaptureRequest) GetFromUnixNano() int64 {
+	if x != nil {
+		return x.FromUnixNano
+	}
+	return 0
+}
+
+// ReadCaptureResponse is one batch, at most 256 KiB (and one packet).
+type ReadCaptureResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Parts before their first block.
+	Parts []*CapturePart `protobuf:"bytes,1,rep,name=parts,proto3" json:"parts,omitempty"`
+	// In the first batch: size of the blocks that from_unix_nano left out.
+	SkippedBytes int64 `protobuf:"varint,2,opt,name=skipped_bytes,json=skippedBytes,proto3" json:"skipped_bytes,omitempty"`
+	// Whole Enhanced Packet Blocks of pcapng (package apis/agent/pcapng), whose interface is the number of the part.
+	Blocks []byte `protobuf:"bytes,3,opt,name=blocks,proto3" json:"blocks,omitempty"`
+	// Followers: every packet up to this time, by this node's clock, has been sent.
+	WatermarkUnixNano int64 `protobuf:"varint,4,opt,name=watermark_unix_nano,json=watermarkUnixNano,proto3" json:"watermark_unix_nano,omitempty"`
+	// In the last batch, when the capture has ended and everything was sent.
+	End           *CaptureState `protobuf:"bytes,5,opt,name=end,proto3" json:"end,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadCaptureResponse) Reset() {
+	*x = ReadCaptureResponse{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadCaptureResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadCaptureResponse) ProtoMessage() {}
+
+func (x *ReadCaptureResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadCaptureResponse.ProtoReflect.Descriptor instead.
+func (*ReadCaptureResponse) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *ReadCaptureResponse) GetParts() []*CapturePart {
+	if x != nil {
+		return x.Parts
+	}
+	return nil
+}
+
+func (x *ReadCaptureResponse) GetSkippedBytes() int64 {
+	if x != nil {
+		return x.SkippedBytes
+	}
+	return 0
+}
+
+func (x *ReadCaptureResponse) GetBlocks() []byte {
+	if x != nil {
+		return x.Blocks
+	}
+	return nil
+}
+
+func (x *ReadCaptureResponse) GetWatermarkUnixNano() int64 {
+	if x != nil {
+		return x.WatermarkUnixNano
+	}
+	return 0
+}
+
+func (x *ReadCaptureResponse) GetEnd() *CaptureState {
+	if x != nil {
+		return x.End
+	}
+	return nil
+}
+
+type StoreCaptureRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Uid           string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	Outputs       []*CaptureOutput       `protobuf:"bytes,2,rep,name=outputs,proto3" json:"outputs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StoreCaptureRequest) Reset() {
+	*x = StoreCaptureRequest{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StoreCaptureRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StoreCaptureRequest) ProtoMessage() {}
+
+func (x *StoreCaptureRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StoreCaptureRequest.ProtoReflect.Descriptor instead.
+func (*StoreCaptureRequest) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *StoreCaptureRequest) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *StoreCaptureRequest) GetOutputs() []*CaptureOutput {
+	if x != nil {
+		return x.Outputs
+	}
+	return nil
+}
+
+// A CaptureOutput is where to copy to. Credentials are kept in memory only; after a restart they are sent again.
+type CaptureOutput struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Types that are valid to be assigned to To:
+	//
+	//	*CaptureOutput_S3
+	//	*CaptureOutput_AzureBlob
+	//	*CaptureOutput_Gcs
+	//	*CaptureOutput_Volume
+	To isCaptureOutput_To `protobuf_oneof:"to"`
+	// Prefix of all names of objects, or folder on the volume.
+	Prefix string `protobuf:"bytes,6,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	// Networks (CIDR) that the endpoint's address may be in, beside public ones. No connection goes anywhere else.
+	AllowedNetworks []string `protobuf:"bytes,7,rep,name=allowed_networks,json=allowedNetworks,proto3" json:"allowed_networks,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *CaptureOutput) Reset() {
+	*x = CaptureOutput{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CaptureOutput) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CaptureOutput) ProtoMessage() {}
+
+func (x *CaptureOutput) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CaptureOutput.ProtoReflect.Descriptor instead.
+func (*CaptureOutput) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *CaptureOutput) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CaptureOutput) GetTo() isCaptureOutput_To {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+func (x *CaptureOutput) GetS3() *S3Output {
+	if x != nil {
+		if x, ok := x.To.(*CaptureOutput_S3); ok {
+			return x.S3
+		}
+	}
+	return nil
+}
+
+func (x *CaptureOutput) GetAzureBlob() *AzureBlobOutput {
+	if x != nil {
+		if x, ok := x.To.(*CaptureOutput_AzureBlob); ok {
+			return x.AzureBlob
+		}
+	}
+	return nil
+}
+
+func (x *CaptureOutput) GetGcs() *GCSOutput {
+	if x != nil {
+		if x, ok := x.To.(*CaptureOutput_Gcs); ok {
+			return x.Gcs
+		}
+	}
+	return nil
+}
+
+func (x *CaptureOutput) GetVolume() *VolumeOutput {
+	if x != nil {
+		if x, ok := x.To.(*CaptureOutput_Volume); ok {
+			return x.Volume
+		}
+	}
+	return nil
+}
+
+func (x *CaptureOutput) GetPrefix() string {
+	if x != nil {
+		return x.Prefix
+	}
+	return ""
+}
+
+func (x *CaptureOutput) GetAllowedNetworks() []string {
+	if x != nil {
+		return x.AllowedNetworks
+	}
+	return nil
+}
+
+type isCaptureOutput_To interface {
+	isCaptureOutput_To()
+}
+
+type CaptureOutput_S3 struct {
+	S3 *S3Output `protobuf:"bytes,2,opt,name=s3,proto3,oneof"`
+}
+
+type CaptureOutput_AzureBlob struct {
+	AzureBlob *AzureBlobOutput `protobuf:"bytes,3,opt,name=azure_blob,json=azureBlob,proto3,oneof"`
+}
+
+type CaptureOutput_Gcs struct {
+	Gcs *GCSOutput `protobuf:"bytes,4,opt,name=gcs,proto3,oneof"`
+}
+
+type CaptureOutput_Volume struct {
+	Volume *VolumeOutput `protobuf:"bytes,5,opt,name=volume,proto3,oneof"`
+}
+
+func (*CaptureOutput_S3) isCaptureOutput_To() {}
+
+func (*CaptureOutput_AzureBlob) isCaptureOutput_To() {}
+
+func (*CaptureOutput_Gcs) isCaptureOutput_To() {}
+
+func (*CaptureOutput_Volume) isCaptureOutput_To() {}
+
+type S3Output struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Endpoint        string                 `protobuf:"bytes,1,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	Region          string                 `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
+	Bucket          string                 `protobuf:"bytes,3,opt,name=bucket,proto3" json:"bucket,omitempty"`
+	AccessKeyId     string                 `protobuf:"bytes,4,opt,name=access_key_id,json=accessKeyId,proto3" json:"access_key_id,omitempty"`
+	SecretAccessKey string                 `protobuf:"bytes,5,opt,name=secret_access_key,json=secretAccessKey,proto3" json:"secret_access_key,omitempty"`
+	SessionToken    string                 `protobuf:"bytes,6,opt,name=session_token,json=sessionToken,proto3" json:"session_token,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *S3Output) Reset() {
+	*x = S3Output{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *S3Output) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*S3Output) ProtoMessage() {}
+
+func (x *S3Output) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use S3Output.ProtoReflect.Descriptor instead.
+func (*S3Output) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{57}
+}
+
+func (x *S3Output) GetEndpoint() string {
+	if x != nil {
+		return x.Endpoint
+	}
+	return ""
+}
+
+func (x *S3Output) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *S3Output) GetBucket() string {
+	if x != nil {
+		return x.Bucket
+	}
+	return ""
+}
+
+func (x *S3Output) GetAccessKeyId() string {
+	if x != nil {
+		return x.AccessKeyId
+	}
+	return ""
+}
+
+func (x *S3Output) GetSecretAccessKey() string {
+	if x != nil {
+		return x.SecretAccessKey
+	}
+	return ""
+}
+
+func (x *S3Output) GetSessionToken() string {
+	if x != nil {
+		return x.SessionToken
+	}
+	return ""
+}
+
+type AzureBlobOutput struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Endpoint      string                 `protobuf:"bytes,1,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	Account       string                 `protobuf:"bytes,2,opt,name=account,proto3" json:"account,omitempty"`
+	Container     string                 `protobuf:"bytes,3,opt,name=container,proto3" json:"container,omitempty"`
+	AccountKey    string                 `protobuf:"bytes,4,opt,name=account_key,json=accountKey,proto3" json:"account_key,omitempty"`
+	SasToken      string                 `protobuf:"bytes,5,opt,name=sas_token,json=sasToken,proto3" json:"sas_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AzureBlobOutput) Reset() {
+	*x = AzureBlobOutput{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AzureBlobOutput) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AzureBlobOutput) ProtoMessage() {}
+
+func (x *AzureBlobOutput) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AzureBlobOutput.ProtoReflect.Descriptor instead.
+func (*AzureBlobOutput) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *AzureBlobOutput) GetEndpoint() string {
+	if x != nil {
+		return x.Endpoint
+	}
+	return ""
+}
+
+func (x *AzureBlobOutput) GetAccount() string {
+	if x != nil {
+		return x.Account
+	}
+	return ""
+}
+
+func (x *AzureBlobOutput) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+func (x *AzureBlobOutput) GetAccountKey() string {
+	if x != nil {
+		return x.AccountKey
+	}
+	return ""
+}
+
+func (x *AzureBlobOutput) GetSasToken() string {
+	if x != nil {
+		return x.SasToken
+	}
+	return ""
+}
+
+type GCSOutput struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Endpoint string                 `protobuf:"bytes,1,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	Bucket   string                 `protobuf:"bytes,2,opt,name=bucket,proto3" json:"bucket,omitempty"`
+	// JSON.
+	ServiceAccountKey string `protobuf:"bytes,3,opt,name=service_account_key,json=serviceAccountKey,proto3" json:"service_account_key,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *GCSOutput) Reset() {
+	*x = GCSOutput{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[59]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GCSOutput) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GCSOutput) ProtoMessage() {}
+
+func (x *GCSOutput) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[59]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GCSOutput.ProtoReflect.Descriptor instead.
+func (*GCSOutput) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{59}
+}
+
+func (x *GCSOutput) GetEndpoint() string {
+	if x != nil {
+		return x.Endpoint
+	}
+	return ""
+}
+
+func (x *GCSOutput) GetBucket() string {
+	if x != nil {
+		return x.Bucket
+	}
+	return ""
+}
+
+func (x *GCSOutput) GetServiceAccountKey() string {
+	if x != nil {
+		return x.ServiceAccountKey
+	}
+	return ""
+}
+
+type VolumeOutput struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VolumeOutput) Reset() {
+	*x = VolumeOutput{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[60]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VolumeOutput) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VolumeOutput) ProtoMessage() {}
+
+func (x *VolumeOutput) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[60]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VolumeOutput.ProtoReflect.Descriptor instead.
+func (*VolumeOutput) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{60}
+}
+
+func (x *VolumeOutput) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type CaptureOutputState struct {
+	state protoimpl.MessageState   `protogen:"open.v1"`
+	Name  string                   `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Phase CaptureOutputState_Phase `protobuf:"varint,2,opt,name=phase,proto3,enum=networkobservability.agent.v1alpha1.CaptureOutputState_Phase" json:"phase,omitempty"`
+	// Without credentials and URLs.
+	Message       string           `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	Objects       []*CaptureObject `protobuf:"bytes,4,rep,name=objects,proto3" json:"objects,omitempty"`
+	Attempts      int64            `protobuf:"varint,5,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CaptureOutputState) Reset() {
+	*x = CaptureOutputState{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[61]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CaptureOutputState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CaptureOutputState) ProtoMessage() {}
+
+func (x *CaptureOutputState) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[61]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CaptureOutputState.ProtoReflect.Descriptor instead.
+func (*CaptureOutputState) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{61}
+}
+
+func (x *CaptureOutputState) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CaptureOutputState) GetPhase() CaptureOutputState_Phase {
+	if x != nil {
+		return x.Phase
+	}
+	return CaptureOutputState_PHASE_UNSPECIFIED
+}
+
+func (x *CaptureOutputState) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *CaptureOutputState) GetObjects() []*CaptureObject {
+	if x != nil {
+		return x.Objects
+	}
+	return nil
+}
+
+func (x *CaptureOutputState) GetAttempts() int64 {
+	if x != nil {
+		return x.Attempts
+	}
+	return 0
+}
+
+type CaptureObject struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Key   string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Bytes int64                  `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// Hexadecimal.
+	Sha256        string `protobuf:"bytes,3,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CaptureObject) Reset() {
+	*x = CaptureObject{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[62]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CaptureObject) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CaptureObject) ProtoMessage() {}
+
+func (x *CaptureObject) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[62]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CaptureObject.ProtoReflect.Descriptor instead.
+func (*CaptureObject) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{62}
+}
+
+func (x *CaptureObject) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *CaptureObject) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *CaptureObject) GetSha256() string {
+	if x != nil {
+		return x.Sha256
+	}
+	return ""
+}
+
 var File_apis_agent_v1alpha1_agent_proto protoreflect.FileDescriptor
 
 const file_apis_agent_v1alpha1_agent_proto_rawDesc = "" +
@@ -4459,7 +6596,196 @@ const file_apis_agent_v1alpha1_agent_proto_rawDesc = "" +
 	"\x0ehandshake_nano\x18\x15 \x01(\x03R\rhandshakeNano\x12-\n" +
 	"\x12translated_address\x18\x16 \x01(\fR\x11translatedAddress\x12'\n" +
 	"\x0ftranslated_port\x18\x17 \x01(\x05R\x0etranslatedPort\x12\x1b\n" +
-	"\tpeer_name\x18\x18 \x01(\tR\bpeerName*u\n" +
+	"\tpeer_name\x18\x18 \x01(\tR\bpeerName\"\x83\x06\n" +
+	"\x14EnsureCaptureRequest\x12\x10\n" +
+	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x1c\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x1a\n" +
+	"\brevision\x18\x04 \x01(\x03R\brevision\x12L\n" +
+	"\atargets\x18\x05 \x03(\v22.networkobservability.agent.v1alpha1.CaptureTargetR\atargets\x12'\n" +
+	"\x0fethernet_filter\x18\x06 \x03(\x06R\x0eethernetFilter\x12\x1d\n" +
+	"\n" +
+	"raw_filter\x18\a \x03(\x06R\trawFilter\x12\x1f\n" +
+	"\vfilter_text\x18\b \x01(\tR\n" +
+	"filterText\x12\x1f\n" +
+	"\vsnap_length\x18\t \x01(\rR\n" +
+	"snapLength\x12#\n" +
+	"\rduration_nano\x18\n" +
+	" \x01(\x03R\fdurationNano\x12*\n" +
+	"\x11renew_within_nano\x18\v \x01(\x03R\x0frenewWithinNano\x12#\n" +
+	"\rpackets_limit\x18\f \x01(\x03R\fpacketsLimit\x12\x1f\n" +
+	"\vbytes_limit\x18\r \x01(\x03R\n" +
+	"bytesLimit\x12(\n" +
+	"\rpackets_lease\x18\x0e \x01(\x03H\x00R\fpacketsLease\x88\x01\x01\x12$\n" +
+	"\vbytes_lease\x18\x0f \x01(\x03H\x01R\n" +
+	"bytesLease\x88\x01\x01\x12\x1d\n" +
+	"\n" +
+	"ring_files\x18\x10 \x01(\rR\tringFiles\x12&\n" +
+	"\x0fring_file_bytes\x18\x11 \x01(\x03R\rringFileBytes\x12\"\n" +
+	"\ronce_per_flow\x18\x12 \x01(\bR\voncePerFlow\x12\x14\n" +
+	"\x05peers\x18\x13 \x03(\fR\x05peers\x12)\n" +
+	"\x10network_snapshot\x18\x14 \x01(\bR\x0fnetworkSnapshotB\x10\n" +
+	"\x0e_packets_leaseB\x0e\n" +
+	"\f_bytes_lease\"\x8a\x01\n" +
+	"\rCaptureTarget\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x1c\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x10\n" +
+	"\x03pod\x18\x03 \x01(\tR\x03pod\x12\x17\n" +
+	"\apod_uid\x18\x04 \x01(\tR\x06podUid\x12\x1e\n" +
+	"\n" +
+	"interfaces\x18\x05 \x03(\tR\n" +
+	"interfaces\"B\n" +
+	"\x12StopCaptureRequest\x12\x10\n" +
+	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\"n\n" +
+	"\x12SealCaptureRequest\x12\x10\n" +
+	"\x03uid\x18\x01 \x01(\tR\x03uid\x12F\n" +
+	"\x05names\x18\x02 \x03(\v20.networkobservability.agent.v1alpha1.CaptureNameR\x05names\"=\n" +
+	"\vCaptureName\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\fR\aaddress\x12\x14\n" +
+	"\x05names\x18\x02 \x03(\tR\x05names\"(\n" +
+	"\x14DeleteCaptureRequest\x12\x10\n" +
+	"\x03uid\x18\x01 \x01(\tR\x03uid\"\x17\n" +
+	"\x15DeleteCaptureResponse\")\n" +
+	"\x13ListCapturesRequest\x12\x12\n" +
+	"\x04uids\x18\x01 \x03(\tR\x04uids\"\xe9\a\n" +
+	"\fCaptureState\x12\x10\n" +
+	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\x12M\n" +
+	"\x05phase\x18\x03 \x01(\x0e27.networkobservability.agent.v1alpha1.CaptureState.PhaseR\x05phase\x12P\n" +
+	"\x06reason\x18\x04 \x01(\x0e28.networkobservability.agent.v1alpha1.CaptureState.ReasonR\x06reason\x12\x18\n" +
+	"\amessage\x18\x05 \x01(\tR\amessage\x12&\n" +
+	"\x0fstart_unix_nano\x18\x06 \x01(\x03R\rstartUnixNano\x12\"\n" +
+	"\rend_unix_nano\x18\a \x01(\x03R\vendUnixNano\x12F\n" +
+	"\x05parts\x18\b \x03(\v20.networkobservability.agent.v1alpha1.CapturePartR\x05parts\x12M\n" +
+	"\amissing\x18\t \x03(\v23.networkobservability.agent.v1alpha1.CaptureMissingR\amissing\x12\x16\n" +
+	"\x06sealed\x18\n" +
+	" \x01(\bR\x06sealed\x12\x16\n" +
+	"\x06digest\x18\v \x01(\fR\x06digest\x12\x1f\n" +
+	"\vblock_bytes\x18\f \x01(\x03R\n" +
+	"blockBytes\x12Q\n" +
+	"\aoutputs\x18\r \x03(\v27.networkobservability.agent.v1alpha1.CaptureOutputStateR\aoutputs\x12$\n" +
+	"\rinterruptions\x18\x0e \x01(\x03R\rinterruptions\"B\n" +
+	"\x05Phase\x12\x15\n" +
+	"\x11PHASE_UNSPECIFIED\x10\x00\x12\x11\n" +
+	"\rPHASE_RUNNING\x10\x01\x12\x0f\n" +
+	"\vPHASE_ENDED\x10\x02\"\xfe\x01\n" +
+	"\x06Reason\x12\x16\n" +
+	"\x12REASON_UNSPECIFIED\x10\x00\x12\x12\n" +
+	"\x0eREASON_STOPPED\x10\x01\x12\x13\n" +
+	"\x0fREASON_DURATION\x10\x02\x12\x12\n" +
+	"\x0eREASON_PACKETS\x10\x03\x12\x10\n" +
+	"\fREASON_BYTES\x10\x04\x12\x17\n" +
+	"\x13REASON_STORAGE_FULL\x10\x05\x12\x14\n" +
+	"\x10REASON_ABANDONED\x10\x06\x12\x16\n" +
+	"\x12REASON_INTERRUPTED\x10\a\x12\x16\n" +
+	"\x12REASON_TARGET_GONE\x10\b\x12\x1b\n" +
+	"\x17REASON_NO_LONGER_TARGET\x10\t\x12\x11\n" +
+	"\rREASON_FAILED\x10\n" +
+	"\"\xf1\x03\n" +
+	"\vCapturePart\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\rR\x06number\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\tR\x03key\x12\x1c\n" +
+	"\tnamespace\x18\x03 \x01(\tR\tnamespace\x12\x10\n" +
+	"\x03pod\x18\x04 \x01(\tR\x03pod\x12\x17\n" +
+	"\apod_uid\x18\x05 \x01(\tR\x06podUid\x12\x1c\n" +
+	"\tinterface\x18\x06 \x01(\tR\tinterface\x12M\n" +
+	"\x05phase\x18\a \x01(\x0e27.networkobservability.agent.v1alpha1.CaptureState.PhaseR\x05phase\x12P\n" +
+	"\x06reason\x18\b \x01(\x0e28.networkobservability.agent.v1alpha1.CaptureState.ReasonR\x06reason\x12\x18\n" +
+	"\amessage\x18\t \x01(\tR\amessage\x12&\n" +
+	"\x0fstart_unix_nano\x18\n" +
+	" \x01(\x03R\rstartUnixNano\x12\"\n" +
+	"\rend_unix_nano\x18\v \x01(\x03R\vendUnixNano\x12J\n" +
+	"\x06counts\x18\f \x01(\v22.networkobservability.agent.v1alpha1.CaptureCountsR\x06counts\"\xdd\x01\n" +
+	"\rCaptureCounts\x12\x18\n" +
+	"\amatched\x18\x01 \x01(\x03R\amatched\x12\x18\n" +
+	"\apackets\x18\x02 \x01(\x03R\apackets\x12\x14\n" +
+	"\x05bytes\x18\x03 \x01(\x03R\x05bytes\x12\x1d\n" +
+	"\n" +
+	"ring_drops\x18\x04 \x01(\x03R\tringDrops\x12\x1d\n" +
+	"\n" +
+	"disk_drops\x18\x05 \x01(\x03R\tdiskDrops\x12\x1f\n" +
+	"\vlimit_drops\x18\x06 \x01(\x03R\n" +
+	"limitDrops\x12#\n" +
+	"\rother_vantage\x18\a \x01(\x03R\fotherVantage\"t\n" +
+	"\x0eCaptureMissing\x12J\n" +
+	"\x06target\x18\x01 \x01(\v22.networkobservability.agent.v1alpha1.CaptureTargetR\x06target\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"*\n" +
+	"\x16DescribeCaptureRequest\x12\x10\n" +
+	"\x03uid\x18\x01 \x01(\tR\x03uid\"\x90\x02\n" +
+	"\x17DescribeCaptureResponse\x12G\n" +
+	"\x05state\x18\x01 \x01(\v21.networkobservability.agent.v1alpha1.CaptureStateR\x05state\x12F\n" +
+	"\x05names\x18\x02 \x03(\v20.networkobservability.agent.v1alpha1.CaptureNameR\x05names\x12\x1c\n" +
+	"\taddresses\x18\x03 \x03(\fR\taddresses\x12F\n" +
+	"\x05marks\x18\x04 \x03(\v20.networkobservability.agent.v1alpha1.CaptureMarkR\x05marks\"h\n" +
+	"\vCaptureMark\x12\x12\n" +
+	"\x04part\x18\x01 \x01(\rR\x04part\x12$\n" +
+	"\x0etime_unix_nano\x18\x02 \x01(\x03R\ftimeUnixNano\x12\x1f\n" +
+	"\vblock_bytes\x18\x03 \x01(\x03R\n" +
+	"blockBytes\"\xb7\x01\n" +
+	"\x12ReadCaptureRequest\x12\x10\n" +
+	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x1c\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x10\n" +
+	"\x03pod\x18\x03 \x01(\tR\x03pod\x12!\n" +
+	"\fheaders_only\x18\x04 \x01(\bR\vheadersOnly\x12\x16\n" +
+	"\x06follow\x18\x05 \x01(\bR\x06follow\x12$\n" +
+	"\x0efrom_unix_nano\x18\x06 \x01(\x03R\ffromUnixNano\"\x8f\x02\n" +
+	"\x13ReadCaptureResponse\x12F\n" +
+	"\x05parts\x18\x01 \x03(\v20.networkobservability.agent.v1alpha1.CapturePartR\x05parts\x12#\n" +
+	"\rskipped_bytes\x18\x02 \x01(\x03R\fskippedBytes\x12\x16\n" +
+	"\x06blocks\x18\x03 \x01(\fR\x06blocks\x12.\n" +
+	"\x13watermark_unix_nano\x18\x04 \x01(\x03R\x11watermarkUnixNano\x12C\n" +
+	"\x03end\x18\x05 \x01(\v21.networkobservability.agent.v1alpha1.CaptureStateR\x03end\"u\n" +
+	"\x13StoreCaptureRequest\x12\x10\n" +
+	"\x03uid\x18\x01 \x01(\tR\x03uid\x12L\n" +
+	"\aoutputs\x18\x02 \x03(\v22.networkobservability.agent.v1alpha1.CaptureOutputR\aoutputs\"\x95\x03\n" +
+	"\rCaptureOutput\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12?\n" +
+	"\x02s3\x18\x02 \x01(\v2-.networkobservability.agent.v1alpha1.S3OutputH\x00R\x02s3\x12U\n" +
+	"\n" +
+	"azure_blob\x18\x03 \x01(\v24.networkobservability.agent.v1alpha1.AzureBlobOutputH\x00R\tazureBlob\x12B\n" +
+	"\x03gcs\x18\x04 \x01(\v2..networkobservability.agent.v1alpha1.GCSOutputH\x00R\x03gcs\x12K\n" +
+	"\x06volume\x18\x05 \x01(\v21.networkobservability.agent.v1alpha1.VolumeOutputH\x00R\x06volume\x12\x16\n" +
+	"\x06prefix\x18\x06 \x01(\tR\x06prefix\x12)\n" +
+	"\x10allowed_networks\x18\a \x03(\tR\x0fallowedNetworksB\x04\n" +
+	"\x02to\"\xcb\x01\n" +
+	"\bS3Output\x12\x1a\n" +
+	"\bendpoint\x18\x01 \x01(\tR\bendpoint\x12\x16\n" +
+	"\x06region\x18\x02 \x01(\tR\x06region\x12\x16\n" +
+	"\x06bucket\x18\x03 \x01(\tR\x06bucket\x12\"\n" +
+	"\raccess_key_id\x18\x04 \x01(\tR\vaccessKeyId\x12*\n" +
+	"\x11secret_access_key\x18\x05 \x01(\tR\x0fsecretAccessKey\x12#\n" +
+	"\rsession_token\x18\x06 \x01(\tR\fsessionToken\"\xa3\x01\n" +
+	"\x0fAzureBlobOutput\x12\x1a\n" +
+	"\bendpoint\x18\x01 \x01(\tR\bendpoint\x12\x18\n" +
+	"\aaccount\x18\x02 \x01(\tR\aaccount\x12\x1c\n" +
+	"\tcontainer\x18\x03 \x01(\tR\tcontainer\x12\x1f\n" +
+	"\vaccount_key\x18\x04 \x01(\tR\n" +
+	"accountKey\x12\x1b\n" +
+	"\tsas_token\x18\x05 \x01(\tR\bsasToken\"o\n" +
+	"\tGCSOutput\x12\x1a\n" +
+	"\bendpoint\x18\x01 \x01(\tR\bendpoint\x12\x16\n" +
+	"\x06bucket\x18\x02 \x01(\tR\x06bucket\x12.\n" +
+	"\x13service_account_key\x18\x03 \x01(\tR\x11serviceAccountKey\"\"\n" +
+	"\fVolumeOutput\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\x8b\x03\n" +
+	"\x12CaptureOutputState\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12S\n" +
+	"\x05phase\x18\x02 \x01(\x0e2=.networkobservability.agent.v1alpha1.CaptureOutputState.PhaseR\x05phase\x12\x18\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\x12L\n" +
+	"\aobjects\x18\x04 \x03(\v22.networkobservability.agent.v1alpha1.CaptureObjectR\aobjects\x12\x1a\n" +
+	"\battempts\x18\x05 \x01(\x03R\battempts\"\x87\x01\n" +
+	"\x05Phase\x12\x15\n" +
+	"\x11PHASE_UNSPECIFIED\x10\x00\x12\x11\n" +
+	"\rPHASE_PENDING\x10\x01\x12\x13\n" +
+	"\x0fPHASE_UPLOADING\x10\x02\x12\x10\n" +
+	"\fPHASE_STORED\x10\x03\x12\x10\n" +
+	"\fPHASE_FAILED\x10\x04\x12\x1b\n" +
+	"\x17PHASE_NEEDS_CREDENTIALS\x10\x05\"O\n" +
+	"\rCaptureObject\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\x12\x16\n" +
+	"\x06sha256\x18\x03 \x01(\tR\x06sha256*u\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eSTATE_MEASURED\x10\x01\x12\x12\n" +
@@ -4474,10 +6800,19 @@ const file_apis_agent_v1alpha1_agent_proto_rawDesc = "" +
 	"\x13VERDICT_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11VERDICT_FORWARDED\x10\x01\x12\x13\n" +
 	"\x0fVERDICT_DROPPED\x10\x02\x12\x14\n" +
-	"\x10VERDICT_REJECTED\x10\x032\x83\x02\n" +
+	"\x10VERDICT_REJECTED\x10\x032\x93\n" +
+	"\n" +
 	"\x05Agent\x12|\n" +
 	"\tReadStats\x125.networkobservability.agent.v1alpha1.ReadStatsRequest\x1a6.networkobservability.agent.v1alpha1.ReadStatsResponse0\x01\x12|\n" +
-	"\tReadFlows\x125.networkobservability.agent.v1alpha1.ReadFlowsRequest\x1a6.networkobservability.agent.v1alpha1.ReadFlowsResponse0\x01BJZHgithub.com/networkobservability/networkobservability/apis/agent/v1alpha1b\x06proto3"
+	"\tReadFlows\x125.networkobservability.agent.v1alpha1.ReadFlowsRequest\x1a6.networkobservability.agent.v1alpha1.ReadFlowsResponse0\x01\x12}\n" +
+	"\rEnsureCapture\x129.networkobservability.agent.v1alpha1.EnsureCaptureRequest\x1a1.networkobservability.agent.v1alpha1.CaptureState\x12y\n" +
+	"\vStopCapture\x127.networkobservability.agent.v1alpha1.StopCaptureRequest\x1a1.networkobservability.agent.v1alpha1.CaptureState\x12y\n" +
+	"\vSealCapture\x127.networkobservability.agent.v1alpha1.SealCaptureRequest\x1a1.networkobservability.agent.v1alpha1.CaptureState\x12{\n" +
+	"\fStoreCapture\x128.networkobservability.agent.v1alpha1.StoreCaptureRequest\x1a1.networkobservability.agent.v1alpha1.CaptureState\x12\x86\x01\n" +
+	"\rDeleteCapture\x129.networkobservability.agent.v1alpha1.DeleteCaptureRequest\x1a:.networkobservability.agent.v1alpha1.DeleteCaptureResponse\x12}\n" +
+	"\fListCaptures\x128.networkobservability.agent.v1alpha1.ListCapturesRequest\x1a1.networkobservability.agent.v1alpha1.CaptureState0\x01\x12\x8e\x01\n" +
+	"\x0fDescribeCapture\x12;.networkobservability.agent.v1alpha1.DescribeCaptureRequest\x1a<.networkobservability.agent.v1alpha1.DescribeCaptureResponse0\x01\x12\x82\x01\n" +
+	"\vReadCapture\x127.networkobservability.agent.v1alpha1.ReadCaptureRequest\x1a8.networkobservability.agent.v1alpha1.ReadCaptureResponse0\x01BJZHgithub.com/networkobservability/networkobservability/apis/agent/v1alpha1b\x06proto3"
 
 var (
 	file_apis_agent_v1alpha1_agent_proto_rawDescOnce sync.Once
@@ -4491,134 +6826,201 @@ func file_apis_agent_v1alpha1_agent_proto_rawDescGZIP() []byte {
 	return file_apis_agent_v1alpha1_agent_proto_rawDescData
 }
 
-var file_apis_agent_v1alpha1_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_apis_agent_v1alpha1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_apis_agent_v1alpha1_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 9)
+var file_apis_agent_v1alpha1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 63)
 var file_apis_agent_v1alpha1_agent_proto_goTypes = []any{
-	(State)(0),                // 0: networkobservability.agent.v1alpha1.State
-	(Direction)(0),            // 1: networkobservability.agent.v1alpha1.Direction
-	(Verdict)(0),              // 2: networkobservability.agent.v1alpha1.Verdict
-	(Drop_Class)(0),           // 3: networkobservability.agent.v1alpha1.Drop.Class
-	(Drop_Attribution)(0),     // 4: networkobservability.agent.v1alpha1.Drop.Attribution
-	(Collector_State)(0),      // 5: networkobservability.agent.v1alpha1.Collector.State
-	(*ReadStatsRequest)(nil),  // 6: networkobservability.agent.v1alpha1.ReadStatsRequest
-	(*ReadStatsResponse)(nil), // 7: networkobservability.agent.v1alpha1.ReadStatsResponse
-	(*PodStats)(nil),          // 8: networkobservability.agent.v1alpha1.PodStats
-	(*NodeStats)(nil),         // 9: networkobservability.agent.v1alpha1.NodeStats
-	(*Counter)(nil),           // 10: networkobservability.agent.v1alpha1.Counter
-	(*Histogram)(nil),         // 11: networkobservability.agent.v1alpha1.Histogram
-	(*Drops)(nil),             // 12: networkobservability.agent.v1alpha1.Drops
-	(*Drop)(nil),              // 13: networkobservability.agent.v1alpha1.Drop
-	(*Connections)(nil),       // 14: networkobservability.agent.v1alpha1.Connections
-	(*APIServer)(nil),         // 15: networkobservability.agent.v1alpha1.APIServer
-	(*DNS)(nil),               // 16: networkobservability.agent.v1alpha1.DNS
-	(*DNSQueries)(nil),        // 17: networkobservability.agent.v1alpha1.DNSQueries
-	(*DNSResponses)(nil),      // 18: networkobservability.agent.v1alpha1.DNSResponses
-	(*DNSNameCount)(nil),      // 19: networkobservability.agent.v1alpha1.DNSNameCount
-	(*FlowTotals)(nil),        // 20: networkobservability.agent.v1alpha1.FlowTotals
-	(*FlowTable)(nil),         // 21: networkobservability.agent.v1alpha1.FlowTable
-	(*Conntrack)(nil),         // 22: networkobservability.agent.v1alpha1.Conntrack
-	(*SocketMemory)(nil),      // 23: networkobservability.agent.v1alpha1.SocketMemory
-	(*Softnet)(nil),           // 24: networkobservability.agent.v1alpha1.Softnet
-	(*InfiniBandPort)(nil),    // 25: networkobservability.agent.v1alpha1.InfiniBandPort
-	(*Measurement)(nil),       // 26: networkobservability.agent.v1alpha1.Measurement
-	(*Traffic)(nil),           // 27: networkobservability.agent.v1alpha1.Traffic
-	(*DirectionTraffic)(nil),  // 28: networkobservability.agent.v1alpha1.DirectionTraffic
-	(*Counters)(nil),          // 29: networkobservability.agent.v1alpha1.Counters
-	(*Rates)(nil),             // 30: networkobservability.agent.v1alpha1.Rates
-	(*Interface)(nil),         // 31: networkobservability.agent.v1alpha1.Interface
-	(*Queue)(nil),             // 32: networkobservability.agent.v1alpha1.Queue
-	(*InterfaceCounters)(nil), // 33: networkobservability.agent.v1alpha1.InterfaceCounters
-	(*Protocols)(nil),         // 34: networkobservability.agent.v1alpha1.Protocols
-	(*ICMP)(nil),              // 35: networkobservability.agent.v1alpha1.ICMP
-	(*TCP)(nil),               // 36: networkobservability.agent.v1alpha1.TCP
-	(*UDP)(nil),               // 37: networkobservability.agent.v1alpha1.UDP
-	(*IP)(nil),                // 38: networkobservability.agent.v1alpha1.IP
-	(*AgentInfo)(nil),         // 39: networkobservability.agent.v1alpha1.AgentInfo
-	(*Collector)(nil),         // 40: networkobservability.agent.v1alpha1.Collector
-	(*ReadFlowsRequest)(nil),  // 41: networkobservability.agent.v1alpha1.ReadFlowsRequest
-	(*ReadFlowsResponse)(nil), // 42: networkobservability.agent.v1alpha1.ReadFlowsResponse
-	(*Flow)(nil),              // 43: networkobservability.agent.v1alpha1.Flow
+	(State)(0),                      // 0: networkobservability.agent.v1alpha1.State
+	(Direction)(0),                  // 1: networkobservability.agent.v1alpha1.Direction
+	(Verdict)(0),                    // 2: networkobservability.agent.v1alpha1.Verdict
+	(Drop_Class)(0),                 // 3: networkobservability.agent.v1alpha1.Drop.Class
+	(Drop_Attribution)(0),           // 4: networkobservability.agent.v1alpha1.Drop.Attribution
+	(Collector_State)(0),            // 5: networkobservability.agent.v1alpha1.Collector.State
+	(CaptureState_Phase)(0),         // 6: networkobservability.agent.v1alpha1.CaptureState.Phase
+	(CaptureState_Reason)(0),        // 7: networkobservability.agent.v1alpha1.CaptureState.Reason
+	(CaptureOutputState_Phase)(0),   // 8: networkobservability.agent.v1alpha1.CaptureOutputState.Phase
+	(*ReadStatsRequest)(nil),        // 9: networkobservability.agent.v1alpha1.ReadStatsRequest
+	(*ReadStatsResponse)(nil),       // 10: networkobservability.agent.v1alpha1.ReadStatsResponse
+	(*PodStats)(nil),                // 11: networkobservability.agent.v1alpha1.PodStats
+	(*NodeStats)(nil),               // 12: networkobservability.agent.v1alpha1.NodeStats
+	(*Counter)(nil),                 // 13: networkobservability.agent.v1alpha1.Counter
+	(*Histogram)(nil),               // 14: networkobservability.agent.v1alpha1.Histogram
+	(*Drops)(nil),                   // 15: networkobservability.agent.v1alpha1.Drops
+	(*Drop)(nil),                    // 16: networkobservability.agent.v1alpha1.Drop
+	(*Connections)(nil),             // 17: networkobservability.agent.v1alpha1.Connections
+	(*APIServer)(nil),               // 18: networkobservability.agent.v1alpha1.APIServer
+	(*DNS)(nil),                     // 19: networkobservability.agent.v1alpha1.DNS
+	(*DNSQueries)(nil),              // 20: networkobservability.agent.v1alpha1.DNSQueries
+	(*DNSResponses)(nil),            // 21: networkobservability.agent.v1alpha1.DNSResponses
+	(*DNSNameCount)(nil),            // 22: networkobservability.agent.v1alpha1.DNSNameCount
+	(*FlowTotals)(nil),              // 23: networkobservability.agent.v1alpha1.FlowTotals
+	(*FlowTable)(nil),               // 24: networkobservability.agent.v1alpha1.FlowTable
+	(*Conntrack)(nil),               // 25: networkobservability.agent.v1alpha1.Conntrack
+	(*SocketMemory)(nil),            // 26: networkobservability.agent.v1alpha1.SocketMemory
+	(*Softnet)(nil),                 // 27: networkobservability.agent.v1alpha1.Softnet
+	(*InfiniBandPort)(nil),          // 28: networkobservability.agent.v1alpha1.InfiniBandPort
+	(*Measurement)(nil),             // 29: networkobservability.agent.v1alpha1.Measurement
+	(*Traffic)(nil),                 // 30: networkobservability.agent.v1alpha1.Traffic
+	(*DirectionTraffic)(nil),        // 31: networkobservability.agent.v1alpha1.DirectionTraffic
+	(*Counters)(nil),                // 32: networkobservability.agent.v1alpha1.Counters
+	(*Rates)(nil),                   // 33: networkobservability.agent.v1alpha1.Rates
+	(*Interface)(nil),               // 34: networkobservability.agent.v1alpha1.Interface
+	(*Queue)(nil),                   // 35: networkobservability.agent.v1alpha1.Queue
+	(*InterfaceCounters)(nil),       // 36: networkobservability.agent.v1alpha1.InterfaceCounters
+	(*Protocols)(nil),               // 37: networkobservability.agent.v1alpha1.Protocols
+	(*ICMP)(nil),                    // 38: networkobservability.agent.v1alpha1.ICMP
+	(*TCP)(nil),                     // 39: networkobservability.agent.v1alpha1.TCP
+	(*UDP)(nil),                     // 40: networkobservability.agent.v1alpha1.UDP
+	(*IP)(nil),                      // 41: networkobservability.agent.v1alpha1.IP
+	(*AgentInfo)(nil),               // 42: networkobservability.agent.v1alpha1.AgentInfo
+	(*Collector)(nil),               // 43: networkobservability.agent.v1alpha1.Collector
+	(*ReadFlowsRequest)(nil),        // 44: networkobservability.agent.v1alpha1.ReadFlowsRequest
+	(*ReadFlowsResponse)(nil),       // 45: networkobservability.agent.v1alpha1.ReadFlowsResponse
+	(*Flow)(nil),                    // 46: networkobservability.agent.v1alpha1.Flow
+	(*EnsureCaptureRequest)(nil),    // 47: networkobservability.agent.v1alpha1.EnsureCaptureRequest
+	(*CaptureTarget)(nil),           // 48: networkobservability.agent.v1alpha1.CaptureTarget
+	(*StopCaptureRequest)(nil),      // 49: networkobservability.agent.v1alpha1.StopCaptureRequest
+	(*SealCaptureRequest)(nil),      // 50: networkobservability.agent.v1alpha1.SealCaptureRequest
+	(*CaptureName)(nil),             // 51: networkobservability.agent.v1alpha1.CaptureName
+	(*DeleteCaptureRequest)(nil),    // 52: networkobservability.agent.v1alpha1.DeleteCaptureRequest
+	(*DeleteCaptureResponse)(nil),   // 53: networkobservability.agent.v1alpha1.DeleteCaptureResponse
+	(*ListCapturesRequest)(nil),     // 54: networkobservability.agent.v1alpha1.ListCapturesRequest
+	(*CaptureState)(nil),            // 55: networkobservability.agent.v1alpha1.CaptureState
+	(*CapturePart)(nil),             // 56: networkobservability.agent.v1alpha1.CapturePart
+	(*CaptureCounts)(nil),           // 57: networkobservability.agent.v1alpha1.CaptureCounts
+	(*CaptureMissing)(nil),          // 58: networkobservability.agent.v1alpha1.CaptureMissing
+	(*DescribeCaptureRequest)(nil),  // 59: networkobservability.agent.v1alpha1.DescribeCaptureRequest
+	(*DescribeCaptureResponse)(nil), // 60: networkobservability.agent.v1alpha1.DescribeCaptureResponse
+	(*CaptureMark)(nil),             // 61: networkobservability.agent.v1alpha1.CaptureMark
+	(*ReadCaptureRequest)(nil),      // 62: networkobservability.agent.v1alpha1.ReadCaptureRequest
+	(*ReadCaptureResponse)(nil),     // 63: networkobservability.agent.v1alpha1.ReadCaptureResponse
+	(*StoreCaptureRequest)(nil),     // 64: networkobservability.agent.v1alpha1.StoreCaptureRequest
+	(*CaptureOutput)(nil),           // 65: networkobservability.agent.v1alpha1.CaptureOutput
+	(*S3Output)(nil),                // 66: networkobservability.agent.v1alpha1.S3Output
+	(*AzureBlobOutput)(nil),         // 67: networkobservability.agent.v1alpha1.AzureBlobOutput
+	(*GCSOutput)(nil),               // 68: networkobservability.agent.v1alpha1.GCSOutput
+	(*VolumeOutput)(nil),            // 69: networkobservability.agent.v1alpha1.VolumeOutput
+	(*CaptureOutputState)(nil),      // 70: networkobservability.agent.v1alpha1.CaptureOutputState
+	(*CaptureObject)(nil),           // 71: networkobservability.agent.v1alpha1.CaptureObject
 }
 var file_apis_agent_v1alpha1_agent_proto_depIdxs = []int32{
-	8,  // 0: networkobservability.agent.v1alpha1.ReadStatsResponse.pods:type_name -> networkobservability.agent.v1alpha1.PodStats
-	9,  // 1: networkobservability.agent.v1alpha1.ReadStatsResponse.node:type_name -> networkobservability.agent.v1alpha1.NodeStats
-	26, // 2: networkobservability.agent.v1alpha1.PodStats.measurement:type_name -> networkobservability.agent.v1alpha1.Measurement
-	27, // 3: networkobservability.agent.v1alpha1.PodStats.traffic:type_name -> networkobservability.agent.v1alpha1.Traffic
-	34, // 4: networkobservability.agent.v1alpha1.PodStats.protocols:type_name -> networkobservability.agent.v1alpha1.Protocols
-	12, // 5: networkobservability.agent.v1alpha1.PodStats.drops:type_name -> networkobservability.agent.v1alpha1.Drops
-	14, // 6: networkobservability.agent.v1alpha1.PodStats.connections:type_name -> networkobservability.agent.v1alpha1.Connections
-	16, // 7: networkobservability.agent.v1alpha1.PodStats.dns:type_name -> networkobservability.agent.v1alpha1.DNS
-	15, // 8: networkobservability.agent.v1alpha1.PodStats.api_server:type_name -> networkobservability.agent.v1alpha1.APIServer
-	20, // 9: networkobservability.agent.v1alpha1.PodStats.flows:type_name -> networkobservability.agent.v1alpha1.FlowTotals
-	10, // 10: networkobservability.agent.v1alpha1.PodStats.additional:type_name -> networkobservability.agent.v1alpha1.Counter
-	26, // 11: networkobservability.agent.v1alpha1.NodeStats.measurement:type_name -> networkobservability.agent.v1alpha1.Measurement
-	31, // 12: networkobservability.agent.v1alpha1.NodeStats.interfaces:type_name -> networkobservability.agent.v1alpha1.Interface
-	34, // 13: networkobservability.agent.v1alpha1.NodeStats.protocols:type_name -> networkobservability.agent.v1alpha1.Protocols
-	39, // 14: networkobservability.agent.v1alpha1.NodeStats.agent:type_name -> networkobservability.agent.v1alpha1.AgentInfo
-	12, // 15: networkobservability.agent.v1alpha1.NodeStats.drops:type_name -> networkobservability.agent.v1alpha1.Drops
-	14, // 16: networkobservability.agent.v1alpha1.NodeStats.connections:type_name -> networkobservability.agent.v1alpha1.Connections
-	16, // 17: networkobservability.agent.v1alpha1.NodeStats.dns:type_name -> networkobservability.agent.v1alpha1.DNS
-	15, // 18: networkobservability.agent.v1alpha1.NodeStats.api_server:type_name -> networkobservability.agent.v1alpha1.APIServer
-	21, // 19: networkobservability.agent.v1alpha1.NodeStats.flows:type_name -> networkobservability.agent.v1alpha1.FlowTable
-	22, // 20: networkobservability.agent.v1alpha1.NodeStats.conntrack:type_name -> networkobservability.agent.v1alpha1.Conntrack
-	23, // 21: networkobservability.agent.v1alpha1.NodeStats.socket_memory:type_name -> networkobservability.agent.v1alpha1.SocketMemory
-	24, // 22: networkobservability.agent.v1alpha1.NodeStats.softnet:type_name -> networkobservability.agent.v1alpha1.Softnet
-	25, // 23: networkobservability.agent.v1alpha1.NodeStats.infiniband:type_name -> networkobservability.agent.v1alpha1.InfiniBandPort
-	10, // 24: networkobservability.agent.v1alpha1.NodeStats.additional:type_name -> networkobservability.agent.v1alpha1.Counter
-	13, // 25: networkobservability.agent.v1alpha1.Drops.drops:type_name -> networkobservability.agent.v1alpha1.Drop
-	3,  // 26: networkobservability.agent.v1alpha1.Drop.class:type_name -> networkobservability.agent.v1alpha1.Drop.Class
-	1,  // 27: networkobservability.agent.v1alpha1.Drop.direction:type_name -> networkobservability.agent.v1alpha1.Direction
-	4,  // 28: networkobservability.agent.v1alpha1.Drop.attribution:type_name -> networkobservability.agent.v1alpha1.Drop.Attribution
-	11, // 29: networkobservability.agent.v1alpha1.Connections.open_smoothed_rtt:type_name -> networkobservability.agent.v1alpha1.Histogram
-	11, // 30: networkobservability.agent.v1alpha1.Connections.open_minimum_rtt:type_name -> networkobservability.agent.v1alpha1.Histogram
-	11, // 31: networkobservability.agent.v1alpha1.Connections.closed_smoothed_rtt:type_name -> networkobservability.agent.v1alpha1.Histogram
-	11, // 32: networkobservability.agent.v1alpha1.Connections.closed_minimum_rtt:type_name -> networkobservability.agent.v1alpha1.Histogram
-	11, // 33: networkobservability.agent.v1alpha1.APIServer.handshake:type_name -> networkobservability.agent.v1alpha1.Histogram
-	11, // 34: networkobservability.agent.v1alpha1.APIServer.rtt:type_name -> networkobservability.agent.v1alpha1.Histogram
-	17, // 35: networkobservability.agent.v1alpha1.DNS.queries:type_name -> networkobservability.agent.v1alpha1.DNSQueries
-	18, // 36: networkobservability.agent.v1alpha1.DNS.responses:type_name -> networkobservability.agent.v1alpha1.DNSResponses
-	11, // 37: networkobservability.agent.v1alpha1.DNS.latency:type_name -> networkobservability.agent.v1alpha1.Histogram
-	19, // 38: networkobservability.agent.v1alpha1.DNS.names:type_name -> networkobservability.agent.v1alpha1.DNSNameCount
-	10, // 39: networkobservability.agent.v1alpha1.InfiniBandPort.counters:type_name -> networkobservability.agent.v1alpha1.Counter
-	0,  // 40: networkobservability.agent.v1alpha1.Measurement.state:type_name -> networkobservability.agent.v1alpha1.State
-	28, // 41: networkobservability.agent.v1alpha1.Traffic.receive:type_name -> networkobservability.agent.v1alpha1.DirectionTraffic
-	28, // 42: networkobservability.agent.v1alpha1.Traffic.transmit:type_name -> networkobservability.agent.v1alpha1.DirectionTraffic
-	29, // 43: networkobservability.agent.v1alpha1.DirectionTraffic.ipv4_unicast:type_name -> networkobservability.agent.v1alpha1.Counters
-	29, // 44: networkobservability.agent.v1alpha1.DirectionTraffic.ipv4_non_unicast:type_name -> networkobservability.agent.v1alpha1.Counters
-	29, // 45: networkobservability.agent.v1alpha1.DirectionTraffic.ipv6_unicast:type_name -> networkobservability.agent.v1alpha1.Counters
-	29, // 46: networkobservability.agent.v1alpha1.DirectionTraffic.ipv6_non_unicast:type_name -> networkobservability.agent.v1alpha1.Counters
-	29, // 47: networkobservability.agent.v1alpha1.DirectionTraffic.non_ip:type_name -> networkobservability.agent.v1alpha1.Counters
-	30, // 48: networkobservability.agent.v1alpha1.DirectionTraffic.rates:type_name -> networkobservability.agent.v1alpha1.Rates
-	33, // 49: networkobservability.agent.v1alpha1.Interface.receive:type_name -> networkobservability.agent.v1alpha1.InterfaceCounters
-	33, // 50: networkobservability.agent.v1alpha1.Interface.transmit:type_name -> networkobservability.agent.v1alpha1.InterfaceCounters
-	32, // 51: networkobservability.agent.v1alpha1.Interface.queue:type_name -> networkobservability.agent.v1alpha1.Queue
-	10, // 52: networkobservability.agent.v1alpha1.Interface.driver:type_name -> networkobservability.agent.v1alpha1.Counter
-	30, // 53: networkobservability.agent.v1alpha1.InterfaceCounters.rates:type_name -> networkobservability.agent.v1alpha1.Rates
-	36, // 54: networkobservability.agent.v1alpha1.Protocols.tcp:type_name -> networkobservability.agent.v1alpha1.TCP
-	37, // 55: networkobservability.agent.v1alpha1.Protocols.udp:type_name -> networkobservability.agent.v1alpha1.UDP
-	38, // 56: networkobservability.agent.v1alpha1.Protocols.ipv4:type_name -> networkobservability.agent.v1alpha1.IP
-	38, // 57: networkobservability.agent.v1alpha1.Protocols.ipv6:type_name -> networkobservability.agent.v1alpha1.IP
-	35, // 58: networkobservability.agent.v1alpha1.Protocols.icmpv4:type_name -> networkobservability.agent.v1alpha1.ICMP
-	35, // 59: networkobservability.agent.v1alpha1.Protocols.icmpv6:type_name -> networkobservability.agent.v1alpha1.ICMP
-	40, // 60: networkobservability.agent.v1alpha1.AgentInfo.collectors:type_name -> networkobservability.agent.v1alpha1.Collector
-	5,  // 61: networkobservability.agent.v1alpha1.Collector.state:type_name -> networkobservability.agent.v1alpha1.Collector.State
-	1,  // 62: networkobservability.agent.v1alpha1.ReadFlowsRequest.direction:type_name -> networkobservability.agent.v1alpha1.Direction
-	2,  // 63: networkobservability.agent.v1alpha1.ReadFlowsRequest.verdicts:type_name -> networkobservability.agent.v1alpha1.Verdict
-	43, // 64: networkobservability.agent.v1alpha1.ReadFlowsResponse.flows:type_name -> networkobservability.agent.v1alpha1.Flow
-	1,  // 65: networkobservability.agent.v1alpha1.Flow.direction:type_name -> networkobservability.agent.v1alpha1.Direction
-	29, // 66: networkobservability.agent.v1alpha1.Flow.receive:type_name -> networkobservability.agent.v1alpha1.Counters
-	29, // 67: networkobservability.agent.v1alpha1.Flow.transmit:type_name -> networkobservability.agent.v1alpha1.Counters
-	2,  // 68: networkobservability.agent.v1alpha1.Flow.verdict:type_name -> networkobservability.agent.v1alpha1.Verdict
-	3,  // 69: networkobservability.agent.v1alpha1.Flow.drop_class:type_name -> networkobservability.agent.v1alpha1.Drop.Class
-	6,  // 70: networkobservability.agent.v1alpha1.Agent.ReadStats:input_type -> networkobservability.agent.v1alpha1.ReadStatsRequest
-	41, // 71: networkobservability.agent.v1alpha1.Agent.ReadFlows:input_type -> networkobservability.agent.v1alpha1.ReadFlowsRequest
-	7,  // 72: networkobservability.agent.v1alpha1.Agent.ReadStats:output_type -> networkobservability.agent.v1alpha1.ReadStatsResponse
-	42, // 73: networkobservability.agent.v1alpha1.Agent.ReadFlows:output_type -> networkobservability.agent.v1alpha1.ReadFlowsResponse
-	72, // [72:74] is the sub-list for method output_type
-	70, // [70:72] is the sub-list for method input_type
-	70, // [70:70] is the sub-list for extension type_name
-	70, // [70:70] is the sub-list for extension extendee
-	0,  // [0:70] is the sub-list for field type_name
+	11,  // 0: networkobservability.agent.v1alpha1.ReadStatsResponse.pods:type_name -> networkobservability.agent.v1alpha1.PodStats
+	12,  // 1: networkobservability.agent.v1alpha1.ReadStatsResponse.node:type_name -> networkobservability.agent.v1alpha1.NodeStats
+	29,  // 2: networkobservability.agent.v1alpha1.PodStats.measurement:type_name -> networkobservability.agent.v1alpha1.Measurement
+	30,  // 3: networkobservability.agent.v1alpha1.PodStats.traffic:type_name -> networkobservability.agent.v1alpha1.Traffic
+	37,  // 4: networkobservability.agent.v1alpha1.PodStats.protocols:type_name -> networkobservability.agent.v1alpha1.Protocols
+	15,  // 5: networkobservability.agent.v1alpha1.PodStats.drops:type_name -> networkobservability.agent.v1alpha1.Drops
+	17,  // 6: networkobservability.agent.v1alpha1.PodStats.connections:type_name -> networkobservability.agent.v1alpha1.Connections
+	19,  // 7: networkobservability.agent.v1alpha1.PodStats.dns:type_name -> networkobservability.agent.v1alpha1.DNS
+	18,  // 8: networkobservability.agent.v1alpha1.PodStats.api_server:type_name -> networkobservability.agent.v1alpha1.APIServer
+	23,  // 9: networkobservability.agent.v1alpha1.PodStats.flows:type_name -> networkobservability.agent.v1alpha1.FlowTotals
+	13,  // 10: networkobservability.agent.v1alpha1.PodStats.additional:type_name -> networkobservability.agent.v1alpha1.Counter
+	29,  // 11: networkobservability.agent.v1alpha1.NodeStats.measurement:type_name -> networkobservability.agent.v1alpha1.Measurement
+	34,  // 12: networkobservability.agent.v1alpha1.NodeStats.interfaces:type_name -> networkobservability.agent.v1alpha1.Interface
+	37,  // 13: networkobservability.agent.v1alpha1.NodeStats.protocols:type_name -> networkobservability.agent.v1alpha1.Protocols
+	42,  // 14: networkobservability.agent.v1alpha1.NodeStats.agent:type_name -> networkobservability.agent.v1alpha1.AgentInfo
+	15,  // 15: networkobservability.agent.v1alpha1.NodeStats.drops:type_name -> networkobservability.agent.v1alpha1.Drops
+	17,  // 16: networkobservability.agent.v1alpha1.NodeStats.connections:type_name -> networkobservability.agent.v1alpha1.Connections
+	19,  // 17: networkobservability.agent.v1alpha1.NodeStats.dns:type_name -> networkobservability.agent.v1alpha1.DNS
+	18,  // 18: networkobservability.agent.v1alpha1.NodeStats.api_server:type_name -> networkobservability.agent.v1alpha1.APIServer
+	24,  // 19: networkobservability.agent.v1alpha1.NodeStats.flows:type_name -> networkobservability.agent.v1alpha1.FlowTable
+	25,  // 20: networkobservability.agent.v1alpha1.NodeStats.conntrack:type_name -> networkobservability.agent.v1alpha1.Conntrack
+	26,  // 21: networkobservability.agent.v1alpha1.NodeStats.socket_memory:type_name -> networkobservability.agent.v1alpha1.SocketMemory
+	27,  // 22: networkobservability.agent.v1alpha1.NodeStats.softnet:type_name -> networkobservability.agent.v1alpha1.Softnet
+	28,  // 23: networkobservability.agent.v1alpha1.NodeStats.infiniband:type_name -> networkobservability.agent.v1alpha1.InfiniBandPort
+	13,  // 24: networkobservability.agent.v1alpha1.NodeStats.additional:type_name -> networkobservability.agent.v1alpha1.Counter
+	16,  // 25: networkobservability.agent.v1alpha1.Drops.drops:type_name -> networkobservability.agent.v1alpha1.Drop
+	3,   // 26: networkobservability.agent.v1alpha1.Drop.class:type_name -> networkobservability.agent.v1alpha1.Drop.Class
+	1,   // 27: networkobservability.agent.v1alpha1.Drop.direction:type_name -> networkobservability.agent.v1alpha1.Direction
+	4,   // 28: networkobservability.agent.v1alpha1.Drop.attribution:type_name -> networkobservability.agent.v1alpha1.Drop.Attribution
+	14,  // 29: networkobservability.agent.v1alpha1.Connections.open_smoothed_rtt:type_name -> networkobservability.agent.v1alpha1.Histogram
+	14,  // 30: networkobservability.agent.v1alpha1.Connections.open_minimum_rtt:type_name -> networkobservability.agent.v1alpha1.Histogram
+	14,  // 31: networkobservability.agent.v1alpha1.Connections.closed_smoothed_rtt:type_name -> networkobservability.agent.v1alpha1.Histogram
+	14,  // 32: networkobservability.agent.v1alpha1.Connections.closed_minimum_rtt:type_name -> networkobservability.agent.v1alpha1.Histogram
+	14,  // 33: networkobservability.agent.v1alpha1.APIServer.handshake:type_name -> networkobservability.agent.v1alpha1.Histogram
+	14,  // 34: networkobservability.agent.v1alpha1.APIServer.rtt:type_name -> networkobservability.agent.v1alpha1.Histogram
+	20,  // 35: networkobservability.agent.v1alpha1.DNS.queries:type_name -> networkobservability.agent.v1alpha1.DNSQueries
+	21,  // 36: networkobservability.agent.v1alpha1.DNS.responses:type_name -> networkobservability.agent.v1alpha1.DNSResponses
+	14,  // 37: networkobservability.agent.v1alpha1.DNS.latency:type_name -> networkobservability.agent.v1alpha1.Histogram
+	22,  // 38: networkobservability.agent.v1alpha1.DNS.names:type_name -> networkobservability.agent.v1alpha1.DNSNameCount
+	13,  // 39: networkobservability.agent.v1alpha1.InfiniBandPort.counters:type_name -> networkobservability.agent.v1alpha1.Counter
+	0,   // 40: networkobservability.agent.v1alpha1.Measurement.state:type_name -> networkobservability.agent.v1alpha1.State
+	31,  // 41: networkobservability.agent.v1alpha1.Traffic.receive:type_name -> networkobservability.agent.v1alpha1.DirectionTraffic
+	31,  // 42: networkobservability.agent.v1alpha1.Traffic.transmit:type_name -> networkobservability.agent.v1alpha1.DirectionTraffic
+	32,  // 43: networkobservability.agent.v1alpha1.DirectionTraffic.ipv4_unicast:type_name -> networkobservability.agent.v1alpha1.Counters
+	32,  // 44: networkobservability.agent.v1alpha1.DirectionTraffic.ipv4_non_unicast:type_name -> networkobservability.agent.v1alpha1.Counters
+	32,  // 45: networkobservability.agent.v1alpha1.DirectionTraffic.ipv6_unicast:type_name -> networkobservability.agent.v1alpha1.Counters
+	32,  // 46: networkobservability.agent.v1alpha1.DirectionTraffic.ipv6_non_unicast:type_name -> networkobservability.agent.v1alpha1.Counters
+	32,  // 47: networkobservability.agent.v1alpha1.DirectionTraffic.non_ip:type_name -> networkobservability.agent.v1alpha1.Counters
+	33,  // 48: networkobservability.agent.v1alpha1.DirectionTraffic.rates:type_name -> networkobservability.agent.v1alpha1.Rates
+	36,  // 49: networkobservability.agent.v1alpha1.Interface.receive:type_name -> networkobservability.agent.v1alpha1.InterfaceCounters
+	36,  // 50: networkobservability.agent.v1alpha1.Interface.transmit:type_name -> networkobservability.agent.v1alpha1.InterfaceCounters
+	35,  // 51: networkobservability.agent.v1alpha1.Interface.queue:type_name -> networkobservability.agent.v1alpha1.Queue
+	13,  // 52: networkobservability.agent.v1alpha1.Interface.driver:type_name -> networkobservability.agent.v1alpha1.Counter
+	33,  // 53: networkobservability.agent.v1alpha1.InterfaceCounters.rates:type_name -> networkobservability.agent.v1alpha1.Rates
+	39,  // 54: networkobservability.agent.v1alpha1.Protocols.tcp:type_name -> networkobservability.agent.v1alpha1.TCP
+	40,  // 55: networkobservability.agent.v1alpha1.Protocols.udp:type_name -> networkobservability.agent.v1alpha1.UDP
+	41,  // 56: networkobservability.agent.v1alpha1.Protocols.ipv4:type_name -> networkobservability.agent.v1alpha1.IP
+	41,  // 57: networkobservability.agent.v1alpha1.Protocols.ipv6:type_name -> networkobservability.agent.v1alpha1.IP
+	38,  // 58: networkobservability.agent.v1alpha1.Protocols.icmpv4:type_name -> networkobservability.agent.v1alpha1.ICMP
+	38,  // 59: networkobservability.agent.v1alpha1.Protocols.icmpv6:type_name -> networkobservability.agent.v1alpha1.ICMP
+	43,  // 60: networkobservability.agent.v1alpha1.AgentInfo.collectors:type_name -> networkobservability.agent.v1alpha1.Collector
+	5,   // 61: networkobservability.agent.v1alpha1.Collector.state:type_name -> networkobservability.agent.v1alpha1.Collector.State
+	1,   // 62: networkobservability.agent.v1alpha1.ReadFlowsRequest.direction:type_name -> networkobservability.agent.v1alpha1.Direction
+	2,   // 63: networkobservability.agent.v1alpha1.ReadFlowsRequest.verdicts:type_name -> networkobservability.agent.v1alpha1.Verdict
+	46,  // 64: networkobservability.agent.v1alpha1.ReadFlowsResponse.flows:type_name -> networkobservability.agent.v1alpha1.Flow
+	1,   // 65: networkobservability.agent.v1alpha1.Flow.direction:type_name -> networkobservability.agent.v1alpha1.Direction
+	32,  // 66: networkobservability.agent.v1alpha1.Flow.receive:type_name -> networkobservability.agent.v1alpha1.Counters
+	32,  // 67: networkobservability.agent.v1alpha1.Flow.transmit:type_name -> networkobservability.agent.v1alpha1.Counters
+	2,   // 68: networkobservability.agent.v1alpha1.Flow.verdict:type_name -> networkobservability.agent.v1alpha1.Verdict
+	3,   // 69: networkobservability.agent.v1alpha1.Flow.drop_class:type_name -> networkobservability.agent.v1alpha1.Drop.Class
+	48,  // 70: networkobservability.agent.v1alpha1.EnsureCaptureRequest.targets:type_name -> networkobservability.agent.v1alpha1.CaptureTarget
+	51,  // 71: networkobservability.agent.v1alpha1.SealCaptureRequest.names:type_name -> networkobservability.agent.v1alpha1.CaptureName
+	6,   // 72: networkobservability.agent.v1alpha1.CaptureState.phase:type_name -> networkobservability.agent.v1alpha1.CaptureState.Phase
+	7,   // 73: networkobservability.agent.v1alpha1.CaptureState.reason:type_name -> networkobservability.agent.v1alpha1.CaptureState.Reason
+	56,  // 74: networkobservability.agent.v1alpha1.CaptureState.parts:type_name -> networkobservability.agent.v1alpha1.CapturePart
+	58,  // 75: networkobservability.agent.v1alpha1.CaptureState.missing:type_name -> networkobservability.agent.v1alpha1.CaptureMissing
+	70,  // 76: networkobservability.agent.v1alpha1.CaptureState.outputs:type_name -> networkobservability.agent.v1alpha1.CaptureOutputState
+	6,   // 77: networkobservability.agent.v1alpha1.CapturePart.phase:type_name -> networkobservability.agent.v1alpha1.CaptureState.Phase
+	7,   // 78: networkobservability.agent.v1alpha1.CapturePart.reason:type_name -> networkobservability.agent.v1alpha1.CaptureState.Reason
+	57,  // 79: networkobservability.agent.v1alpha1.CapturePart.counts:type_name -> networkobservability.agent.v1alpha1.CaptureCounts
+	48,  // 80: networkobservability.agent.v1alpha1.CaptureMissing.target:type_name -> networkobservability.agent.v1alpha1.CaptureTarget
+	55,  // 81: networkobservability.agent.v1alpha1.DescribeCaptureResponse.state:type_name -> networkobservability.agent.v1alpha1.CaptureState
+	51,  // 82: networkobservability.agent.v1alpha1.DescribeCaptureResponse.names:type_name -> networkobservability.agent.v1alpha1.CaptureName
+	61,  // 83: networkobservability.agent.v1alpha1.DescribeCaptureResponse.marks:type_name -> networkobservability.agent.v1alpha1.CaptureMark
+	56,  // 84: networkobservability.agent.v1alpha1.ReadCaptureResponse.parts:type_name -> networkobservability.agent.v1alpha1.CapturePart
+	55,  // 85: networkobservability.agent.v1alpha1.ReadCaptureResponse.end:type_name -> networkobservability.agent.v1alpha1.CaptureState
+	65,  // 86: networkobservability.agent.v1alpha1.StoreCaptureRequest.outputs:type_name -> networkobservability.agent.v1alpha1.CaptureOutput
+	66,  // 87: networkobservability.agent.v1alpha1.CaptureOutput.s3:type_name -> networkobservability.agent.v1alpha1.S3Output
+	67,  // 88: networkobservability.agent.v1alpha1.CaptureOutput.azure_blob:type_name -> networkobservability.agent.v1alpha1.AzureBlobOutput
+	68,  // 89: networkobservability.agent.v1alpha1.CaptureOutput.gcs:type_name -> networkobservability.agent.v1alpha1.GCSOutput
+	69,  // 90: networkobservability.agent.v1alpha1.CaptureOutput.volume:type_name -> networkobservability.agent.v1alpha1.VolumeOutput
+	8,   // 91: networkobservability.agent.v1alpha1.CaptureOutputState.phase:type_name -> networkobservability.agent.v1alpha1.CaptureOutputState.Phase
+	71,  // 92: networkobservability.agent.v1alpha1.CaptureOutputState.objects:type_name -> networkobservability.agent.v1alpha1.CaptureObject
+	9,   // 93: networkobservability.agent.v1alpha1.Agent.ReadStats:input_type -> networkobservability.agent.v1alpha1.ReadStatsRequest
+	44,  // 94: networkobservability.agent.v1alpha1.Agent.ReadFlows:input_type -> networkobservability.agent.v1alpha1.ReadFlowsRequest
+	47,  // 95: networkobservability.agent.v1alpha1.Agent.EnsureCapture:input_type -> networkobservability.agent.v1alpha1.EnsureCaptureRequest
+	49,  // 96: networkobservability.agent.v1alpha1.Agent.StopCapture:input_type -> networkobservability.agent.v1alpha1.StopCaptureRequest
+	50,  // 97: networkobservability.agent.v1alpha1.Agent.SealCapture:input_type -> networkobservability.agent.v1alpha1.SealCaptureRequest
+	64,  // 98: networkobservability.agent.v1alpha1.Agent.StoreCapture:input_type -> networkobservability.agent.v1alpha1.StoreCaptureRequest
+	52,  // 99: networkobservability.agent.v1alpha1.Agent.DeleteCapture:input_type -> networkobservability.agent.v1alpha1.DeleteCaptureRequest
+	54,  // 100: networkobservability.agent.v1alpha1.Agent.ListCaptures:input_type -> networkobservability.agent.v1alpha1.ListCapturesRequest
+	59,  // 101: networkobservability.agent.v1alpha1.Agent.DescribeCapture:input_type -> networkobservability.agent.v1alpha1.DescribeCaptureRequest
+	62,  // 102: networkobservability.agent.v1alpha1.Agent.ReadCapture:input_type -> networkobservability.agent.v1alpha1.ReadCaptureRequest
+	10,  // 103: networkobservability.agent.v1alpha1.Agent.ReadStats:output_type -> networkobservability.agent.v1alpha1.ReadStatsResponse
+	45,  // 104: networkobservability.agent.v1alpha1.Agent.ReadFlows:output_type -> networkobservability.agent.v1alpha1.ReadFlowsResponse
+	55,  // 105: networkobservability.agent.v1alpha1.Agent.EnsureCapture:output_type -> networkobservability.agent.v1alpha1.CaptureState
+	55,  // 106: networkobservability.agent.v1alpha1.Agent.StopCapture:output_type -> networkobservability.agent.v1alpha1.CaptureState
+	55,  // 107: networkobservability.agent.v1alpha1.Agent.SealCapture:output_type -> networkobservability.agent.v1alpha1.CaptureState
+	55,  // 108: networkobservability.agent.v1alpha1.Agent.StoreCapture:output_type -> networkobservability.agent.v1alpha1.CaptureState
+	53,  // 109: networkobservability.agent.v1alpha1.Agent.DeleteCapture:output_type -> networkobservability.agent.v1alpha1.DeleteCaptureResponse
+	55,  // 110: networkobservability.agent.v1alpha1.Agent.ListCaptures:output_type -> networkobservability.agent.v1alpha1.CaptureState
+	60,  // 111: networkobservability.agent.v1alpha1.Agent.DescribeCapture:output_type -> networkobservability.agent.v1alpha1.DescribeCaptureResponse
+	63,  // 112: networkobservability.agent.v1alpha1.Agent.ReadCapture:output_type -> networkobservability.agent.v1alpha1.ReadCaptureResponse
+	103, // [103:113] is the sub-list for method output_type
+	93,  // [93:103] is the sub-list for method input_type
+	93,  // [93:93] is the sub-list for extension type_name
+	93,  // [93:93] is the sub-list for extension extendee
+	0,   // [0:93] is the sub-list for field type_name
 }
 
 func init() { file_apis_agent_v1alpha1_agent_proto_init() }
@@ -4627,13 +7029,20 @@ func file_apis_agent_v1alpha1_agent_proto_init() {
 		return
 	}
 	file_apis_agent_v1alpha1_agent_proto_msgTypes[22].OneofWrappers = []any{}
+	file_apis_agent_v1alpha1_agent_proto_msgTypes[38].OneofWrappers = []any{}
+	file_apis_agent_v1alpha1_agent_proto_msgTypes[56].OneofWrappers = []any{
+		(*CaptureOutput_S3)(nil),
+		(*CaptureOutput_AzureBlob)(nil),
+		(*CaptureOutput_Gcs)(nil),
+		(*CaptureOutput_Volume)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_apis_agent_v1alpha1_agent_proto_rawDesc), len(file_apis_agent_v1alpha1_agent_proto_rawDesc)),
-			NumEnums:      6,
-			NumMessages:   38,
+			NumEnums:      9,
+			NumMessages:   63,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -22,8 +22,16 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Agent_ReadStats_FullMethodName = "/networkobservability.agent.v1alpha1.Agent/ReadStats"
-	Agent_ReadFlows_FullMethodName = "/networkobservability.agent.v1alpha1.Agent/ReadFlows"
+	Agent_ReadStats_FullMethodName       = "/networkobservability.agent.v1alpha1.Agent/ReadStats"
+	Agent_ReadFlows_FullMethodName       = "/networkobservability.agent.v1alpha1.Agent/ReadFlows"
+	Agent_EnsureCapture_FullMethodName   = "/networkobservability.agent.v1alpha1.Agent/EnsureCapture"
+	Agent_StopCapture_FullMethodName     = "/networkobservability.agent.v1alpha1.Agent/StopCapture"
+	Agent_SealCapture_FullMethodName     = "/networkobservability.agent.v1alpha1.Agent/SealCapture"
+	Agent_StoreCapture_FullMethodName    = "/networkobservability.agent.v1alpha1.Agent/StoreCapture"
+	Agent_DeleteCapture_FullMethodName   = "/networkobservability.agent.v1alpha1.Agent/DeleteCapture"
+	Agent_ListCaptures_FullMethodName    = "/networkobservability.agent.v1alpha1.Agent/ListCaptures"
+	Agent_DescribeCapture_FullMethodName = "/networkobservability.agent.v1alpha1.Agent/DescribeCapture"
+	Agent_ReadCapture_FullMethodName     = "/networkobservability.agent.v1alpha1.Agent/ReadCapture"
 )
 
 // AgentClient is the client API for Agent service.
@@ -40,6 +48,27 @@ type AgentClient interface {
 	// OUT_OF_RANGE when flows that a follower had not been told of are gone already, FAILED_PRECONDITION when
 	// flows are switched off.
 	ReadFlows(ctx context.Context, in *ReadFlowsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ReadFlowsResponse], error)
+	// EnsureCapture makes a capture be as the request says: begins it, lets pods join and leave, renews it.
+	// Errors: INVALID_ARGUMENT; FAILED_PRECONDITION when a later revision was seen, or captures are switched off.
+	// What keeps a capture from running is in its state and not an error.
+	EnsureCapture(ctx context.Context, in *EnsureCaptureRequest, opts ...grpc.CallOption) (*CaptureState, error)
+	// StopCapture ends a capture and answers when everything that came before has been written. NOT_FOUND.
+	StopCapture(ctx context.Context, in *StopCaptureRequest, opts ...grpc.CallOption) (*CaptureState, error)
+	// SealCapture adds the names of addresses to a capture that has ended, once; afterwards its bytes do not change.
+	// NOT_FOUND; FAILED_PRECONDITION while it runs.
+	SealCapture(ctx context.Context, in *SealCaptureRequest, opts ...grpc.CallOption) (*CaptureState, error)
+	// StoreCapture copies a capture that has ended to outputs, in the background; its state says how far it is. NOT_FOUND;
+	// FAILED_PRECONDITION while it runs.
+	StoreCapture(ctx context.Context, in *StoreCaptureRequest, opts ...grpc.CallOption) (*CaptureState, error)
+	// DeleteCapture ends a capture and removes everything of it. Not an error when there is none.
+	DeleteCapture(ctx context.Context, in *DeleteCaptureRequest, opts ...grpc.CallOption) (*DeleteCaptureResponse, error)
+	// ListCaptures tells the state of the asked captures, or of all. Unknown ones have no row.
+	ListCaptures(ctx context.Context, in *ListCapturesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CaptureState], error)
+	// DescribeCapture tells what is needed to read or seal a capture. NOT_FOUND.
+	DescribeCapture(ctx context.Context, in *DescribeCaptureRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DescribeCaptureResponse], error)
+	// ReadCapture sends the packets of a capture, and follows it while it runs if asked. NOT_FOUND; RESOURCE_EXHAUSTED
+	// when too many read; DATA_LOSS when a ring let packets go that a follower had not been sent.
+	ReadCapture(ctx context.Context, in *ReadCaptureRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ReadCaptureResponse], error)
 }
 
 type agentClient struct {
@@ -88,6 +117,113 @@ func (c *agentClient) ReadFlows(ctx context.Context, in *ReadFlowsRequest, opts 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Agent_ReadFlowsClient = grpc.ServerStreamingClient[ReadFlowsResponse]
 
+func (c *agentClient) EnsureCapture(ctx context.Context, in *EnsureCaptureRequest, opts ...grpc.CallOption) (*CaptureState, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CaptureState)
+	err := c.cc.Invoke(ctx, Agent_EnsureCapture_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *agentClient) StopCapture(ctx context.Context, in *StopCaptureRequest, opts ...grpc.CallOption) (*CaptureState, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CaptureState)
+	err := c.cc.Invoke(ctx, Agent_StopCapture_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *agentClient) SealCapture(ctx context.Context, in *SealCaptureRequest, opts ...grpc.CallOption) (*CaptureState, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CaptureState)
+	err := c.cc.Invoke(ctx, Agent_SealCapture_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *agentClient) StoreCapture(ctx context.Context, in *StoreCaptureRequest, opts ...grpc.CallOption) (*CaptureState, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CaptureState)
+	err := c.cc.Invoke(ctx, Agent_StoreCapture_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *agentClient) DeleteCapture(ctx context.Context, in *DeleteCaptureRequest, opts ...grpc.CallOption) (*DeleteCaptureResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeleteCaptureResponse)
+	err := c.cc.Invoke(ctx, Agent_DeleteCapture_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *agentClient) ListCaptures(ctx context.Context, in *ListCapturesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CaptureState], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Agent_ServiceDesc.Streams[2], Agent_ListCaptures_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ListCapturesRequest, CaptureState]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Agent_ListCapturesClient = grpc.ServerStreamingClient[CaptureState]
+
+func (c *agentClient) DescribeCapture(ctx context.Context, in *DescribeCaptureRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DescribeCaptureResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Agent_ServiceDesc.Streams[3], Agent_DescribeCapture_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[DescribeCaptureRequest, DescribeCaptureResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Agent_DescribeCaptureClient = grpc.ServerStreamingClient[DescribeCaptureResponse]
+
+func (c *agentClient) ReadCapture(ctx context.Context, in *ReadCaptureRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ReadCaptureResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Agent_ServiceDesc.Streams[4], Agent_ReadCapture_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ReadCaptureRequest, ReadCaptureResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Agent_ReadCaptureClient = grpc.ServerStreamingClient[ReadCaptureResponse]
+
 // AgentServer is the server API for Agent service.
 // All implementations must embed UnimplementedAgentServer
 // for forward compatibility.
@@ -102,6 +238,27 @@ type AgentServer interface {
 	// OUT_OF_RANGE when flows that a follower had not been told of are gone already, FAILED_PRECONDITION when
 	// flows are switched off.
 	ReadFlows(*ReadFlowsRequest, grpc.ServerStreamingServer[ReadFlowsResponse]) error
+	// EnsureCapture makes a capture be as the request says: begins it, lets pods join and leave, renews it.
+	// Errors: INVALID_ARGUMENT; FAILED_PRECONDITION when a later revision was seen, or captures are switched off.
+	// What keeps a capture from running is in its state and not an error.
+	EnsureCapture(context.Context, *EnsureCaptureRequest) (*CaptureState, error)
+	// StopCapture ends a capture and answers when everything that came before has been written. NOT_FOUND.
+	StopCapture(context.Context, *StopCaptureRequest) (*CaptureState, error)
+	// SealCapture adds the names of addresses to a capture that has ended, once; afterwards its bytes do not change.
+	// NOT_FOUND; FAILED_PRECONDITION while it runs.
+	SealCapture(context.Context, *SealCaptureRequest) (*CaptureState, error)
+	// StoreCapture copies a capture that has ended to outputs, in the background; its state says how far it is. NOT_FOUND;
+	// FAILED_PRECONDITION while it runs.
+	StoreCapture(context.Context, *StoreCaptureRequest) (*CaptureState, error)
+	// DeleteCapture ends a capture and removes everything of it. Not an error when there is none.
+	DeleteCapture(context.Context, *DeleteCaptureRequest) (*DeleteCaptureResponse, error)
+	// ListCaptures tells the state of the asked captures, or of all. Unknown ones have no row.
+	ListCaptures(*ListCapturesRequest, grpc.ServerStreamingServer[CaptureState]) error
+	// DescribeCapture tells what is needed to read or seal a capture. NOT_FOUND.
+	DescribeCapture(*DescribeCaptureRequest, grpc.ServerStreamingServer[DescribeCaptureResponse]) error
+	// ReadCapture sends the packets of a capture, and follows it while it runs if asked. NOT_FOUND; RESOURCE_EXHAUSTED
+	// when too many read; DATA_LOSS when a ring let packets go that a follower had not been sent.
+	ReadCapture(*ReadCaptureRequest, grpc.ServerStreamingServer[ReadCaptureResponse]) error
 	mustEmbedUnimplementedAgentServer()
 }
 
@@ -117,6 +274,30 @@ func (UnimplementedAgentServer) ReadStats(*ReadStatsRequest, grpc.ServerStreamin
 }
 func (UnimplementedAgentServer) ReadFlows(*ReadFlowsRequest, grpc.ServerStreamingServer[ReadFlowsResponse]) error {
 	return status.Error(codes.Unimplemented, "method ReadFlows not implemented")
+}
+func (UnimplementedAgentServer) EnsureCapture(context.Context, *EnsureCaptureRequest) (*CaptureState, error) {
+	return nil, status.Error(codes.Unimplemented, "method EnsureCapture not implemented")
+}
+func (UnimplementedAgentServer) StopCapture(context.Context, *StopCaptureRequest) (*CaptureState, error) {
+	return nil, status.Error(codes.Unimplemented, "method StopCapture not implemented")
+}
+func (UnimplementedAgentServer) SealCapture(context.Context, *SealCaptureRequest) (*CaptureState, error) {
+	return nil, status.Error(codes.Unimplemented, "method SealCapture not implemented")
+}
+func (UnimplementedAgentServer) StoreCapture(context.Context, *StoreCaptureRequest) (*CaptureState, error) {
+	return nil, status.Error(codes.Unimplemented, "method StoreCapture not implemented")
+}
+func (UnimplementedAgentServer) DeleteCapture(context.Context, *DeleteCaptureRequest) (*DeleteCaptureResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteCapture not implemented")
+}
+func (UnimplementedAgentServer) ListCaptures(*ListCapturesRequest, grpc.ServerStreamingServer[CaptureState]) error {
+	return status.Error(codes.Unimplemented, "method ListCaptures not implemented")
+}
+func (UnimplementedAgentServer) DescribeCapture(*DescribeCaptureRequest, grpc.ServerStreamingServer[DescribeCaptureResponse]) error {
+	return status.Error(codes.Unimplemented, "method DescribeCapture not implemented")
+}
+func (UnimplementedAgentServer) ReadCapture(*ReadCaptureRequest, grpc.ServerStreamingServer[ReadCaptureResponse]) error {
+	return status.Error(codes.Unimplemented, "method ReadCapture not implemented")
 }
 func (UnimplementedAgentServer) mustEmbedUnimplementedAgentServer() {}
 func (UnimplementedAgentServer) testEmbeddedByValue()               {}
@@ -161,13 +342,157 @@ func _Agent_ReadFlows_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Agent_ReadFlowsServer = grpc.ServerStreamingServer[ReadFlowsResponse]
 
+func _Agent_EnsureCapture_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(EnsureCaptureRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentServer).EnsureCapture(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Agent_EnsureCapture_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentServer).EnsureCapture(ctx, req.(*EnsureCaptureRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Agent_StopCapture_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(StopCaptureRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentServer).StopCapture(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Agent_StopCapture_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentServer).StopCapture(ctx, req.(*StopCaptureRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Agent_SealCapture_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SealCaptureRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentServer).SealCapture(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Agent_SealCapture_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentServer).SealCapture(ctx, req.(*SealCaptureRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Agent_StoreCapture_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(StoreCaptureRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentServer).StoreCapture(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Agent_StoreCapture_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentServer).StoreCapture(ctx, req.(*StoreCaptureRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Agent_DeleteCapture_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteCaptureRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentServer).DeleteCapture(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Agent_DeleteCapture_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentServer).DeleteCapture(ctx, req.(*DeleteCaptureRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Agent_ListCaptures_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ListCapturesRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AgentServer).ListCaptures(m, &grpc.GenericServerStream[ListCapturesRequest, CaptureState]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Agent_ListCapturesServer = grpc.ServerStreamingServer[CaptureState]
+
+func _Agent_DescribeCapture_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(DescribeCaptureRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AgentServer).DescribeCapture(m, &grpc.GenericServerStream[DescribeCaptureRequest, DescribeCaptureResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Agent_DescribeCaptureServer = grpc.ServerStreamingServer[DescribeCaptureResponse]
+
+func _Agent_ReadCapture_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ReadCaptureRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AgentServer).ReadCapture(m, &grpc.GenericServerStream[ReadCaptureRequest, ReadCaptureResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Agent_ReadCaptureServer = grpc.ServerStreamingServer[ReadCaptureResponse]
+
 // Agent_ServiceDesc is the grpc.ServiceDesc for Agent service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
 var Agent_ServiceDesc = grpc.ServiceDesc{
 	ServiceName: "networkobservability.agent.v1alpha1.Agent",
 	HandlerType: (*AgentServer)(nil),
-	Methods:     []grpc.MethodDesc{},
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "EnsureCapture",
+			Handler:    _Agent_EnsureCapture_Handler,
+		},
+		{
+			MethodName: "StopCapture",
+			Handler:    _Agent_StopCapture_Handler,
+		},
+		{
+			MethodName: "SealCapture",
+			Handler:    _Agent_SealCapture_Handler,
+		},
+		{
+			MethodName: "StoreCapture",
+			Handler:    _Agent_StoreCapture_Handler,
+		},
+		{
+			MethodName: "DeleteCapture",
+			Handler:    _Agent_DeleteCapture_Handler,
+		},
+	},
 	Streams: []grpc.StreamDesc{
 		{
 			StreamName:    "ReadStats",
@@ -177,6 +502,21 @@ var Agent_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "ReadFlows",
 			Handler:       _Agent_ReadFlows_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "ListCaptures",
+			Handler:       _Agent_ListCaptures_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "DescribeCapture",
+			Handler:       _Agent_DescribeCapture_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "ReadCapture",
+			Handler:       _Agent_ReadCapture_Handler,
 			ServerStreams: true,
 		},
 	},

@@ -20,6 +20,8 @@ package applyconfiguration
 
 import (
 	internal "github.com/networkobservability/networkobservability/apis/generated/applyconfiguration/internal"
+	networkobservabilityv1alpha1 "github.com/networkobservability/networkobservability/apis/generated/applyconfiguration/networkobservability/v1alpha1"
+	v1alpha1 "github.com/networkobservability/networkobservability/apis/networkobservability/v1alpha1"
 	runtime "k8s.io/apimachinery/pkg/runtime"
 	schema "k8s.io/apimachinery/pkg/runtime/schema"
 	managedfields "k8s.io/apimachinery/pkg/util/managedfields"
@@ -29,6 +31,66 @@ import (
 // apply configuration type exists for the given GroupVersionKind.
 func ForKind(kind schema.GroupVersionKind) interface{} {
 	switch kind {
+	// Group=networkobservability.k8s.io, Version=v1alpha1
+	case v1alpha1.SchemeGroupVersion.WithKind("Capture"):
+		return &networkobservabilityv1alpha1.CaptureApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("CaptureCounts"):
+		return &networkobservabilityv1alpha1.CaptureCountsApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("CaptureExpectation"):
+		return &networkobservabilityv1alpha1.CaptureExpectationApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("CaptureFile"):
+		return &networkobservabilityv1alpha1.CaptureFileApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("CaptureFilterStatus"):
+		return &networkobservabilityv1alpha1.CaptureFilterStatusApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("CaptureLimits"):
+		return &networkobservabilityv1alpha1.CaptureLimitsApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("CaptureMatch"):
+		return &networkobservabilityv1alpha1.CaptureMatchApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("CaptureNodes"):
+		return &networkobservabilityv1alpha1.CaptureNodesApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("CaptureObject"):
+		return &networkobservabilityv1alpha1.CaptureObjectApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("CaptureOutput"):
+		return &networkobservabilityv1alpha1.CaptureOutputApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("CaptureOutputAzureBlob"):
+		return &networkobservabilityv1alpha1.CaptureOutputAzureBlobApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("CaptureOutputGoogleCloudStorage"):
+		return &networkobservabilityv1alpha1.CaptureOutputGoogleCloudStorageApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("CaptureOutputS3"):
+		return &networkobservabilityv1alpha1.CaptureOutputS3ApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("CaptureOutputStatus"):
+		return &networkobservabilityv1alpha1.CaptureOutputStatusApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("CaptureOutputVolume"):
+		return &networkobservabilityv1alpha1.CaptureOutputVolumeApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("CapturePeer"):
+		return &networkobservabilityv1alpha1.CapturePeerApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("CapturePeerName"):
+		return &networkobservabilityv1alpha1.CapturePeerNameApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("CapturePodName"):
+		return &networkobservabilityv1alpha1.CapturePodNameApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("CapturePods"):
+		return &networkobservabilityv1alpha1.CapturePodsApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("CapturePort"):
+		return &networkobservabilityv1alpha1.CapturePortApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("CaptureRequester"):
+		return &networkobservabilityv1alpha1.CaptureRequesterApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("CaptureRing"):
+		return &networkobservabilityv1alpha1.CaptureRingApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("CaptureSettings"):
+		return &networkobservabilityv1alpha1.CaptureSettingsApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("CaptureSpec"):
+		return &networkobservabilityv1alpha1.CaptureSpecApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("CaptureStatus"):
+		return &networkobservabilityv1alpha1.CaptureStatusApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("CaptureTarget"):
+		return &networkobservabilityv1alpha1.CaptureTargetApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("ClusterCapture"):
+		return &networkobservabilityv1alpha1.ClusterCaptureApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("ClusterCapturePods"):
+		return &networkobservabilityv1alpha1.ClusterCapturePodsApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("ClusterCaptureSpec"):
+		return &networkobservabilityv1alpha1.ClusterCaptureSpecApplyConfiguration{}
+
 	}
 	return nil
 }

@@ -33,109 +33,141 @@ import (
 
 func GetOpenAPIDefinitions(ref common.ReferenceCallback) map[string]common.OpenAPIDefinition {
 	return map[string]common.OpenAPIDefinition{
-		v1alpha1.APIServerStats{}.OpenAPIModelName():       schema_networkobservability_apis_networkobservability_v1alpha1_APIServerStats(ref),
-		v1alpha1.AgentStatus{}.OpenAPIModelName():          schema_networkobservability_apis_networkobservability_v1alpha1_AgentStatus(ref),
-		v1alpha1.CollectorCounter{}.OpenAPIModelName():     schema_networkobservability_apis_networkobservability_v1alpha1_CollectorCounter(ref),
-		v1alpha1.CollectorStatus{}.OpenAPIModelName():      schema_networkobservability_apis_networkobservability_v1alpha1_CollectorStatus(ref),
-		v1alpha1.ConnectionFailures{}.OpenAPIModelName():   schema_networkobservability_apis_networkobservability_v1alpha1_ConnectionFailures(ref),
-		v1alpha1.ConnectionStates{}.OpenAPIModelName():     schema_networkobservability_apis_networkobservability_v1alpha1_ConnectionStates(ref),
-		v1alpha1.ConnectionStats{}.OpenAPIModelName():      schema_networkobservability_apis_networkobservability_v1alpha1_ConnectionStats(ref),
-		v1alpha1.ConntrackStats{}.OpenAPIModelName():       schema_networkobservability_apis_networkobservability_v1alpha1_ConntrackStats(ref),
-		v1alpha1.DNSNameCount{}.OpenAPIModelName():         schema_networkobservability_apis_networkobservability_v1alpha1_DNSNameCount(ref),
-		v1alpha1.DNSQueryCount{}.OpenAPIModelName():        schema_networkobservability_apis_networkobservability_v1alpha1_DNSQueryCount(ref),
-		v1alpha1.DNSResponseCount{}.OpenAPIModelName():     schema_networkobservability_apis_networkobservability_v1alpha1_DNSResponseCount(ref),
-		v1alpha1.DNSStats{}.OpenAPIModelName():             schema_networkobservability_apis_networkobservability_v1alpha1_DNSStats(ref),
-		v1alpha1.DirectionTraffic{}.OpenAPIModelName():     schema_networkobservability_apis_networkobservability_v1alpha1_DirectionTraffic(ref),
-		v1alpha1.DropClassCount{}.OpenAPIModelName():       schema_networkobservability_apis_networkobservability_v1alpha1_DropClassCount(ref),
-		v1alpha1.DropCount{}.OpenAPIModelName():            schema_networkobservability_apis_networkobservability_v1alpha1_DropCount(ref),
-		v1alpha1.DropStats{}.OpenAPIModelName():            schema_networkobservability_apis_networkobservability_v1alpha1_DropStats(ref),
-		v1alpha1.FamilyTraffic{}.OpenAPIModelName():        schema_networkobservability_apis_networkobservability_v1alpha1_FamilyTraffic(ref),
-		v1alpha1.FlowCounters{}.OpenAPIModelName():         schema_networkobservability_apis_networkobservability_v1alpha1_FlowCounters(ref),
-		v1alpha1.FlowCoverage{}.OpenAPIModelName():         schema_networkobservability_apis_networkobservability_v1alpha1_FlowCoverage(ref),
-		v1alpha1.FlowPeer{}.OpenAPIModelName():             schema_networkobservability_apis_networkobservability_v1alpha1_FlowPeer(ref),
-		v1alpha1.FlowPod{}.OpenAPIModelName():              schema_networkobservability_apis_networkobservability_v1alpha1_FlowPod(ref),
-		v1alpha1.FlowTableStats{}.OpenAPIModelName():       schema_networkobservability_apis_networkobservability_v1alpha1_FlowTableStats(ref),
-		v1alpha1.FlowWorkload{}.OpenAPIModelName():         schema_networkobservability_apis_networkobservability_v1alpha1_FlowWorkload(ref),
-		v1alpha1.HistogramBucket{}.OpenAPIModelName():      schema_networkobservability_apis_networkobservability_v1alpha1_HistogramBucket(ref),
-		v1alpha1.ICMPStats{}.OpenAPIModelName():            schema_networkobservability_apis_networkobservability_v1alpha1_ICMPStats(ref),
-		v1alpha1.IPStats{}.OpenAPIModelName():              schema_networkobservability_apis_networkobservability_v1alpha1_IPStats(ref),
-		v1alpha1.InfiniBandPort{}.OpenAPIModelName():       schema_networkobservability_apis_networkobservability_v1alpha1_InfiniBandPort(ref),
-		v1alpha1.InterfaceCounters{}.OpenAPIModelName():    schema_networkobservability_apis_networkobservability_v1alpha1_InterfaceCounters(ref),
-		v1alpha1.InterfaceStats{}.OpenAPIModelName():       schema_networkobservability_apis_networkobservability_v1alpha1_InterfaceStats(ref),
-		v1alpha1.InterfaceTraffic{}.OpenAPIModelName():     schema_networkobservability_apis_networkobservability_v1alpha1_InterfaceTraffic(ref),
-		v1alpha1.LatencyHistogram{}.OpenAPIModelName():     schema_networkobservability_apis_networkobservability_v1alpha1_LatencyHistogram(ref),
-		v1alpha1.Measurement{}.OpenAPIModelName():          schema_networkobservability_apis_networkobservability_v1alpha1_Measurement(ref),
-		v1alpha1.NamedCounter{}.OpenAPIModelName():         schema_networkobservability_apis_networkobservability_v1alpha1_NamedCounter(ref),
-		v1alpha1.NetworkFlow{}.OpenAPIModelName():          schema_networkobservability_apis_networkobservability_v1alpha1_NetworkFlow(ref),
-		v1alpha1.NetworkFlowList{}.OpenAPIModelName():      schema_networkobservability_apis_networkobservability_v1alpha1_NetworkFlowList(ref),
-		v1alpha1.NodeNetworkStats{}.OpenAPIModelName():     schema_networkobservability_apis_networkobservability_v1alpha1_NodeNetworkStats(ref),
-		v1alpha1.NodeNetworkStatsList{}.OpenAPIModelName(): schema_networkobservability_apis_networkobservability_v1alpha1_NodeNetworkStatsList(ref),
-		v1alpha1.PodNetworkStats{}.OpenAPIModelName():      schema_networkobservability_apis_networkobservability_v1alpha1_PodNetworkStats(ref),
-		v1alpha1.PodNetworkStatsList{}.OpenAPIModelName():  schema_networkobservability_apis_networkobservability_v1alpha1_PodNetworkStatsList(ref),
-		v1alpha1.ProtocolStats{}.OpenAPIModelName():        schema_networkobservability_apis_networkobservability_v1alpha1_ProtocolStats(ref),
-		v1alpha1.QueueStats{}.OpenAPIModelName():           schema_networkobservability_apis_networkobservability_v1alpha1_QueueStats(ref),
-		v1alpha1.RoundTrips{}.OpenAPIModelName():           schema_networkobservability_apis_networkobservability_v1alpha1_RoundTrips(ref),
-		v1alpha1.SocketMemoryStats{}.OpenAPIModelName():    schema_networkobservability_apis_networkobservability_v1alpha1_SocketMemoryStats(ref),
-		v1alpha1.SoftnetStats{}.OpenAPIModelName():         schema_networkobservability_apis_networkobservability_v1alpha1_SoftnetStats(ref),
-		v1alpha1.TCPStats{}.OpenAPIModelName():             schema_networkobservability_apis_networkobservability_v1alpha1_TCPStats(ref),
-		v1alpha1.TrafficCounters{}.OpenAPIModelName():      schema_networkobservability_apis_networkobservability_v1alpha1_TrafficCounters(ref),
-		v1alpha1.TrafficStats{}.OpenAPIModelName():         schema_networkobservability_apis_networkobservability_v1alpha1_TrafficStats(ref),
-		v1alpha1.UDPStats{}.OpenAPIModelName():             schema_networkobservability_apis_networkobservability_v1alpha1_UDPStats(ref),
-		resource.Quantity{}.OpenAPIModelName():             schema_apimachinery_pkg_api_resource_Quantity(ref),
-		v1.APIGroup{}.OpenAPIModelName():                   schema_pkg_apis_meta_v1_APIGroup(ref),
-		v1.APIGroupList{}.OpenAPIModelName():               schema_pkg_apis_meta_v1_APIGroupList(ref),
-		v1.APIResource{}.OpenAPIModelName():                schema_pkg_apis_meta_v1_APIResource(ref),
-		v1.APIResourceList{}.OpenAPIModelName():            schema_pkg_apis_meta_v1_APIResourceList(ref),
-		v1.APIVersions{}.OpenAPIModelName():                schema_pkg_apis_meta_v1_APIVersions(ref),
-		v1.ApplyOptions{}.OpenAPIModelName():               schema_pkg_apis_meta_v1_ApplyOptions(ref),
-		v1.Condition{}.OpenAPIModelName():                  schema_pkg_apis_meta_v1_Condition(ref),
-		v1.CreateOptions{}.OpenAPIModelName():              schema_pkg_apis_meta_v1_CreateOptions(ref),
-		v1.DeleteOptions{}.OpenAPIModelName():              schema_pkg_apis_meta_v1_DeleteOptions(ref),
-		v1.Duration{}.OpenAPIModelName():                   schema_pkg_apis_meta_v1_Duration(ref),
-		v1.FieldSelectorRequirement{}.OpenAPIModelName():   schema_pkg_apis_meta_v1_FieldSelectorRequirement(ref),
-		v1.FieldsV1{}.OpenAPIModelName():                   schema_pkg_apis_meta_v1_FieldsV1(ref),
-		v1.GetOptions{}.OpenAPIModelName():                 schema_pkg_apis_meta_v1_GetOptions(ref),
-		v1.GroupKind{}.OpenAPIModelName():                  schema_pkg_apis_meta_v1_GroupKind(ref),
-		v1.GroupResource{}.OpenAPIModelName():              schema_pkg_apis_meta_v1_GroupResource(ref),
-		v1.GroupVersion{}.OpenAPIModelName():               schema_pkg_apis_meta_v1_GroupVersion(ref),
-		v1.GroupVersionForDiscovery{}.OpenAPIModelName():   schema_pkg_apis_meta_v1_GroupVersionForDiscovery(ref),
-		v1.GroupVersionKind{}.OpenAPIModelName():           schema_pkg_apis_meta_v1_GroupVersionKind(ref),
-		v1.GroupVersionResource{}.OpenAPIModelName():       schema_pkg_apis_meta_v1_GroupVersionResource(ref),
-		v1.InternalEvent{}.OpenAPIModelName():              schema_pkg_apis_meta_v1_InternalEvent(ref),
-		v1.LabelSelector{}.OpenAPIModelName():              schema_pkg_apis_meta_v1_LabelSelector(ref),
-		v1.LabelSelectorRequirement{}.OpenAPIModelName():   schema_pkg_apis_meta_v1_LabelSelectorRequirement(ref),
-		v1.List{}.OpenAPIModelName():                       schema_pkg_apis_meta_v1_List(ref),
-		v1.ListMeta{}.OpenAPIModelName():                   schema_pkg_apis_meta_v1_ListMeta(ref),
-		v1.ListOptions{}.OpenAPIModelName():                schema_pkg_apis_meta_v1_ListOptions(ref),
-		v1.ManagedFieldsEntry{}.OpenAPIModelName():         schema_pkg_apis_meta_v1_ManagedFieldsEntry(ref),
-		v1.MicroTime{}.OpenAPIModelName():                  schema_pkg_apis_meta_v1_MicroTime(ref),
-		v1.ObjectMeta{}.OpenAPIModelName():                 schema_pkg_apis_meta_v1_ObjectMeta(ref),
-		v1.OwnerReference{}.OpenAPIModelName():             schema_pkg_apis_meta_v1_OwnerReference(ref),
-		v1.PartialObjectMetadata{}.OpenAPIModelName():      schema_pkg_apis_meta_v1_PartialObjectMetadata(ref),
-		v1.PartialObjectMetadataList{}.OpenAPIModelName():  schema_pkg_apis_meta_v1_PartialObjectMetadataList(ref),
-		v1.Patch{}.OpenAPIModelName():                      schema_pkg_apis_meta_v1_Patch(ref),
-		v1.PatchOptions{}.OpenAPIModelName():               schema_pkg_apis_meta_v1_PatchOptions(ref),
-		v1.Preconditions{}.OpenAPIModelName():              schema_pkg_apis_meta_v1_Preconditions(ref),
-		v1.RootPaths{}.OpenAPIModelName():                  schema_pkg_apis_meta_v1_RootPaths(ref),
-		v1.ServerAddressByClientCIDR{}.OpenAPIModelName():  schema_pkg_apis_meta_v1_ServerAddressByClientCIDR(ref),
-		v1.ShardInfo{}.OpenAPIModelName():                  schema_pkg_apis_meta_v1_ShardInfo(ref),
-		v1.Status{}.OpenAPIModelName():                     schema_pkg_apis_meta_v1_Status(ref),
-		v1.StatusCause{}.OpenAPIModelName():                schema_pkg_apis_meta_v1_StatusCause(ref),
-		v1.StatusDetails{}.OpenAPIModelName():              schema_pkg_apis_meta_v1_StatusDetails(ref),
-		v1.Table{}.OpenAPIModelName():                      schema_pkg_apis_meta_v1_Table(ref),
-		v1.TableColumnDefinition{}.OpenAPIModelName():      schema_pkg_apis_meta_v1_TableColumnDefinition(ref),
-		v1.TableOptions{}.OpenAPIModelName():               schema_pkg_apis_meta_v1_TableOptions(ref),
-		v1.TableRow{}.OpenAPIModelName():                   schema_pkg_apis_meta_v1_TableRow(ref),
-		v1.TableRowCondition{}.OpenAPIModelName():          schema_pkg_apis_meta_v1_TableRowCondition(ref),
-		v1.Time{}.OpenAPIModelName():                       schema_pkg_apis_meta_v1_Time(ref),
-		v1.Timestamp{}.OpenAPIModelName():                  schema_pkg_apis_meta_v1_Timestamp(ref),
-		v1.TypeMeta{}.OpenAPIModelName():                   schema_pkg_apis_meta_v1_TypeMeta(ref),
-		v1.UpdateOptions{}.OpenAPIModelName():              schema_pkg_apis_meta_v1_UpdateOptions(ref),
-		v1.WatchEvent{}.OpenAPIModelName():                 schema_pkg_apis_meta_v1_WatchEvent(ref),
-		runtime.RawExtension{}.OpenAPIModelName():          schema_k8sio_apimachinery_pkg_runtime_RawExtension(ref),
-		runtime.TypeMeta{}.OpenAPIModelName():              schema_k8sio_apimachinery_pkg_runtime_TypeMeta(ref),
-		runtime.Unknown{}.OpenAPIModelName():               schema_k8sio_apimachinery_pkg_runtime_Unknown(ref),
-		version.Info{}.OpenAPIModelName():                  schema_k8sio_apimachinery_pkg_version_Info(ref),
+		v1alpha1.APIServerStats{}.OpenAPIModelName():                  schema_networkobservability_apis_networkobservability_v1alpha1_APIServerStats(ref),
+		v1alpha1.AgentStatus{}.OpenAPIModelName():                     schema_networkobservability_apis_networkobservability_v1alpha1_AgentStatus(ref),
+		v1alpha1.Capture{}.OpenAPIModelName():                         schema_networkobservability_apis_networkobservability_v1alpha1_Capture(ref),
+		v1alpha1.CaptureCounts{}.OpenAPIModelName():                   schema_networkobservability_apis_networkobservability_v1alpha1_CaptureCounts(ref),
+		v1alpha1.CaptureExpectation{}.OpenAPIModelName():              schema_networkobservability_apis_networkobservability_v1alpha1_CaptureExpectation(ref),
+		v1alpha1.CaptureFile{}.OpenAPIModelName():                     schema_networkobservability_apis_networkobservability_v1alpha1_CaptureFile(ref),
+		v1alpha1.CaptureFilterStatus{}.OpenAPIModelName():             schema_networkobservability_apis_networkobservability_v1alpha1_CaptureFilterStatus(ref),
+		v1alpha1.CaptureLimits{}.OpenAPIModelName():                   schema_networkobservability_apis_networkobservability_v1alpha1_CaptureLimits(ref),
+		v1alpha1.CaptureList{}.OpenAPIModelName():                     schema_networkobservability_apis_networkobservability_v1alpha1_CaptureList(ref),
+		v1alpha1.CaptureMatch{}.OpenAPIModelName():                    schema_networkobservability_apis_networkobservability_v1alpha1_CaptureMatch(ref),
+		v1alpha1.CaptureNodes{}.OpenAPIModelName():                    schema_networkobservability_apis_networkobservability_v1alpha1_CaptureNodes(ref),
+		v1alpha1.CaptureObject{}.OpenAPIModelName():                   schema_networkobservability_apis_networkobservability_v1alpha1_CaptureObject(ref),
+		v1alpha1.CaptureOutput{}.OpenAPIModelName():                   schema_networkobservability_apis_networkobservability_v1alpha1_CaptureOutput(ref),
+		v1alpha1.CaptureOutputAzureBlob{}.OpenAPIModelName():          schema_networkobservability_apis_networkobservability_v1alpha1_CaptureOutputAzureBlob(ref),
+		v1alpha1.CaptureOutputGoogleCloudStorage{}.OpenAPIModelName(): schema_networkobservability_apis_networkobservability_v1alpha1_CaptureOutputGoogleCloudStorage(ref),
+		v1alpha1.CaptureOutputS3{}.OpenAPIModelName():                 schema_networkobservability_apis_networkobservability_v1alpha1_CaptureOutputS3(ref),
+		v1alpha1.CaptureOutputStatus{}.OpenAPIModelName():             schema_networkobservability_apis_networkobservability_v1alpha1_CaptureOutputStatus(ref),
+		v1alpha1.CaptureOutputVolume{}.OpenAPIModelName():             schema_networkobservability_apis_networkobservability_v1alpha1_CaptureOutputVolume(ref),
+		v1alpha1.CapturePeer{}.OpenAPIModelName():                     schema_networkobservability_apis_networkobservability_v1alpha1_CapturePeer(ref),
+		v1alpha1.CapturePeerName{}.OpenAPIModelName():                 schema_networkobservability_apis_networkobservability_v1alpha1_CapturePeerName(ref),
+		v1alpha1.CapturePodName{}.OpenAPIModelName():                  schema_networkobservability_apis_networkobservability_v1alpha1_CapturePodName(ref),
+		v1alpha1.CapturePods{}.OpenAPIModelName():                     schema_networkobservability_apis_networkobservability_v1alpha1_CapturePods(ref),
+		v1alpha1.CapturePort{}.OpenAPIModelName():                     schema_networkobservability_apis_networkobservability_v1alpha1_CapturePort(ref),
+		v1alpha1.CaptureReadOptions{}.OpenAPIModelName():              schema_networkobservability_apis_networkobservability_v1alpha1_CaptureReadOptions(ref),
+		v1alpha1.CaptureRequester{}.OpenAPIModelName():                schema_networkobservability_apis_networkobservability_v1alpha1_CaptureRequester(ref),
+		v1alpha1.CaptureRing{}.OpenAPIModelName():                     schema_networkobservability_apis_networkobservability_v1alpha1_CaptureRing(ref),
+		v1alpha1.CaptureSettings{}.OpenAPIModelName():                 schema_networkobservability_apis_networkobservability_v1alpha1_CaptureSettings(ref),
+		v1alpha1.CaptureSpec{}.OpenAPIModelName():                     schema_networkobservability_apis_networkobservability_v1alpha1_CaptureSpec(ref),
+		v1alpha1.CaptureStatus{}.OpenAPIModelName():                   schema_networkobservability_apis_networkobservability_v1alpha1_CaptureStatus(ref),
+		v1alpha1.CaptureTarget{}.OpenAPIModelName():                   schema_networkobservability_apis_networkobservability_v1alpha1_CaptureTarget(ref),
+		v1alpha1.ClusterCapture{}.OpenAPIModelName():                  schema_networkobservability_apis_networkobservability_v1alpha1_ClusterCapture(ref),
+		v1alpha1.ClusterCaptureList{}.OpenAPIModelName():              schema_networkobservability_apis_networkobservability_v1alpha1_ClusterCaptureList(ref),
+		v1alpha1.ClusterCapturePods{}.OpenAPIModelName():              schema_networkobservability_apis_networkobservability_v1alpha1_ClusterCapturePods(ref),
+		v1alpha1.ClusterCaptureSpec{}.OpenAPIModelName():              schema_networkobservability_apis_networkobservability_v1alpha1_ClusterCaptureSpec(ref),
+		v1alpha1.CollectorCounter{}.OpenAPIModelName():                schema_networkobservability_apis_networkobservability_v1alpha1_CollectorCounter(ref),
+		v1alpha1.CollectorStatus{}.OpenAPIModelName():                 schema_networkobservability_apis_networkobservability_v1alpha1_CollectorStatus(ref),
+		v1alpha1.ConnectionFailures{}.OpenAPIModelName():              schema_networkobservability_apis_networkobservability_v1alpha1_ConnectionFailures(ref),
+		v1alpha1.ConnectionStates{}.OpenAPIModelName():                schema_networkobservability_apis_networkobservability_v1alpha1_ConnectionStates(ref),
+		v1alpha1.ConnectionStats{}.OpenAPIModelName():                 schema_networkobservability_apis_networkobservability_v1alpha1_ConnectionStats(ref),
+		v1alpha1.ConntrackStats{}.OpenAPIModelName():                  schema_networkobservability_apis_networkobservability_v1alpha1_ConntrackStats(ref),
+		v1alpha1.DNSNameCount{}.OpenAPIModelName():                    schema_networkobservability_apis_networkobservability_v1alpha1_DNSNameCount(ref),
+		v1alpha1.DNSQueryCount{}.OpenAPIModelName():                   schema_networkobservability_apis_networkobservability_v1alpha1_DNSQueryCount(ref),
+		v1alpha1.DNSResponseCount{}.OpenAPIModelName():                schema_networkobservability_apis_networkobservability_v1alpha1_DNSResponseCount(ref),
+		v1alpha1.DNSStats{}.OpenAPIModelName():                        schema_networkobservability_apis_networkobservability_v1alpha1_DNSStats(ref),
+		v1alpha1.DirectionTraffic{}.OpenAPIModelName():                schema_networkobservability_apis_networkobservability_v1alpha1_DirectionTraffic(ref),
+		v1alpha1.DropClassCount{}.OpenAPIModelName():                  schema_networkobservability_apis_networkobservability_v1alpha1_DropClassCount(ref),
+		v1alpha1.DropCount{}.OpenAPIModelName():                       schema_networkobservability_apis_networkobservability_v1alpha1_DropCount(ref),
+		v1alpha1.DropStats{}.OpenAPIModelName():                       schema_networkobservability_apis_networkobservability_v1alpha1_DropStats(ref),
+		v1alpha1.FamilyTraffic{}.OpenAPIModelName():                   schema_networkobservability_apis_networkobservability_v1alpha1_FamilyTraffic(ref),
+		v1alpha1.FlowCounters{}.OpenAPIModelName():                    schema_networkobservability_apis_networkobservability_v1alpha1_FlowCounters(ref),
+		v1alpha1.FlowCoverage{}.OpenAPIModelName():                    schema_networkobservability_apis_networkobservability_v1alpha1_FlowCoverage(ref),
+		v1alpha1.FlowPeer{}.OpenAPIModelName():                        schema_networkobservability_apis_networkobservability_v1alpha1_FlowPeer(ref),
+		v1alpha1.FlowPod{}.OpenAPIModelName():                         schema_networkobservability_apis_networkobservability_v1alpha1_FlowPod(ref),
+		v1alpha1.FlowTableStats{}.OpenAPIModelName():                  schema_networkobservability_apis_networkobservability_v1alpha1_FlowTableStats(ref),
+		v1alpha1.FlowWorkload{}.OpenAPIModelName():                    schema_networkobservability_apis_networkobservability_v1alpha1_FlowWorkload(ref),
+		v1alpha1.HistogramBucket{}.OpenAPIModelName():                 schema_networkobservability_apis_networkobservability_v1alpha1_HistogramBucket(ref),
+		v1alpha1.ICMPStats{}.OpenAPIModelName():                       schema_networkobservability_apis_networkobservability_v1alpha1_ICMPStats(ref),
+		v1alpha1.IPStats{}.OpenAPIModelName():                         schema_networkobservability_apis_networkobservability_v1alpha1_IPStats(ref),
+		v1alpha1.InfiniBandPort{}.OpenAPIModelName():                  schema_networkobservability_apis_networkobservability_v1alpha1_InfiniBandPort(ref),
+		v1alpha1.InterfaceCounters{}.OpenAPIModelName():               schema_networkobservability_apis_networkobservability_v1alpha1_InterfaceCounters(ref),
+		v1alpha1.InterfaceStats{}.OpenAPIModelName():                  schema_networkobservability_apis_networkobservability_v1alpha1_InterfaceStats(ref),
+		v1alpha1.InterfaceTraffic{}.OpenAPIModelName():                schema_networkobservability_apis_networkobservability_v1alpha1_InterfaceTraffic(ref),
+		v1alpha1.LatencyHistogram{}.OpenAPIModelName():                schema_networkobservability_apis_networkobservability_v1alpha1_LatencyHistogram(ref),
+		v1alpha1.Measurement{}.OpenAPIModelName():                     schema_networkobservability_apis_networkobservability_v1alpha1_Measurement(ref),
+		v1alpha1.NamedCounter{}.OpenAPIModelName():                    schema_networkobservability_apis_networkobservability_v1alpha1_NamedCounter(ref),
+		v1alpha1.NetworkFlow{}.OpenAPIModelName():                     schema_networkobservability_apis_networkobservability_v1alpha1_NetworkFlow(ref),
+		v1alpha1.NetworkFlowList{}.OpenAPIModelName():                 schema_networkobservability_apis_networkobservability_v1alpha1_NetworkFlowList(ref),
+		v1alpha1.NodeNetworkStats{}.OpenAPIModelName():                schema_networkobservability_apis_networkobservability_v1alpha1_NodeNetworkStats(ref),
+		v1alpha1.NodeNetworkStatsList{}.OpenAPIModelName():            schema_networkobservability_apis_networkobservability_v1alpha1_NodeNetworkStatsList(ref),
+		v1alpha1.PodNetworkStats{}.OpenAPIModelName():                 schema_networkobservability_apis_networkobservability_v1alpha1_PodNetworkStats(ref),
+		v1alpha1.PodNetworkStatsList{}.OpenAPIModelName():             schema_networkobservability_apis_networkobservability_v1alpha1_PodNetworkStatsList(ref),
+		v1alpha1.ProtocolStats{}.OpenAPIModelName():                   schema_networkobservability_apis_networkobservability_v1alpha1_ProtocolStats(ref),
+		v1alpha1.QueueStats{}.OpenAPIModelName():                      schema_networkobservability_apis_networkobservability_v1alpha1_QueueStats(ref),
+		v1alpha1.RoundTrips{}.OpenAPIModelName():                      schema_networkobservability_apis_networkobservability_v1alpha1_RoundTrips(ref),
+		v1alpha1.SocketMemoryStats{}.OpenAPIModelName():               schema_networkobservability_apis_networkobservability_v1alpha1_SocketMemoryStats(ref),
+		v1alpha1.SoftnetStats{}.OpenAPIModelName():                    schema_networkobservability_apis_networkobservability_v1alpha1_SoftnetStats(ref),
+		v1alpha1.TCPStats{}.OpenAPIModelName():                        schema_networkobservability_apis_networkobservability_v1alpha1_TCPStats(ref),
+		v1alpha1.TrafficCounters{}.OpenAPIModelName():                 schema_networkobservability_apis_networkobservability_v1alpha1_TrafficCounters(ref),
+		v1alpha1.TrafficStats{}.OpenAPIModelName():                    schema_networkobservability_apis_networkobservability_v1alpha1_TrafficStats(ref),
+		v1alpha1.UDPStats{}.OpenAPIModelName():                        schema_networkobservability_apis_networkobservability_v1alpha1_UDPStats(ref),
+		resource.Quantity{}.OpenAPIModelName():                        schema_apimachinery_pkg_api_resource_Quantity(ref),
+		v1.APIGroup{}.OpenAPIModelName():                              schema_pkg_apis_meta_v1_APIGroup(ref),
+		v1.APIGroupList{}.OpenAPIModelName():                          schema_pkg_apis_meta_v1_APIGroupList(ref),
+		v1.APIResource{}.OpenAPIModelName():                           schema_pkg_apis_meta_v1_APIResource(ref),
+		v1.APIResourceList{}.OpenAPIModelName():                       schema_pkg_apis_meta_v1_APIResourceList(ref),
+		v1.APIVersions{}.OpenAPIModelName():                           schema_pkg_apis_meta_v1_APIVersions(ref),
+		v1.ApplyOptions{}.OpenAPIModelName():                          schema_pkg_apis_meta_v1_ApplyOptions(ref),
+		v1.Condition{}.OpenAPIModelName():                             schema_pkg_apis_meta_v1_Condition(ref),
+		v1.CreateOptions{}.OpenAPIModelName():                         schema_pkg_apis_meta_v1_CreateOptions(ref),
+		v1.DeleteOptions{}.OpenAPIModelName():                         schema_pkg_apis_meta_v1_DeleteOptions(ref),
+		v1.Duration{}.OpenAPIModelName():                              schema_pkg_apis_meta_v1_Duration(ref),
+		v1.FieldSelectorRequirement{}.OpenAPIModelName():              schema_pkg_apis_meta_v1_FieldSelectorRequirement(ref),
+		v1.FieldsV1{}.OpenAPIModelName():                              schema_pkg_apis_meta_v1_FieldsV1(ref),
+		v1.GetOptions{}.OpenAPIModelName():                            schema_pkg_apis_meta_v1_GetOptions(ref),
+		v1.GroupKind{}.OpenAPIModelName():                             schema_pkg_apis_meta_v1_GroupKind(ref),
+		v1.GroupResource{}.OpenAPIModelName():                         schema_pkg_apis_meta_v1_GroupResource(ref),
+		v1.GroupVersion{}.OpenAPIModelName():                          schema_pkg_apis_meta_v1_GroupVersion(ref),
+		v1.GroupVersionForDiscovery{}.OpenAPIModelName():              schema_pkg_apis_meta_v1_GroupVersionForDiscovery(ref),
+		v1.GroupVersionKind{}.OpenAPIModelName():                      schema_pkg_apis_meta_v1_GroupVersionKind(ref),
+		v1.GroupVersionResource{}.OpenAPIModelName():                  schema_pkg_apis_meta_v1_GroupVersionResource(ref),
+		v1.InternalEvent{}.OpenAPIModelName():                         schema_pkg_apis_meta_v1_InternalEvent(ref),
+		v1.LabelSelector{}.OpenAPIModelName():                         schema_pkg_apis_meta_v1_LabelSelector(ref),
+		v1.LabelSelectorRequirement{}.OpenAPIModelName():              schema_pkg_apis_meta_v1_LabelSelectorRequirement(ref),
+		v1.List{}.OpenAPIModelName():                                  schema_pkg_apis_meta_v1_List(ref),
+		v1.ListMeta{}.OpenAPIModelName():                              schema_pkg_apis_meta_v1_ListMeta(ref),
+		v1.ListOptions{}.OpenAPIModelName():                           schema_pkg_apis_meta_v1_ListOptions(ref),
+		v1.ManagedFieldsEntry{}.OpenAPIModelName():                    schema_pkg_apis_meta_v1_ManagedFieldsEntry(ref),
+		v1.MicroTime{}.OpenAPIModelName():                             schema_pkg_apis_meta_v1_MicroTime(ref),
+		v1.ObjectMeta{}.OpenAPIModelName():                            schema_pkg_apis_meta_v1_ObjectMeta(ref),
+		v1.OwnerReference{}.OpenAPIModelName():                        schema_pkg_apis_meta_v1_OwnerReference(ref),
+		v1.PartialObjectMetadata{}.OpenAPIModelName():                 schema_pkg_apis_meta_v1_PartialObjectMetadata(ref),
+		v1.PartialObjectMetadataList{}.OpenAPIModelName():             schema_pkg_apis_meta_v1_PartialObjectMetadataList(ref),
+		v1.Patch{}.OpenAPIModelName():                                 schema_pkg_apis_meta_v1_Patch(ref),
+		v1.PatchOptions{}.OpenAPIModelName():                          schema_pkg_apis_meta_v1_PatchOptions(ref),
+		v1.Preconditions{}.OpenAPIModelName():                         schema_pkg_apis_meta_v1_Preconditions(ref),
+		v1.RootPaths{}.OpenAPIModelName():                             schema_pkg_apis_meta_v1_RootPaths(ref),
+		v1.ServerAddressByClientCIDR{}.OpenAPIModelName():             schema_pkg_apis_meta_v1_ServerAddressByClientCIDR(ref),
+		v1.ShardInfo{}.OpenAPIModelName():                             schema_pkg_apis_meta_v1_ShardInfo(ref),
+		v1.Status{}.OpenAPIModelName():                                schema_pkg_apis_meta_v1_Status(ref),
+		v1.StatusCause{}.OpenAPIModelName():                           schema_pkg_apis_meta_v1_StatusCause(ref),
+		v1.StatusDetails{}.OpenAPIModelName():                         schema_pkg_apis_meta_v1_StatusDetails(ref),
+		v1.Table{}.OpenAPIModelName():                                 schema_pkg_apis_meta_v1_Table(ref),
+		v1.TableColumnDefinition{}.OpenAPIModelName():                 schema_pkg_apis_meta_v1_TableColumnDefinition(ref),
+		v1.TableOptions{}.OpenAPIModelName():                          schema_pkg_apis_meta_v1_TableOptions(ref),
+		v1.TableRow{}.OpenAPIModelName():                              schema_pkg_apis_meta_v1_TableRow(ref),
+		v1.TableRowCondition{}.OpenAPIModelName():                     schema_pkg_apis_meta_v1_TableRowCondition(ref),
+		v1.Time{}.OpenAPIModelName():                                  schema_pkg_apis_meta_v1_Time(ref),
+		v1.Timestamp{}.OpenAPIModelName():                             schema_pkg_apis_meta_v1_Timestamp(ref),
+		v1.TypeMeta{}.OpenAPIModelName():                              schema_pkg_apis_meta_v1_TypeMeta(ref),
+		v1.UpdateOptions{}.OpenAPIModelName():                         schema_pkg_apis_meta_v1_UpdateOptions(ref),
+		v1.WatchEvent{}.OpenAPIModelName():                            schema_pkg_apis_meta_v1_WatchEvent(ref),
+		runtime.RawExtension{}.OpenAPIModelName():                     schema_k8sio_apimachinery_pkg_runtime_RawExtension(ref),
+		runtime.TypeMeta{}.OpenAPIModelName():                         schema_k8sio_apimachinery_pkg_runtime_TypeMeta(ref),
+		runtime.Unknown{}.OpenAPIModelName():                          schema_k8sio_apimachinery_pkg_runtime_Unknown(ref),
+		version.Info{}.OpenAPIModelName():                             schema_k8sio_apimachinery_pkg_version_Info(ref),
 	}
 }
 
@@ -257,6 +289,1906 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_AgentStatus(
 		},
 		Dependencies: []string{
 			v1alpha1.CollectorStatus{}.OpenAPIModelName(), v1.MicroTime{}.OpenAPIModelName()},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_Capture(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "Capture records packets of pods in its namespace, on every node that hosts one. It begins when it is created, or at spec.startTime, and ends at the first of its limits or when it is stopped. The packets stay on the nodes and are read through the subresources: pcap (whole, when it has ended), attach (live) and headers (without payload).",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"kind": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"apiVersion": {
+						SchemaProps: spec.SchemaProps{
+							Description: "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"metadata": {
+						SchemaProps: spec.SchemaProps{
+							Default: map[string]interface{}{},
+							Ref:     ref(v1.ObjectMeta{}.OpenAPIModelName()),
+						},
+					},
+					"spec": {
+						SchemaProps: spec.SchemaProps{
+							Default: map[string]interface{}{},
+							Ref:     ref(v1alpha1.CaptureSpec{}.OpenAPIModelName()),
+						},
+					},
+					"status": {
+						SchemaProps: spec.SchemaProps{
+							Description: "status is written by the server only.",
+							Default:     map[string]interface{}{},
+							Ref:         ref(v1alpha1.CaptureStatus{}.OpenAPIModelName()),
+						},
+					},
+				},
+				Required: []string{"spec"},
+			},
+		},
+		Dependencies: []string{
+			v1alpha1.CaptureSpec{}.OpenAPIModelName(), v1alpha1.CaptureStatus{}.OpenAPIModelName(), v1.ObjectMeta{}.OpenAPIModelName()},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureCounts(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "CaptureCounts count packets as the kernel carries them: socket buffers, which with segmentation offload are larger than what is on the wire. matched = packets + droppedByRing + droppedByDisk + droppedByLimit + atOtherVantagePoint.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"packets": {
+						SchemaProps: spec.SchemaProps{
+							Description: "packets were recorded and can be read, or were until a ring let them go.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"bytes": {
+						SchemaProps: spec.SchemaProps{
+							Description: "bytes of these packets that were kept.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"matched": {
+						SchemaProps: spec.SchemaProps{
+							Description: "matched the filter.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"droppedByRing": {
+						SchemaProps: spec.SchemaProps{
+							Description: "droppedByRing: more came than could be taken out of the kernel's ring.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"droppedByDisk": {
+						SchemaProps: spec.SchemaProps{
+							Description: "droppedByDisk: there was no place on disk, or it was too slow.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"droppedByLimit": {
+						SchemaProps: spec.SchemaProps{
+							Description: "droppedByLimit: beyond a limit, or beyond the share of one that the node had at that moment.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"atOtherVantagePoint": {
+						SchemaProps: spec.SchemaProps{
+							Description: "atOtherVantagePoint: recorded at the other end of the flow.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+				},
+				Required: []string{"packets", "bytes", "matched", "droppedByRing", "droppedByDisk", "droppedByLimit", "atOtherVantagePoint"},
+			},
+		},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureExpectation(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "CaptureExpectation is what targets send and receive now, before any filter.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"packetsPerSecond": {
+						SchemaProps: spec.SchemaProps{
+							Ref: ref(resource.Quantity{}.OpenAPIModelName()),
+						},
+					},
+					"bytesPerSecond": {
+						SchemaProps: spec.SchemaProps{
+							Ref: ref(resource.Quantity{}.OpenAPIModelName()),
+						},
+					},
+				},
+				Required: []string{"packetsPerSecond", "bytesPerSecond"},
+			},
+		},
+		Dependencies: []string{
+			resource.Quantity{}.OpenAPIModelName()},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureFile(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "CaptureFile is the merged file that the subresource pcap answers with.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"digest": {
+						SchemaProps: spec.SchemaProps{
+							Description: "digest changes when the file does. Resuming a download asks for it.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"bytes": {
+						SchemaProps: spec.SchemaProps{
+							Description: "bytes is its size.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+				},
+				Required: []string{"digest", "bytes"},
+			},
+		},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureFilterStatus(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "CaptureFilterStatus tells of the compiled filter.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"instructions": {
+						SchemaProps: spec.SchemaProps{
+							Description: "instructions is its size; the kernel allows 4096.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+					"headersOnly": {
+						SchemaProps: spec.SchemaProps{
+							Description: "headersOnly: it can depend on headers only, as proven when it was compiled.",
+							Default:     false,
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+				},
+				Required: []string{"instructions", "headersOnly"},
+			},
+		},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureLimits(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "CaptureLimits end a capture. Each is kept exactly: no more is ever recorded. Limits of all nodes together are shared out while it runs, so that the capture may end a little below them.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"packets": {
+						SchemaProps: spec.SchemaProps{
+							Description: "packets is the largest number of packets, of all nodes together.",
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"bytes": {
+						SchemaProps: spec.SchemaProps{
+							Description: "bytes is the largest size of the recorded packets, of all nodes together, without the file's own headers.",
+							Ref:         ref(resource.Quantity{}.OpenAPIModelName()),
+						},
+					},
+					"packetsPerNode": {
+						SchemaProps: spec.SchemaProps{
+							Description: "packetsPerNode ends a node's part of the capture.",
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"bytesPerNode": {
+						SchemaProps: spec.SchemaProps{
+							Description: "bytesPerNode ends a node's part of the capture.",
+							Ref:         ref(resource.Quantity{}.OpenAPIModelName()),
+						},
+					},
+				},
+			},
+		},
+		Dependencies: []string{
+			resource.Quantity{}.OpenAPIModelName()},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureList(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "CaptureList is a list of Capture.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"kind": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"apiVersion": {
+						SchemaProps: spec.SchemaProps{
+							Description: "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"metadata": {
+						SchemaProps: spec.SchemaProps{
+							Default: map[string]interface{}{},
+							Ref:     ref(v1.ListMeta{}.OpenAPIModelName()),
+						},
+					},
+					"items": {
+						SchemaProps: spec.SchemaProps{
+							Type: []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(v1alpha1.Capture{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
+				},
+				Required: []string{"items"},
+			},
+		},
+		Dependencies: []string{
+			v1alpha1.Capture{}.OpenAPIModelName(), v1.ListMeta{}.OpenAPIModelName()},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureMatch(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "CaptureMatch matches packets that match all of its fields. A field that is empty matches every packet.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"direction": {
+						SchemaProps: spec.SchemaProps{
+							Description: "direction is Ingress or Egress.\n\nPossible enum values:\n - `\"Egress\"` : from it.\n - `\"Ingress\"` : to the recorded pod or node.",
+							Type:        []string{"string"},
+							Format:      "",
+							Enum:        []interface{}{"Egress", "Ingress"},
+						},
+					},
+					"protocols": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "set",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Type: []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Type:   []string{"string"},
+										Format: "",
+										Enum:   []interface{}{"ICMP", "ICMPv6", "SCTP", "TCP", "UDP"},
+									},
+								},
+							},
+						},
+					},
+					"peers": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "atomic",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "peers are the other ends; one of them has to match.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(v1alpha1.CapturePeer{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
+					"ports": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "atomic",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "ports are ports of either end; one of them has to match.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(v1alpha1.CapturePort{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
+				},
+			},
+		},
+		Dependencies: []string{
+			v1alpha1.CapturePeer{}.OpenAPIModelName(), v1alpha1.CapturePort{}.OpenAPIModelName()},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureNodes(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "CaptureNodes chooses nodes by exactly one of selector and names.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"selector": {
+						SchemaProps: spec.SchemaProps{
+							Description: "selector chooses by labels. The empty selector chooses every node.",
+							Ref:         ref(v1.LabelSelector{}.OpenAPIModelName()),
+						},
+					},
+					"names": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "set",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "names chooses by name.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Type:   []string{"string"},
+										Format: "",
+									},
+								},
+							},
+						},
+					},
+					"interfaces": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "set",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "interfaces are the names of the nodes' interfaces to record. By default the uplinks: those that carry an address of the node or a default route. A packet that crosses several interfaces is recorded at each.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Type:   []string{"string"},
+										Format: "",
+									},
+								},
+							},
+						},
+					},
+				},
+			},
+		},
+		Dependencies: []string{
+			v1.LabelSelector{}.OpenAPIModelName()},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureObject(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "CaptureObject is an object in a store, or a file on a volume.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"key": {
+						SchemaProps: spec.SchemaProps{
+							Description: "key is its name, with the prefix.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"bytes": {
+						SchemaProps: spec.SchemaProps{
+							Type:   []string{"integer"},
+							Format: "int64",
+						},
+					},
+					"sha256": {
+						SchemaProps: spec.SchemaProps{
+							Description: "sha256 of its content, in hexadecimal digits.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+				},
+				Required: []string{"key"},
+			},
+		},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureOutput(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "CaptureOutput is a place that recorded packets are copied to: exactly one of its fields beside name is set. The operator of the cluster decides which places are allowed.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"name": {
+						SchemaProps: spec.SchemaProps{
+							Description: "name tells the outputs of a capture apart.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"s3": {
+						SchemaProps: spec.SchemaProps{
+							Ref: ref(v1alpha1.CaptureOutputS3{}.OpenAPIModelName()),
+						},
+					},
+					"azureBlob": {
+						SchemaProps: spec.SchemaProps{
+							Ref: ref(v1alpha1.CaptureOutputAzureBlob{}.OpenAPIModelName()),
+						},
+					},
+					"googleCloudStorage": {
+						SchemaProps: spec.SchemaProps{
+							Ref: ref(v1alpha1.CaptureOutputGoogleCloudStorage{}.OpenAPIModelName()),
+						},
+					},
+					"volume": {
+						SchemaProps: spec.SchemaProps{
+							Ref: ref(v1alpha1.CaptureOutputVolume{}.OpenAPIModelName()),
+						},
+					},
+				},
+				Required: []string{"name"},
+			},
+		},
+		Dependencies: []string{
+			v1alpha1.CaptureOutputAzureBlob{}.OpenAPIModelName(), v1alpha1.CaptureOutputGoogleCloudStorage{}.OpenAPIModelName(), v1alpha1.CaptureOutputS3{}.OpenAPIModelName(), v1alpha1.CaptureOutputVolume{}.OpenAPIModelName()},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureOutputAzureBlob(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "CaptureOutputAzureBlob is a container of Azure Blob Storage.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"account": {
+						SchemaProps: spec.SchemaProps{
+							Description: "account is the name of the storage account.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"container": {
+						SchemaProps: spec.SchemaProps{
+							Default: "",
+							Type:    []string{"string"},
+							Format:  "",
+						},
+					},
+					"endpoint": {
+						SchemaProps: spec.SchemaProps{
+							Description: "endpoint is the URL of the service. By default https://ACCOUNT.blob.core.windows.net.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"prefix": {
+						SchemaProps: spec.SchemaProps{
+							Type:   []string{"string"},
+							Format: "",
+						},
+					},
+					"secretName": {
+						SchemaProps: spec.SchemaProps{
+							Description: "secretName is a Secret of the Capture's namespace with the key accountKey or sasToken. The requester must be allowed to get it. By default the identity of the node agents is used.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+				},
+				Required: []string{"account", "container"},
+			},
+		},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureOutputGoogleCloudStorage(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "CaptureOutputGoogleCloudStorage is a bucket of Google Cloud Storage.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"bucket": {
+						SchemaProps: spec.SchemaProps{
+							Default: "",
+							Type:    []string{"string"},
+							Format:  "",
+						},
+					},
+					"endpoint": {
+						SchemaProps: spec.SchemaProps{
+							Description: "endpoint is the URL of the service. By default that of Google.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"prefix": {
+						SchemaProps: spec.SchemaProps{
+							Type:   []string{"string"},
+							Format: "",
+						},
+					},
+					"secretName": {
+						SchemaProps: spec.SchemaProps{
+							Description: "secretName is a Secret of the Capture's namespace with the key serviceAccountKey (JSON). The requester must be allowed to get it. By default the identity of the node agents is used.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+				},
+				Required: []string{"bucket"},
+			},
+		},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureOutputS3(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "CaptureOutputS3 is a bucket that is reached by the protocol of Amazon S3.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"bucket": {
+						SchemaProps: spec.SchemaProps{
+							Default: "",
+							Type:    []string{"string"},
+							Format:  "",
+						},
+					},
+					"endpoint": {
+						SchemaProps: spec.SchemaProps{
+							Description: "endpoint is the URL of the service, such as https://s3.example.com. By default that of Amazon for the region.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"region": {
+						SchemaProps: spec.SchemaProps{
+							Description: "region of the bucket.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"prefix": {
+						SchemaProps: spec.SchemaProps{
+							Description: "prefix of the names of the objects, without a leading slash.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"secretName": {
+						SchemaProps: spec.SchemaProps{
+							Description: "secretName is a Secret of the Capture's namespace with the keys accessKeyID, secretAccessKey and, if need be, sessionToken. The requester must be allowed to get it. By default the identity of the node agents is used.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+				},
+				Required: []string{"bucket"},
+			},
+		},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureOutputStatus(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "CaptureOutputStatus is one node's part at one output.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"name": {
+						SchemaProps: spec.SchemaProps{
+							Default: "",
+							Type:    []string{"string"},
+							Format:  "",
+						},
+					},
+					"node": {
+						SchemaProps: spec.SchemaProps{
+							Default: "",
+							Type:    []string{"string"},
+							Format:  "",
+						},
+					},
+					"phase": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Possible enum values:\n - `\"Failed\"`\n - `\"Pending\"`\n - `\"Stored\"`\n - `\"Uploading\"`",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+							Enum:        []interface{}{"Failed", "Pending", "Stored", "Uploading"},
+						},
+					},
+					"message": {
+						SchemaProps: spec.SchemaProps{
+							Type:   []string{"string"},
+							Format: "",
+						},
+					},
+					"objects": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "atomic",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "objects are what was written, or is being written.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(v1alpha1.CaptureObject{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
+				},
+				Required: []string{"name", "node", "phase"},
+			},
+		},
+		Dependencies: []string{
+			v1alpha1.CaptureObject{}.OpenAPIModelName()},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureOutputVolume(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "CaptureOutputVolume is a volume that the operator has mounted into the node agents and given a name.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"volume": {
+						SchemaProps: spec.SchemaProps{
+							Description: "volume is the name that the operator gave it.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"path": {
+						SchemaProps: spec.SchemaProps{
+							Description: "path is a folder in it, without a leading slash.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+				},
+				Required: []string{"volume"},
+			},
+		},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_CapturePeer(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "CapturePeer is the other end of a flow: exactly one of its fields is set.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"cidr": {
+						SchemaProps: spec.SchemaProps{
+							Description: "cidr is an address or a range of them, such as 192.0.2.0/24 or 2001:db8::1.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"pod": {
+						SchemaProps: spec.SchemaProps{
+							Description: "pod is a pod, by its addresses when the capture starts.",
+							Ref:         ref(v1alpha1.CapturePeerName{}.OpenAPIModelName()),
+						},
+					},
+					"service": {
+						SchemaProps: spec.SchemaProps{
+							Description: "service is a Service, by its cluster addresses when the capture starts.",
+							Ref:         ref(v1alpha1.CapturePeerName{}.OpenAPIModelName()),
+						},
+					},
+				},
+			},
+		},
+		Dependencies: []string{
+			v1alpha1.CapturePeerName{}.OpenAPIModelName()},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_CapturePeerName(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "CapturePeerName names a pod or Service.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"namespace": {
+						SchemaProps: spec.SchemaProps{
+							Description: "namespace is by default that of the Capture. A ClusterCapture has to give it.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"name": {
+						SchemaProps: spec.SchemaProps{
+							Default: "",
+							Type:    []string{"string"},
+							Format:  "",
+						},
+					},
+				},
+				Required: []string{"name"},
+			},
+		},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_CapturePodName(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "CapturePodName names a pod.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"namespace": {
+						SchemaProps: spec.SchemaProps{
+							Default: "",
+							Type:    []string{"string"},
+							Format:  "",
+						},
+					},
+					"name": {
+						SchemaProps: spec.SchemaProps{
+							Default: "",
+							Type:    []string{"string"},
+							Format:  "",
+						},
+					},
+				},
+				Required: []string{"namespace", "name"},
+			},
+		},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_CapturePods(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "CapturePods chooses pods by exactly one of selector and names. Pods that match later join.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"selector": {
+						SchemaProps: spec.SchemaProps{
+							Description: "selector chooses by labels. The empty selector chooses every pod of the namespace.",
+							Ref:         ref(v1.LabelSelector{}.OpenAPIModelName()),
+						},
+					},
+					"names": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "set",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "names chooses by name.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Type:   []string{"string"},
+										Format: "",
+									},
+								},
+							},
+						},
+					},
+					"interfaces": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "set",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "interfaces are the names of the pods' interfaces to record. By default all but the loopback interface, which has to be named (\"lo\").",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Type:   []string{"string"},
+										Format: "",
+									},
+								},
+							},
+						},
+					},
+				},
+			},
+		},
+		Dependencies: []string{
+			v1.LabelSelector{}.OpenAPIModelName()},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_CapturePort(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "CapturePort is a port or a range of ports.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"port": {
+						SchemaProps: spec.SchemaProps{
+							Default: 0,
+							Type:    []string{"integer"},
+							Format:  "int32",
+						},
+					},
+					"endPort": {
+						SchemaProps: spec.SchemaProps{
+							Description: "endPort is the last port of a range.",
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+				},
+				Required: []string{"port"},
+			},
+		},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureReadOptions(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "CaptureReadOptions are the parameters of the subresources pcap, headers and attach.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"kind": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"apiVersion": {
+						SchemaProps: spec.SchemaProps{
+							Description: "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"offset": {
+						SchemaProps: spec.SchemaProps{
+							Description: "offset is the byte of the file to begin with (pcap and headers only).",
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"digest": {
+						SchemaProps: spec.SchemaProps{
+							Description: "digest is what the file was when its beginning was read. If it is another by now, the answer is 412.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"node": {
+						SchemaProps: spec.SchemaProps{
+							Description: "node, namespace and pod narrow the answer to one node or one pod.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"namespace": {
+						SchemaProps: spec.SchemaProps{
+							Type:   []string{"string"},
+							Format: "",
+						},
+					},
+					"pod": {
+						SchemaProps: spec.SchemaProps{
+							Type:   []string{"string"},
+							Format: "",
+						},
+					},
+					"headersOnly": {
+						SchemaProps: spec.SchemaProps{
+							Description: "headersOnly leaves the payload out (attach only): every packet ends behind its transport header.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+				},
+			},
+		},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureRequester(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "CaptureRequester is who created a capture, as the server authenticated it. Rights that the capture needs while it runs are asked for in this name.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"username": {
+						SchemaProps: spec.SchemaProps{
+							Default: "",
+							Type:    []string{"string"},
+							Format:  "",
+						},
+					},
+					"uid": {
+						SchemaProps: spec.SchemaProps{
+							Type:   []string{"string"},
+							Format: "",
+						},
+					},
+					"groups": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "atomic",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Type: []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Type:   []string{"string"},
+										Format: "",
+									},
+								},
+							},
+						},
+					},
+					"extra": {
+						SchemaProps: spec.SchemaProps{
+							Type: []string{"object"},
+							AdditionalProperties: &spec.SchemaOrBool{
+								Allows: true,
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Type: []string{"array"},
+										Items: &spec.SchemaOrArray{
+											Schema: &spec.Schema{
+												SchemaProps: spec.SchemaProps{
+													Type:   []string{"string"},
+													Format: "",
+												},
+											},
+										},
+									},
+								},
+							},
+						},
+					},
+				},
+				Required: []string{"username"},
+			},
+		},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureRing(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "CaptureRing keeps the newest packets of each interface.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"files": {
+						SchemaProps: spec.SchemaProps{
+							Description: "files is how many files are kept, 2 to 1000.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+					"fileBytes": {
+						SchemaProps: spec.SchemaProps{
+							Description: "fileBytes is the size at which a file is ended and the next begun, at least 1Mi.",
+							Ref:         ref(resource.Quantity{}.OpenAPIModelName()),
+						},
+					},
+				},
+				Required: []string{"files", "fileBytes"},
+			},
+		},
+		Dependencies: []string{
+			resource.Quantity{}.OpenAPIModelName()},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureSettings(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "CaptureSettings is what both kinds of capture have.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"filter": {
+						SchemaProps: spec.SchemaProps{
+							Description: "filter chooses packets in the grammar of tcpdump (pcap-filter(7)), such as \"tcp port 443 and not host 192.0.2.1\". Where tcpdump takes the name of a host, it takes names of pods and Services. By default every packet.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"match": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "atomic",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "match chooses packets that match at least one of its items, beside the filter.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(v1alpha1.CaptureMatch{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
+					"packetBytes": {
+						SchemaProps: spec.SchemaProps{
+							Description: "packetBytes is how many bytes of each packet are kept, from the link-layer header on. Default 262144, at least 64.",
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+					"vantagePoint": {
+						SchemaProps: spec.SchemaProps{
+							Description: "vantagePoint says where a flow between two recorded pods is recorded. Default OncePerFlow.\n\nPossible enum values:\n - `\"BothEnds\"` records such a flow at both. Each packet is then there twice, which analysers take for retransmissions.\n - `\"OncePerFlow\"` records a flow between two recorded pods at one of them: at the client, which is the end with the higher port, or, of ICMP echo, the end that asks; a packet of a flow without ports at its sender.",
+							Type:        []string{"string"},
+							Format:      "",
+							Enum:        []interface{}{"BothEnds", "OncePerFlow"},
+						},
+					},
+					"startTime": {
+						SchemaProps: spec.SchemaProps{
+							Description: "startTime is when to begin. By default at once.",
+							Ref:         ref(v1.Time{}.OpenAPIModelName()),
+						},
+					},
+					"durationSeconds": {
+						SchemaProps: spec.SchemaProps{
+							Description: "durationSeconds is for how long packets are recorded. Default 300, at most 86400.",
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"limits": {
+						SchemaProps: spec.SchemaProps{
+							Description: "limits end the capture early.",
+							Default:     map[string]interface{}{},
+							Ref:         ref(v1alpha1.CaptureLimits{}.OpenAPIModelName()),
+						},
+					},
+					"ring": {
+						SchemaProps: spec.SchemaProps{
+							Description: "ring keeps only the newest packets of each interface, in files of a fixed size. By default everything is kept.",
+							Ref:         ref(v1alpha1.CaptureRing{}.OpenAPIModelName()),
+						},
+					},
+					"outputs": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-map-keys": []interface{}{
+									"name",
+								},
+								"x-kubernetes-list-type": "map",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "outputs are where the recorded packets are copied to when the capture has ended. They stay on the nodes as well.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(v1alpha1.CaptureOutput{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
+					"networkSnapshot": {
+						SchemaProps: spec.SchemaProps{
+							Description: "networkSnapshot also records the state of the network of each node and pod at the start: addresses, neighbours, routes, rules, nftables, sockets and sysctls. It is copied to the outputs beside the packets.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"ttlSecondsAfterFinished": {
+						SchemaProps: spec.SchemaProps{
+							Description: "ttlSecondsAfterFinished is how long the capture and its packets are kept after it ended. Default 86400; 0 deletes it at once.",
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+					"stop": {
+						SchemaProps: spec.SchemaProps{
+							Description: "stop ends the capture. It can be set, and not unset.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"requester": {
+						SchemaProps: spec.SchemaProps{
+							Description: "requester is who created the capture. It is set by the server; what is sent is ignored.",
+							Ref:         ref(v1alpha1.CaptureRequester{}.OpenAPIModelName()),
+						},
+					},
+				},
+			},
+		},
+		Dependencies: []string{
+			v1alpha1.CaptureLimits{}.OpenAPIModelName(), v1alpha1.CaptureMatch{}.OpenAPIModelName(), v1alpha1.CaptureOutput{}.OpenAPIModelName(), v1alpha1.CaptureRequester{}.OpenAPIModelName(), v1alpha1.CaptureRing{}.OpenAPIModelName(), v1.Time{}.OpenAPIModelName()},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureSpec(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "CaptureSpec says what to record. It cannot be changed, but for stop, which can be set once.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"pods": {
+						SchemaProps: spec.SchemaProps{
+							Description: "pods are the pods of this namespace to record.",
+							Default:     map[string]interface{}{},
+							Ref:         ref(v1alpha1.CapturePods{}.OpenAPIModelName()),
+						},
+					},
+					"filter": {
+						SchemaProps: spec.SchemaProps{
+							Description: "filter chooses packets in the grammar of tcpdump (pcap-filter(7)), such as \"tcp port 443 and not host 192.0.2.1\". Where tcpdump takes the name of a host, it takes names of pods and Services. By default every packet.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"match": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "atomic",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "match chooses packets that match at least one of its items, beside the filter.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(v1alpha1.CaptureMatch{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
+					"packetBytes": {
+						SchemaProps: spec.SchemaProps{
+							Description: "packetBytes is how many bytes of each packet are kept, from the link-layer header on. Default 262144, at least 64.",
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+					"vantagePoint": {
+						SchemaProps: spec.SchemaProps{
+							Description: "vantagePoint says where a flow between two recorded pods is recorded. Default OncePerFlow.\n\nPossible enum values:\n - `\"BothEnds\"` records such a flow at both. Each packet is then there twice, which analysers take for retransmissions.\n - `\"OncePerFlow\"` records a flow between two recorded pods at one of them: at the client, which is the end with the higher port, or, of ICMP echo, the end that asks; a packet of a flow without ports at its sender.",
+							Type:        []string{"string"},
+							Format:      "",
+							Enum:        []interface{}{"BothEnds", "OncePerFlow"},
+						},
+					},
+					"startTime": {
+						SchemaProps: spec.SchemaProps{
+							Description: "startTime is when to begin. By default at once.",
+							Ref:         ref(v1.Time{}.OpenAPIModelName()),
+						},
+					},
+					"durationSeconds": {
+						SchemaProps: spec.SchemaProps{
+							Description: "durationSeconds is for how long packets are recorded. Default 300, at most 86400.",
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"limits": {
+						SchemaProps: spec.SchemaProps{
+							Description: "limits end the capture early.",
+							Default:     map[string]interface{}{},
+							Ref:         ref(v1alpha1.CaptureLimits{}.OpenAPIModelName()),
+						},
+					},
+					"ring": {
+						SchemaProps: spec.SchemaProps{
+							Description: "ring keeps only the newest packets of each interface, in files of a fixed size. By default everything is kept.",
+							Ref:         ref(v1alpha1.CaptureRing{}.OpenAPIModelName()),
+						},
+					},
+					"outputs": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-map-keys": []interface{}{
+									"name",
+								},
+								"x-kubernetes-list-type": "map",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "outputs are where the recorded packets are copied to when the capture has ended. They stay on the nodes as well.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(v1alpha1.CaptureOutput{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
+					"networkSnapshot": {
+						SchemaProps: spec.SchemaProps{
+							Description: "networkSnapshot also records the state of the network of each node and pod at the start: addresses, neighbours, routes, rules, nftables, sockets and sysctls. It is copied to the outputs beside the packets.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"ttlSecondsAfterFinished": {
+						SchemaProps: spec.SchemaProps{
+							Description: "ttlSecondsAfterFinished is how long the capture and its packets are kept after it ended. Default 86400; 0 deletes it at once.",
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+					"stop": {
+						SchemaProps: spec.SchemaProps{
+							Description: "stop ends the capture. It can be set, and not unset.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"requester": {
+						SchemaProps: spec.SchemaProps{
+							Description: "requester is who created the capture. It is set by the server; what is sent is ignored.",
+							Ref:         ref(v1alpha1.CaptureRequester{}.OpenAPIModelName()),
+						},
+					},
+				},
+				Required: []string{"pods"},
+			},
+		},
+		Dependencies: []string{
+			v1alpha1.CaptureLimits{}.OpenAPIModelName(), v1alpha1.CaptureMatch{}.OpenAPIModelName(), v1alpha1.CaptureOutput{}.OpenAPIModelName(), v1alpha1.CapturePods{}.OpenAPIModelName(), v1alpha1.CaptureRequester{}.OpenAPIModelName(), v1alpha1.CaptureRing{}.OpenAPIModelName(), v1.Time{}.OpenAPIModelName()},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureStatus(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "CaptureStatus says how far a capture is.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"observedGeneration": {
+						SchemaProps: spec.SchemaProps{
+							Description: "observedGeneration is the generation of the spec that status tells about.",
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"conditions": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-map-keys": []interface{}{
+									"type",
+								},
+								"x-kubernetes-list-type": "map",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Type: []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(v1.Condition{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
+					"startTime": {
+						SchemaProps: spec.SchemaProps{
+							Description: "startTime is when the first node began to record.",
+							Ref:         ref(v1.Time{}.OpenAPIModelName()),
+						},
+					},
+					"completionTime": {
+						SchemaProps: spec.SchemaProps{
+							Description: "completionTime is when the last node ended.",
+							Ref:         ref(v1.Time{}.OpenAPIModelName()),
+						},
+					},
+					"nodes": {
+						SchemaProps: spec.SchemaProps{
+							Description: "nodes, pods: how many are, or were, recorded.",
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+					"pods": {
+						SchemaProps: spec.SchemaProps{
+							Type:   []string{"integer"},
+							Format: "int32",
+						},
+					},
+					"totals": {
+						SchemaProps: spec.SchemaProps{
+							Description: "totals are exact, over all rows and those that were left out.",
+							Default:     map[string]interface{}{},
+							Ref:         ref(v1alpha1.CaptureCounts{}.OpenAPIModelName()),
+						},
+					},
+					"targets": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "atomic",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "targets has a row for each pod, and for each node that is recorded itself. They are at most 500; rows that are left out are counted in omittedTargets.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(v1alpha1.CaptureTarget{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
+					"omittedTargets": {
+						SchemaProps: spec.SchemaProps{
+							Type:   []string{"integer"},
+							Format: "int32",
+						},
+					},
+					"outputs": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "atomic",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "outputs has a row for each output and node, with the same bounds.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(v1alpha1.CaptureOutputStatus{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
+					"filter": {
+						SchemaProps: spec.SchemaProps{
+							Description: "filter is what became of filter and match.",
+							Ref:         ref(v1alpha1.CaptureFilterStatus{}.OpenAPIModelName()),
+						},
+					},
+					"expected": {
+						SchemaProps: spec.SchemaProps{
+							Description: "expected is what live statistics say of the targets, in the answer to a dry run only.",
+							Ref:         ref(v1alpha1.CaptureExpectation{}.OpenAPIModelName()),
+						},
+					},
+					"file": {
+						SchemaProps: spec.SchemaProps{
+							Description: "file is the merged file, once the capture has ended.",
+							Ref:         ref(v1alpha1.CaptureFile{}.OpenAPIModelName()),
+						},
+					},
+				},
+			},
+		},
+		Dependencies: []string{
+			v1alpha1.CaptureCounts{}.OpenAPIModelName(), v1alpha1.CaptureExpectation{}.OpenAPIModelName(), v1alpha1.CaptureFile{}.OpenAPIModelName(), v1alpha1.CaptureFilterStatus{}.OpenAPIModelName(), v1alpha1.CaptureOutputStatus{}.OpenAPIModelName(), v1alpha1.CaptureTarget{}.OpenAPIModelName(), v1.Condition{}.OpenAPIModelName(), v1.Time{}.OpenAPIModelName()},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureTarget(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "CaptureTarget is one pod on its node, or one node.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"node": {
+						SchemaProps: spec.SchemaProps{
+							Default: "",
+							Type:    []string{"string"},
+							Format:  "",
+						},
+					},
+					"namespace": {
+						SchemaProps: spec.SchemaProps{
+							Description: "namespace and pod are empty for a node that is recorded itself.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"pod": {
+						SchemaProps: spec.SchemaProps{
+							Type:   []string{"string"},
+							Format: "",
+						},
+					},
+					"podUID": {
+						SchemaProps: spec.SchemaProps{
+							Type:   []string{"string"},
+							Format: "",
+						},
+					},
+					"phase": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Possible enum values:\n - `\"Ended\"` : no more packets are recorded; reason says why.\n - `\"Failed\"` : nothing more can be recorded; reason says why.\n - `\"Pending\"` : not begun yet; reason says what for it waits.\n - `\"Running\"` : packets are recorded.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+							Enum:        []interface{}{"Ended", "Failed", "Pending", "Running"},
+						},
+					},
+					"reason": {
+						SchemaProps: spec.SchemaProps{
+							Type:   []string{"string"},
+							Format: "",
+						},
+					},
+					"message": {
+						SchemaProps: spec.SchemaProps{
+							Type:   []string{"string"},
+							Format: "",
+						},
+					},
+					"packets": {
+						SchemaProps: spec.SchemaProps{
+							Description: "packets were recorded and can be read, or were until a ring let them go.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"bytes": {
+						SchemaProps: spec.SchemaProps{
+							Description: "bytes of these packets that were kept.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"matched": {
+						SchemaProps: spec.SchemaProps{
+							Description: "matched the filter.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"droppedByRing": {
+						SchemaProps: spec.SchemaProps{
+							Description: "droppedByRing: more came than could be taken out of the kernel's ring.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"droppedByDisk": {
+						SchemaProps: spec.SchemaProps{
+							Description: "droppedByDisk: there was no place on disk, or it was too slow.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"droppedByLimit": {
+						SchemaProps: spec.SchemaProps{
+							Description: "droppedByLimit: beyond a limit, or beyond the share of one that the node had at that moment.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"atOtherVantagePoint": {
+						SchemaProps: spec.SchemaProps{
+							Description: "atOtherVantagePoint: recorded at the other end of the flow.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+				},
+				Required: []string{"node", "phase", "packets", "bytes", "matched", "droppedByRing", "droppedByDisk", "droppedByLimit", "atOtherVantagePoint"},
+			},
+		},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_ClusterCapture(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "ClusterCapture records packets of nodes, and of pods in any namespace. It is to Capture what ClusterRole is to Role.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"kind": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"apiVersion": {
+						SchemaProps: spec.SchemaProps{
+							Description: "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"metadata": {
+						SchemaProps: spec.SchemaProps{
+							Default: map[string]interface{}{},
+							Ref:     ref(v1.ObjectMeta{}.OpenAPIModelName()),
+						},
+					},
+					"spec": {
+						SchemaProps: spec.SchemaProps{
+							Default: map[string]interface{}{},
+							Ref:     ref(v1alpha1.ClusterCaptureSpec{}.OpenAPIModelName()),
+						},
+					},
+					"status": {
+						SchemaProps: spec.SchemaProps{
+							Description: "status is written by the server only.",
+							Default:     map[string]interface{}{},
+							Ref:         ref(v1alpha1.CaptureStatus{}.OpenAPIModelName()),
+						},
+					},
+				},
+				Required: []string{"spec"},
+			},
+		},
+		Dependencies: []string{
+			v1alpha1.CaptureStatus{}.OpenAPIModelName(), v1alpha1.ClusterCaptureSpec{}.OpenAPIModelName(), v1.ObjectMeta{}.OpenAPIModelName()},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_ClusterCaptureList(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "ClusterCaptureList is a list of ClusterCapture.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"kind": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"apiVersion": {
+						SchemaProps: spec.SchemaProps{
+							Description: "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"metadata": {
+						SchemaProps: spec.SchemaProps{
+							Default: map[string]interface{}{},
+							Ref:     ref(v1.ListMeta{}.OpenAPIModelName()),
+						},
+					},
+					"items": {
+						SchemaProps: spec.SchemaProps{
+							Type: []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(v1alpha1.ClusterCapture{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
+				},
+				Required: []string{"items"},
+			},
+		},
+		Dependencies: []string{
+			v1alpha1.ClusterCapture{}.OpenAPIModelName(), v1.ListMeta{}.OpenAPIModelName()},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_ClusterCapturePods(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "ClusterCapturePods chooses pods of any namespace: those that match both selectors, or those that are named.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"namespaceSelector": {
+						SchemaProps: spec.SchemaProps{
+							Description: "namespaceSelector chooses namespaces by their labels. By default all.",
+							Ref:         ref(v1.LabelSelector{}.OpenAPIModelName()),
+						},
+					},
+					"selector": {
+						SchemaProps: spec.SchemaProps{
+							Description: "selector chooses pods by labels. The empty selector chooses every pod.",
+							Ref:         ref(v1.LabelSelector{}.OpenAPIModelName()),
+						},
+					},
+					"names": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "atomic",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "names chooses by namespace and name.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(v1alpha1.CapturePodName{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
+					"interfaces": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "set",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "interfaces are the names of the pods' interfaces to record. By default all but the loopback interface, which has to be named (\"lo\").",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Type:   []string{"string"},
+										Format: "",
+									},
+								},
+							},
+						},
+					},
+				},
+			},
+		},
+		Dependencies: []string{
+			v1alpha1.CapturePodName{}.OpenAPIModelName(), v1.LabelSelector{}.OpenAPIModelName()},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_ClusterCaptureSpec(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "ClusterCaptureSpec says what to record: nodes, pods or both. It cannot be changed, but for stop, which can be set once.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"nodes": {
+						SchemaProps: spec.SchemaProps{
+							Description: "nodes are the nodes to record, in their own network namespace.",
+							Ref:         ref(v1alpha1.CaptureNodes{}.OpenAPIModelName()),
+						},
+					},
+					"pods": {
+						SchemaProps: spec.SchemaProps{
+							Description: "pods are the pods to record, in any namespace.",
+							Ref:         ref(v1alpha1.ClusterCapturePods{}.OpenAPIModelName()),
+						},
+					},
+					"filter": {
+						SchemaProps: spec.SchemaProps{
+							Description: "filter chooses packets in the grammar of tcpdump (pcap-filter(7)), such as \"tcp port 443 and not host 192.0.2.1\". Where tcpdump takes the name of a host, it takes names of pods and Services. By default every packet.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"match": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "atomic",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "match chooses packets that match at least one of its items, beside the filter.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(v1alpha1.CaptureMatch{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
+					"packetBytes": {
+						SchemaProps: spec.SchemaProps{
+							Description: "packetBytes is how many bytes of each packet are kept, from the link-layer header on. Default 262144, at least 64.",
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+					"vantagePoint": {
+						SchemaProps: spec.SchemaProps{
+							Description: "vantagePoint says where a flow between two recorded pods is recorded. Default OncePerFlow.\n\nPossible enum values:\n - `\"BothEnds\"` records such a flow at both. Each packet is then there twice, which analysers take for retransmissions.\n - `\"OncePerFlow\"` records a flow between two recorded pods at one of them: at the client, which is the end with the higher port, or, of ICMP echo, the end that asks; a packet of a flow without ports at its sender.",
+							Type:        []string{"string"},
+							Format:      "",
+							Enum:        []interface{}{"BothEnds", "OncePerFlow"},
+						},
+					},
+					"startTime": {
+						SchemaProps: spec.SchemaProps{
+							Description: "startTime is when to begin. By default at once.",
+							Ref:         ref(v1.Time{}.OpenAPIModelName()),
+						},
+					},
+					"durationSeconds": {
+						SchemaProps: spec.SchemaProps{
+							Description: "durationSeconds is for how long packets are recorded. Default 300, at most 86400.",
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"limits": {
+						SchemaProps: spec.SchemaProps{
+							Description: "limits end the capture early.",
+							Default:     map[string]interface{}{},
+							Ref:         ref(v1alpha1.CaptureLimits{}.OpenAPIModelName()),
+						},
+					},
+					"ring": {
+						SchemaProps: spec.SchemaProps{
+							Description: "ring keeps only the newest packets of each interface, in files of a fixed size. By default everything is kept.",
+							Ref:         ref(v1alpha1.CaptureRing{}.OpenAPIModelName()),
+						},
+					},
+					"outputs": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-map-keys": []interface{}{
+									"name",
+								},
+								"x-kubernetes-list-type": "map",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "outputs are where the recorded packets are copied to when the capture has ended. They stay on the nodes as well.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(v1alpha1.CaptureOutput{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
+					"networkSnapshot": {
+						SchemaProps: spec.SchemaProps{
+							Description: "networkSnapshot also records the state of the network of each node and pod at the start: addresses, neighbours, routes, rules, nftables, sockets and sysctls. It is copied to the outputs beside the packets.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"ttlSecondsAfterFinished": {
+						SchemaProps: spec.SchemaProps{
+							Description: "ttlSecondsAfterFinished is how long the capture and its packets are kept after it ended. Default 86400; 0 deletes it at once.",
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+					"stop": {
+						SchemaProps: spec.SchemaProps{
+							Description: "stop ends the capture. It can be set, and not unset.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"requester": {
+						SchemaProps: spec.SchemaProps{
+							Description: "requester is who created the capture. It is set by the server; what is sent is ignored.",
+							Ref:         ref(v1alpha1.CaptureRequester{}.OpenAPIModelName()),
+						},
+					},
+				},
+			},
+		},
+		Dependencies: []string{
+			v1alpha1.CaptureLimits{}.OpenAPIModelName(), v1alpha1.CaptureMatch{}.OpenAPIModelName(), v1alpha1.CaptureNodes{}.OpenAPIModelName(), v1alpha1.CaptureOutput{}.OpenAPIModelName(), v1alpha1.CaptureRequester{}.OpenAPIModelName(), v1alpha1.CaptureRing{}.OpenAPIModelName(), v1alpha1.ClusterCapturePods{}.OpenAPIModelName(), v1.Time{}.OpenAPIModelName()},
 	}
 }
 

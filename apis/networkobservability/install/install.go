@@ -29,6 +29,8 @@ func Install(scheme *runtime.Scheme) {
 		&v1alpha1.PodNetworkStats{}, &v1alpha1.PodNetworkStatsList{},
 		&v1alpha1.NodeNetworkStats{}, &v1alpha1.NodeNetworkStatsList{},
 		&v1alpha1.NetworkFlow{}, &v1alpha1.NetworkFlowList{},
+		&v1alpha1.Capture{}, &v1alpha1.CaptureList{}, &v1alpha1.ClusterCapture{}, &v1alpha1.ClusterCaptureList{},
+		&v1alpha1.CaptureReadOptions{},
 	)
 	utilruntime.Must(v1alpha1.AddToScheme(scheme))
 	utilruntime.Must(scheme.SetVersionPriority(v1alpha1.SchemeGroupVersion))

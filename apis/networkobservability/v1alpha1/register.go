@@ -29,6 +29,7 @@ func addKnownTypes(scheme *runtime.Scheme) error {
 		&PodNetworkStats{}, &PodNetworkStatsList{},
 		&NodeNetworkStats{}, &NodeNetworkStatsList{},
 		&NetworkFlow{}, &NetworkFlowList{},
+		&Capture{}, &CaptureList{}, &ClusterCapture{}, &ClusterCaptureList{}, &CaptureReadOptions{},
 	)
 	metav1.AddToGroupVersion(scheme, SchemeGroupVersion)
 	return nil

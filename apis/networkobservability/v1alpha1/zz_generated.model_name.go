@@ -32,6 +32,166 @@ func (in AgentStatus) OpenAPIModelName() string {
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
+func (in Capture) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.Capture"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in CaptureCounts) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.CaptureCounts"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in CaptureExpectation) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.CaptureExpectation"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in CaptureFile) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.CaptureFile"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in CaptureFilterStatus) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.CaptureFilterStatus"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in CaptureLimits) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.CaptureLimits"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in CaptureList) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.CaptureList"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in CaptureMatch) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.CaptureMatch"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in CaptureNodes) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.CaptureNodes"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in CaptureObject) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.CaptureObject"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in CaptureOutput) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.CaptureOutput"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in CaptureOutputAzureBlob) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.CaptureOutputAzureBlob"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in CaptureOutputGoogleCloudStorage) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.CaptureOutputGoogleCloudStorage"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in CaptureOutputS3) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.CaptureOutputS3"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in CaptureOutputStatus) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.CaptureOutputStatus"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in CaptureOutputVolume) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.CaptureOutputVolume"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in CapturePeer) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.CapturePeer"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in CapturePeerName) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.CapturePeerName"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in CapturePodName) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.CapturePodName"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in CapturePods) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.CapturePods"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in CapturePort) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.CapturePort"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in CaptureReadOptions) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.CaptureReadOptions"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in CaptureRequester) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.CaptureRequester"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in CaptureRing) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.CaptureRing"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in CaptureSettings) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.CaptureSettings"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in CaptureSpec) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.CaptureSpec"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in CaptureStatus) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.CaptureStatus"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in CaptureTarget) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.CaptureTarget"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in ClusterCapture) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.ClusterCapture"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in ClusterCaptureList) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.ClusterCaptureList"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in ClusterCapturePods) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.ClusterCapturePods"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in ClusterCaptureSpec) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.ClusterCaptureSpec"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
 func (in CollectorCounter) OpenAPIModelName() string {
 	return "io.k8s.networkobservability.v1alpha1.CollectorCounter"
 }

@@ -53,6 +53,10 @@ func (f *genericInformer) Lister() cache.GenericLister {
 func (f *sharedInformerFactory) ForResource(resource schema.GroupVersionResource) (GenericInformer, error) {
 	switch resource {
 	// Group=networkobservability.k8s.io, Version=v1alpha1
+	case v1alpha1.SchemeGroupVersion.WithResource("captures"):
+		return &genericInformer{resource: resource.GroupResource(), informer: f.Networkobservability().V1alpha1().Captures().Informer()}, nil
+	case v1alpha1.SchemeGroupVersion.WithResource("clustercaptures"):
+		return &genericInformer{resource: resource.GroupResource(), informer: f.Networkobservability().V1alpha1().ClusterCaptures().Informer()}, nil
 	case v1alpha1.SchemeGroupVersion.WithResource("networkflows"):
 		return &genericInformer{resource: resource.GroupResource(), informer: f.Networkobservability().V1alpha1().NetworkFlows().Informer()}, nil
 	case v1alpha1.SchemeGroupVersion.WithResource("nodenetworkstats"):

@@ -18,6 +18,18 @@ limitations under the License.
 
 package v1alpha1
 
+// CaptureListerExpansion allows custom methods to be added to
+// CaptureLister.
+type CaptureListerExpansion interface{}
+
+// CaptureNamespaceListerExpansion allows custom methods to be added to
+// CaptureNamespaceLister.
+type CaptureNamespaceListerExpansion interface{}
+
+// ClusterCaptureListerExpansion allows custom methods to be added to
+// ClusterCaptureLister.
+type ClusterCaptureListerExpansion interface{}
+
 // NetworkFlowListerExpansion allows custom methods to be added to
 // NetworkFlowLister.
 type NetworkFlowListerExpansion interface{}

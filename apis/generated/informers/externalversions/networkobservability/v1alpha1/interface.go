@@ -24,6 +24,10 @@ import (
 
 // Interface provides access to all the informers in this group version.
 type Interface interface {
+	// Captures returns a CaptureInformer.
+	Captures() TypedCaptureInformer
+	// ClusterCaptures returns a ClusterCaptureInformer.
+	ClusterCaptures() TypedClusterCaptureInformer
 	// NetworkFlows returns a NetworkFlowInformer.
 	NetworkFlows() TypedNetworkFlowInformer
 	// NodeNetworkStats returns a NodeNetworkStatsInformer.
@@ -41,6 +45,16 @@ type version struct {
 // New returns a new Interface.
 func New(f internalinterfaces.SharedInformerFactory, namespace string, tweakListOptions internalinterfaces.TweakListOptionsFunc) Interface {
 	return &version{factory: f, namespace: namespace, tweakListOptions: tweakListOptions}
+}
+
+// Captures returns a TypedCaptureInformer.
+func (v *version) Captures() TypedCaptureInformer {
+	return &captureInformer{factory: v.factory, namespace: v.namespace, tweakListOptions: v.tweakListOptions}
+}
+
+// ClusterCaptures returns a TypedClusterCaptureInformer.
+func (v *version) ClusterCaptures() TypedClusterCaptureInformer {
+	return &clusterCaptureInformer{factory: v.factory, tweakListOptions: v.tweakListOptions}
 }
 
 // NetworkFlows returns a TypedNetworkFlowInformer.

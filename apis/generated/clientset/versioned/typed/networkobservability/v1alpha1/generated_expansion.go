@@ -18,6 +18,10 @@ limitations under the License.
 
 package v1alpha1
 
+type CaptureExpansion interface{}
+
+type ClusterCaptureExpansion interface{}
+
 type NetworkFlowExpansion interface{}
 
 type NodeNetworkStatsExpansion interface{}

@@ -28,6 +28,8 @@ import (
 
 type NetworkobservabilityV1alpha1Interface interface {
 	RESTClient() rest.Interface
+	CapturesGetter
+	ClusterCapturesGetter
 	NetworkFlowsGetter
 	NodeNetworkStatsGetter
 	PodNetworkStatsGetter
@@ -36,6 +38,14 @@ type NetworkobservabilityV1alpha1Interface interface {
 // NetworkobservabilityV1alpha1Client is used to interact with features provided by the networkobservability.k8s.io group.
 type NetworkobservabilityV1alpha1Client struct {
 	restClient rest.Interface
+}
+
+func (c *NetworkobservabilityV1alpha1Client) Captures(namespace string) CaptureInterface {
+	return newCaptures(c, namespace)
+}
+
+func (c *NetworkobservabilityV1alpha1Client) ClusterCaptures() ClusterCaptureInterface {
+	return newClusterCaptures(c)
 }
 
 func (c *NetworkobservabilityV1alpha1Client) NetworkFlows(namespace string) NetworkFlowInterface {

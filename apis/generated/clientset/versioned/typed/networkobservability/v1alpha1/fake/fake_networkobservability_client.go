@@ -28,6 +28,14 @@ type FakeNetworkobservabilityV1alpha1 struct {
 	*testing.Fake
 }
 
+func (c *FakeNetworkobservabilityV1alpha1) Captures(namespace string) v1alpha1.CaptureInterface {
+	return newFakeCaptures(c, namespace)
+}
+
+func (c *FakeNetworkobservabilityV1alpha1) ClusterCaptures() v1alpha1.ClusterCaptureInterface {
+	return newFakeClusterCaptures(c)
+}
+
 func (c *FakeNetworkobservabilityV1alpha1) NetworkFlows(namespace string) v1alpha1.NetworkFlowInterface {
 	return newFakeNetworkFlows(c, namespace)
 }

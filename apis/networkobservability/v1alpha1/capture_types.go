@@ -1,0 +1,577 @@
+package v1alpha1
+
+import (
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// +genclient
+// +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
+
+// Capture records packets of pods in its namespace, on every node that hosts one. It begins when it is created, or at
+// spec.startTime, and ends at the first of its limits or when it is stopped. The packets stay on the nodes and are read
+// through the subresources: pcap (whole, when it has ended), attach (live) and headers (without payload).
+type Capture struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Spec CaptureSpec `json:"spec"`
+	// status is written by the server only.
+	Status CaptureStatus `json:"status,omitempty"`
+}
+
+// +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
+
+// CaptureList is a list of Capture.
+type CaptureList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+
+	Items []Capture `json:"items"`
+}
+
+// +genclient
+// +genclient:nonNamespaced
+// +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
+
+// ClusterCapture records packets of nodes, and of pods in any namespace. It is to Capture what ClusterRole is to Role.
+type ClusterCapture struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Spec ClusterCaptureSpec `json:"spec"`
+	// status is written by the server only.
+	Status CaptureStatus `json:"status,omitempty"`
+}
+
+// +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
+
+// ClusterCaptureList is a list of ClusterCapture.
+type ClusterCaptureList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+
+	Items []ClusterCapture `json:"items"`
+}
+
+// CaptureSpec says what to record. It cannot be changed, but for stop, which can be set once.
+type CaptureSpec struct {
+	// pods are the pods of this namespace to record.
+	Pods CapturePods `json:"pods"`
+
+	CaptureSettings `json:",inline"`
+}
+
+// ClusterCaptureSpec says what to record: nodes, pods or both. It cannot be changed, but for stop, which can be set once.
+type ClusterCaptureSpec struct {
+	// nodes are the nodes to record, in their own network namespace.
+	// +optional
+	Nodes *CaptureNodes `json:"nodes,omitempty"`
+	// pods are the pods to record, in any namespace.
+	// +optional
+	Pods *ClusterCapturePods `json:"pods,omitempty"`
+
+	CaptureSettings `json:",inline"`
+}
+
+// CapturePods chooses pods by exactly one of selector and names. Pods that match later join.
+type CapturePods struct {
+	// selector chooses by labels. The empty selector chooses every pod of the namespace.
+	// +optional
+	Selector *metav1.LabelSelector `json:"selector,omitempty"`
+	// names chooses by name.
+	// +optional
+	// +listType=set
+	Names []string `json:"names,omitempty"`
+	// interfaces are the names of the pods' interfaces to record. By default all but the loopback interface, which
+	// has to be named ("lo").
+	// +optional
+	// +listType=set
+	Interfaces []string `json:"interfaces,omitempty"`
+}
+
+// ClusterCapturePods chooses pods of any namespace: those that match both selectors, or those that are named.
+type ClusterCapturePods struct {
+	// namespaceSelector chooses namespaces by their labels. By default all.
+	// +optional
+	NamespaceSelector *metav1.LabelSelector `json:"namespaceSelector,omitempty"`
+	// selector chooses pods by labels. The empty selector chooses every pod.
+	// +optional
+	Selector *metav1.LabelSelector `json:"selector,omitempty"`
+	// names chooses by namespace and name.
+	// +optional
+	// +listType=atomic
+	Names []CapturePodName `json:"names,omitempty"`
+	// interfaces are the names of the pods' interfaces to record. By default all but the loopback interface, which
+	// has to be named ("lo").
+	// +optional
+	// +listType=set
+	Interfaces []string `json:"interfaces,omitempty"`
+}
+
+// CapturePodName names a pod.
+type CapturePodName struct {
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+}
+
+// CaptureNodes chooses nodes by exactly one of selector and names.
+type CaptureNodes struct {
+	// selector chooses by labels. The empty selector chooses every node.
+	// +optional
+	Selector *metav1.LabelSelector `json:"selector,omitempty"`
+	// names chooses by name.
+	// +optional
+	// +listType=set
+	Names []string `json:"names,omitempty"`
+	// interfaces are the names of the nodes' interfaces to record. By default the uplinks: those that carry an address
+	// of the node or a default route. A packet that crosses several interfaces is recorded at each.
+	// +optional
+	// +listType=set
+	Interfaces []string `json:"interfaces,omitempty"`
+}
+
+// CaptureVantagePoint says where a flow between two recorded pods is recorded.
+// +enum
+type CaptureVantagePoint string
+
+const (
+	// OncePerFlow records a flow between two recorded pods at one of them: at the client, which is the end with the
+	// higher port, or, of ICMP echo, the end that asks; a packet of a flow without ports at its sender.
+	OncePerFlow CaptureVantagePoint = "OncePerFlow"
+	// BothEnds records such a flow at both. Each packet is then there twice, which analysers take for retransmissions.
+	BothEnds CaptureVantagePoint = "BothEnds"
+)
+
+// CaptureSettings is what both kinds of capture have.
+type CaptureSettings struct {
+	// filter chooses packets in the grammar of tcpdump (pcap-filter(7)), such as "tcp port 443 and not host 192.0.2.1".
+	// Where tcpdump takes the name of a host, it takes names of pods and Services. By default every packet.
+	// +optional
+	Filter string `json:"filter,omitempty"`
+	// match chooses packets that match at least one of its items, beside the filter.
+	// +optional
+	// +listType=atomic
+	Match []CaptureMatch `json:"match,omitempty"`
+
+	// packetBytes is how many bytes of each packet are kept, from the link-layer header on. Default 262144, at least 64.
+	// +optional
+	PacketBytes int32 `json:"packetBytes,omitempty"`
+	// vantagePoint says where a flow between two recorded pods is recorded. Default OncePerFlow.
+	// +optional
+	VantagePoint CaptureVantagePoint `json:"vantagePoint,omitempty"`
+
+	// startTime is when to begin. By default at once.
+	// +optional
+	StartTime *metav1.Time `json:"startTime,omitempty"`
+	// durationSeconds is for how long packets are recorded. Default 300, at most 86400.
+	// +optional
+	DurationSeconds int64 `json:"durationSeconds,omitempty"`
+	// limits end the capture early.
+	// +optional
+	Limits CaptureLimits `json:"limits,omitempty"`
+	// ring keeps only the newest packets of each interface, in files of a fixed size. By default everything is kept.
+	// +optional
+	Ring *CaptureRing `json:"ring,omitempty"`
+
+	// outputs are where the recorded packets are copied to when the capture has ended. They stay on the nodes as well.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	Outputs []CaptureOutput `json:"outputs,omitempty"`
+	// networkSnapshot also records the state of the network of each node and pod at the start: addresses, neighbours,
+	// routes, rules, nftables, sockets and sysctls. It is copied to the outputs beside the packets.
+	// +optional
+	NetworkSnapshot bool `json:"networkSnapshot,omitempty"`
+
+	// ttlSecondsAfterFinished is how long the capture and its packets are kept after it ended. Default 86400; 0 deletes
+	// it at once.
+	// +optional
+	TTLSecondsAfterFinished *int32 `json:"ttlSecondsAfterFinished,omitempty"`
+
+	// stop ends the capture. It can be set, and not unset.
+	// +optional
+	Stop bool `json:"stop,omitempty"`
+
+	// requester is who created the capture. It is set by the server; what is sent is ignored.
+	// +optional
+	Requester *CaptureRequester `json:"requester,omitempty"`
+}
+
+// CaptureRequester is who created a capture, as the server authenticated it. Rights that the capture needs while it
+// runs are asked for in this name.
+type CaptureRequester struct {
+	Username string `json:"username"`
+	// +optional
+	UID string `json:"uid,omitempty"`
+	// +optional
+	// +listType=atomic
+	Groups []string `json:"groups,omitempty"`
+	// +optional
+	Extra map[string][]string `json:"extra,omitempty"`
+}
+
+// CaptureProtocol is a protocol above IP.
+// +enum
+type CaptureProtocol string
+
+// The protocols that a match may name.
+const (
+	CaptureTCP    CaptureProtocol = "TCP"
+	CaptureUDP    CaptureProtocol = "UDP"
+	CaptureSCTP   CaptureProtocol = "SCTP"
+	CaptureICMP   CaptureProtocol = "ICMP"
+	CaptureICMPv6 CaptureProtocol = "ICMPv6"
+)
+
+// CaptureDirection is a direction as the recorded pod or node sees it.
+// +enum
+type CaptureDirection string
+
+const (
+	// CaptureIngress: to the recorded pod or node.
+	CaptureIngress CaptureDirection = "Ingress"
+	// CaptureEgress: from it.
+	CaptureEgress CaptureDirection = "Egress"
+)
+
+// CaptureMatch matches packets that match all of its fields. A field that is empty matches every packet.
+type CaptureMatch struct {
+	// direction is Ingress or Egress.
+	// +optional
+	Direction CaptureDirection `json:"direction,omitempty"`
+	// +optional
+	// +listType=set
+	Protocols []CaptureProtocol `json:"protocols,omitempty"`
+	// peers are the other ends; one of them has to match.
+	// +optional
+	// +listType=atomic
+	Peers []CapturePeer `json:"peers,omitempty"`
+	// ports are ports of either end; one of them has to match.
+	// +optional
+	// +listType=atomic
+	Ports []CapturePort `json:"ports,omitempty"`
+}
+
+// CapturePeer is the other end of a flow: exactly one of its fields is set.
+type CapturePeer struct {
+	// cidr is an address or a range of them, such as 192.0.2.0/24 or 2001:db8::1.
+	// +optional
+	CIDR string `json:"cidr,omitempty"`
+	// pod is a pod, by its addresses when the capture starts.
+	// +optional
+	Pod *CapturePeerName `json:"pod,omitempty"`
+	// service is a Service, by its cluster addresses when the capture starts.
+	// +optional
+	Service *CapturePeerName `json:"service,omitempty"`
+}
+
+// CapturePeerName names a pod or Service.
+type CapturePeerName struct {
+	// namespace is by default that of the Capture. A ClusterCapture has to give it.
+	// +optional
+	Namespace string `json:"namespace,omitempty"`
+	Name      string `json:"name"`
+}
+
+// CapturePort is a port or a range of ports.
+type CapturePort struct {
+	Port int32 `json:"port"`
+	// endPort is the last port of a range.
+	// +optional
+	EndPort *int32 `json:"endPort,omitempty"`
+}
+
+// CaptureLimits end a capture. Each is kept exactly: no more is ever recorded. Limits of all nodes together are shared
+// out while it runs, so that the capture may end a little below them.
+type CaptureLimits struct {
+	// packets is the largest number of packets, of all nodes together.
+	// +optional
+	Packets *int64 `json:"packets,omitempty"`
+	// bytes is the largest size of the recorded packets, of all nodes together, without the file's own headers.
+	// +optional
+	Bytes *resource.Quantity `json:"bytes,omitempty"`
+	// packetsPerNode ends a node's part of the capture.
+	// +optional
+	PacketsPerNode *int64 `json:"packetsPerNode,omitempty"`
+	// bytesPerNode ends a node's part of the capture.
+	// +optional
+	BytesPerNode *resource.Quantity `json:"bytesPerNode,omitempty"`
+}
+
+// CaptureRing keeps the newest packets of each interface.
+type CaptureRing struct {
+	// files is how many files are kept, 2 to 1000.
+	Files int32 `json:"files"`
+	// fileBytes is the size at which a file is ended and the next begun, at least 1Mi.
+	FileBytes resource.Quantity `json:"fileBytes"`
+}
+
+// CaptureOutput is a place that recorded packets are copied to: exactly one of its fields beside name is set. The
+// operator of the cluster decides which places are allowed.
+type CaptureOutput struct {
+	// name tells the outputs of a capture apart.
+	Name string `json:"name"`
+	// +optional
+	S3 *CaptureOutputS3 `json:"s3,omitempty"`
+	// +optional
+	AzureBlob *CaptureOutputAzureBlob `json:"azureBlob,omitempty"`
+	// +optional
+	GoogleCloudStorage *CaptureOutputGoogleCloudStorage `json:"googleCloudStorage,omitempty"`
+	// +optional
+	Volume *CaptureOutputVolume `json:"volume,omitempty"`
+}
+
+// CaptureOutputS3 is a bucket that is reached by the protocol of Amazon S3.
+type CaptureOutputS3 struct {
+	Bucket string `json:"bucket"`
+	// endpoint is the URL of the service, such as https://s3.example.com. By default that of Amazon for the region.
+	// +optional
+	Endpoint string `json:"endpoint,omitempty"`
+	// region of the bucket.
+	// +optional
+	Region string `json:"region,omitempty"`
+	// prefix of the names of the objects, without a leading slash.
+	// +optional
+	Prefix string `json:"prefix,omitempty"`
+	// secretName is a Secret of the Capture's namespace with the keys accessKeyID, secretAccessKey and, if need be,
+	// sessionToken. The requester must be allowed to get it. By default the identity of the node agents is used.
+	// +optional
+	SecretName string `json:"secretName,omitempty"`
+}
+
+// CaptureOutputAzureBlob is a container of Azure Blob Storage.
+type CaptureOutputAzureBlob struct {
+	// account is the name of the storage account.
+	Account   string `json:"account"`
+	Container string `json:"container"`
+	// endpoint is the URL of the service. By default https://ACCOUNT.blob.core.windows.net.
+	// +optional
+	Endpoint string `json:"endpoint,omitempty"`
+	// +optional
+	Prefix string `json:"prefix,omitempty"`
+	// secretName is a Secret of the Capture's namespace with the key accountKey or sasToken. The requester must be
+	// allowed to get it. By default the identity of the node agents is used.
+	// +optional
+	SecretName string `json:"secretName,omitempty"`
+}
+
+// CaptureOutputGoogleCloudStorage is a bucket of Google Cloud Storage.
+type CaptureOutputGoogleCloudStorage struct {
+	Bucket string `json:"bucket"`
+	// endpoint is the URL of the service. By default that of Google.
+	// +optional
+	Endpoint string `json:"endpoint,omitempty"`
+	// +optional
+	Prefix string `json:"prefix,omitempty"`
+	// secretName is a Secret of the Capture's namespace with the key serviceAccountKey (JSON). The requester must be
+	// allowed to get it. By default the identity of the node agents is used.
+	// +optional
+	SecretName string `json:"secretName,omitempty"`
+}
+
+// CaptureOutputVolume is a volume that the operator has mounted into the node agents and given a name.
+type CaptureOutputVolume struct {
+	// volume is the name that the operator gave it.
+	Volume string `json:"volume"`
+	// path is a folder in it, without a leading slash.
+	// +optional
+	Path string `json:"path,omitempty"`
+}
+
+// The types of conditions of captures.
+const (
+	// CaptureStarted: packets are, or were, recorded on at least one node.
+	CaptureStarted = "Started"
+	// CaptureComplete: it ended as it was meant to, and everything that was recorded can be read.
+	CaptureComplete = "Complete"
+	// CaptureFailed: it ended otherwise. What was recorded can be read as far as the message says.
+	CaptureFailed = "Failed"
+	// CaptureStored: everything was copied to all outputs; False while it is not, or when it cannot be.
+	CaptureStored = "Stored"
+)
+
+// CaptureTargetPhase says how far a row is.
+// +enum
+type CaptureTargetPhase string
+
+const (
+	// CapturePending: not begun yet; reason says what for it waits.
+	CapturePending CaptureTargetPhase = "Pending"
+	// CaptureRunning: packets are recorded.
+	CaptureRunning CaptureTargetPhase = "Running"
+	// CaptureEnded: no more packets are recorded; reason says why.
+	CaptureEnded CaptureTargetPhase = "Ended"
+	// CaptureTargetFailed: nothing more can be recorded; reason says why.
+	CaptureTargetFailed CaptureTargetPhase = "Failed"
+)
+
+// CaptureStatus says how far a capture is.
+type CaptureStatus struct {
+	// observedGeneration is the generation of the spec that status tells about.
+	// +optional
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+	// startTime is when the first node began to record.
+	// +optional
+	StartTime *metav1.Time `json:"startTime,omitempty"`
+	// completionTime is when the last node ended.
+	// +optional
+	CompletionTime *metav1.Time `json:"completionTime,omitempty"`
+
+	// nodes, pods: how many are, or were, recorded.
+	// +optional
+	Nodes int32 `json:"nodes,omitempty"`
+	// +optional
+	Pods int32 `json:"pods,omitempty"`
+	// totals are exact, over all rows and those that were left out.
+	// +optional
+	Totals CaptureCounts `json:"totals,omitempty"`
+	// targets has a row for each pod, and for each node that is recorded itself. They are at most 500; rows that are
+	// left out are counted in omittedTargets.
+	// +optional
+	// +listType=atomic
+	Targets []CaptureTarget `json:"targets,omitempty"`
+	// +optional
+	OmittedTargets int32 `json:"omittedTargets,omitempty"`
+	// outputs has a row for each output and node, with the same bounds.
+	// +optional
+	// +listType=atomic
+	Outputs []CaptureOutputStatus `json:"outputs,omitempty"`
+
+	// filter is what became of filter and match.
+	// +optional
+	Filter *CaptureFilterStatus `json:"filter,omitempty"`
+	// expected is what live statistics say of the targets, in the answer to a dry run only.
+	// +optional
+	Expected *CaptureExpectation `json:"expected,omitempty"`
+	// file is the merged file, once the capture has ended.
+	// +optional
+	File *CaptureFile `json:"file,omitempty"`
+}
+
+// CaptureFile is the merged file that the subresource pcap answers with.
+type CaptureFile struct {
+	// digest changes when the file does. Resuming a download asks for it.
+	Digest string `json:"digest"`
+	// bytes is its size.
+	Bytes int64 `json:"bytes"`
+}
+
+// CaptureFilterStatus tells of the compiled filter.
+type CaptureFilterStatus struct {
+	// instructions is its size; the kernel allows 4096.
+	Instructions int32 `json:"instructions"`
+	// headersOnly: it can depend on headers only, as proven when it was compiled.
+	HeadersOnly bool `json:"headersOnly"`
+}
+
+// CaptureExpectation is what targets send and receive now, before any filter.
+type CaptureExpectation struct {
+	PacketsPerSecond resource.Quantity `json:"packetsPerSecond"`
+	BytesPerSecond   resource.Quantity `json:"bytesPerSecond"`
+}
+
+// CaptureCounts count packets as the kernel carries them: socket buffers, which with segmentation offload are larger
+// than what is on the wire. matched = packets + droppedByRing + droppedByDisk + droppedByLimit + atOtherVantagePoint.
+type CaptureCounts struct {
+	// packets were recorded and can be read, or were until a ring let them go.
+	Packets int64 `json:"packets"`
+	// bytes of these packets that were kept.
+	Bytes int64 `json:"bytes"`
+	// matched the filter.
+	Matched int64 `json:"matched"`
+	// droppedByRing: more came than could be taken out of the kernel's ring.
+	DroppedByRing int64 `json:"droppedByRing"`
+	// droppedByDisk: there was no place on disk, or it was too slow.
+	DroppedByDisk int64 `json:"droppedByDisk"`
+	// droppedByLimit: beyond a limit, or beyond the share of one that the node had at that moment.
+	DroppedByLimit int64 `json:"droppedByLimit"`
+	// atOtherVantagePoint: recorded at the other end of the flow.
+	AtOtherVantagePoint int64 `json:"atOtherVantagePoint"`
+}
+
+// CaptureTarget is one pod on its node, or one node.
+type CaptureTarget struct {
+	Node string `json:"node"`
+	// namespace and pod are empty for a node that is recorded itself.
+	// +optional
+	Namespace string `json:"namespace,omitempty"`
+	// +optional
+	Pod string `json:"pod,omitempty"`
+	// +optional
+	PodUID types.UID `json:"podUID,omitempty"`
+
+	Phase CaptureTargetPhase `json:"phase"`
+	// +optional
+	Reason string `json:"reason,omitempty"`
+	// +optional
+	Message string `json:"message,omitempty"`
+
+	CaptureCounts `json:",inline"`
+}
+
+// CaptureOutputPhase says how far copying is.
+// +enum
+type CaptureOutputPhase string
+
+// The phases of copying.
+const (
+	CaptureOutputPending   CaptureOutputPhase = "Pending"
+	CaptureOutputUploading CaptureOutputPhase = "Uploading"
+	CaptureOutputStored    CaptureOutputPhase = "Stored"
+	CaptureOutputFailed    CaptureOutputPhase = "Failed"
+)
+
+// CaptureOutputStatus is one node's part at one output.
+type CaptureOutputStatus struct {
+	Name string `json:"name"`
+	Node string `json:"node"`
+
+	Phase CaptureOutputPhase `json:"phase"`
+	// +optional
+	Message string `json:"message,omitempty"`
+	// objects are what was written, or is being written.
+	// +optional
+	// +listType=atomic
+	Objects []CaptureObject `json:"objects,omitempty"`
+}
+
+// CaptureObject is an object in a store, or a file on a volume.
+type CaptureObject struct {
+	// key is its name, with the prefix.
+	Key string `json:"key"`
+	// +optional
+	Bytes int64 `json:"bytes,omitempty"`
+	// sha256 of its content, in hexadecimal digits.
+	// +optional
+	SHA256 string `json:"sha256,omitempty"`
+}
+
+// +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
+
+// CaptureReadOptions are the parameters of the subresources pcap, headers and attach.
+type CaptureReadOptions struct {
+	metav1.TypeMeta `json:",inline"`
+
+	// offset is the byte of the file to begin with (pcap and headers only).
+	// +optional
+	Offset int64 `json:"offset,omitempty"`
+	// digest is what the file was when its beginning was read. If it is another by now, the answer is 412.
+	// +optional
+	Digest string `json:"digest,omitempty"`
+	// node, namespace and pod narrow the answer to one node or one pod.
+	// +optional
+	Node string `json:"node,omitempty"`
+	// +optional
+	Namespace string `json:"namespace,omitempty"`
+	// +optional
+	Pod string `json:"pod,omitempty"`
+	// headersOnly leaves the payload out (attach only): every packet ends behind its transport header.
+	// +optional
+	HeadersOnly bool `json:"headersOnly,omitempty"`
+}
