@@ -1407,7 +1407,7 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureSetti
 					},
 					"packetBytes": {
 						SchemaProps: spec.SchemaProps{
-							Description: "packetBytes is how many bytes of each packet are kept, from the link-layer header on. Default 262144, at least 64.",
+							Description: "packetBytes is how many bytes of each packet are kept, from the link-layer header on: 64 to 262144, which is the default.",
 							Type:        []string{"integer"},
 							Format:      "int32",
 						},
@@ -1428,7 +1428,7 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureSetti
 					},
 					"durationSeconds": {
 						SchemaProps: spec.SchemaProps{
-							Description: "durationSeconds is for how long packets are recorded. Default 300, at most 86400.",
+							Description: "durationSeconds is for how long packets are recorded: 1 to 86400. Default 300.",
 							Type:        []string{"integer"},
 							Format:      "int64",
 						},
@@ -1543,7 +1543,7 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureSpec(
 					},
 					"packetBytes": {
 						SchemaProps: spec.SchemaProps{
-							Description: "packetBytes is how many bytes of each packet are kept, from the link-layer header on. Default 262144, at least 64.",
+							Description: "packetBytes is how many bytes of each packet are kept, from the link-layer header on: 64 to 262144, which is the default.",
 							Type:        []string{"integer"},
 							Format:      "int32",
 						},
@@ -1564,7 +1564,7 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureSpec(
 					},
 					"durationSeconds": {
 						SchemaProps: spec.SchemaProps{
-							Description: "durationSeconds is for how long packets are recorded. Default 300, at most 86400.",
+							Description: "durationSeconds is for how long packets are recorded: 1 to 86400. Default 300.",
 							Type:        []string{"integer"},
 							Format:      "int64",
 						},
@@ -2097,7 +2097,7 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_ClusterCaptu
 					},
 					"packetBytes": {
 						SchemaProps: spec.SchemaProps{
-							Description: "packetBytes is how many bytes of each packet are kept, from the link-layer header on. Default 262144, at least 64.",
+							Description: "packetBytes is how many bytes of each packet are kept, from the link-layer header on: 64 to 262144, which is the default.",
 							Type:        []string{"integer"},
 							Format:      "int32",
 						},
@@ -2118,7 +2118,7 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_ClusterCaptu
 					},
 					"durationSeconds": {
 						SchemaProps: spec.SchemaProps{
-							Description: "durationSeconds is for how long packets are recorded. Default 300, at most 86400.",
+							Description: "durationSeconds is for how long packets are recorded: 1 to 86400. Default 300.",
 							Type:        []string{"integer"},
 							Format:      "int64",
 						},

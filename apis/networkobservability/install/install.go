@@ -40,6 +40,7 @@ func Install(scheme *runtime.Scheme) {
 	addFields(scheme, "PodNetworkStats", NameField, NamespaceField, NodeNameField, SpecNodeNameField)
 	addFields(scheme, "NodeNetworkStats", NameField)
 	addFlowFields(scheme)
+	addCaptures(scheme)
 }
 
 func addFields(scheme *runtime.Scheme, kind string, labels ...string) {

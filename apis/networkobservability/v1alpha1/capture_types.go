@@ -155,9 +155,10 @@ type CaptureSettings struct {
 	// +listType=atomic
 	Match []CaptureMatch `json:"match,omitempty"`
 
-	// packetBytes is how many bytes of each packet are kept, from the link-layer header on. Default 262144, at least 64.
+	// packetBytes is how many bytes of each packet are kept, from the link-layer header on: 64 to 262144, which is the
+	// default.
 	// +optional
-	PacketBytes int32 `json:"packetBytes,omitempty"`
+	PacketBytes *int32 `json:"packetBytes,omitempty"`
 	// vantagePoint says where a flow between two recorded pods is recorded. Default OncePerFlow.
 	// +optional
 	VantagePoint CaptureVantagePoint `json:"vantagePoint,omitempty"`
@@ -165,9 +166,9 @@ type CaptureSettings struct {
 	// startTime is when to begin. By default at once.
 	// +optional
 	StartTime *metav1.Time `json:"startTime,omitempty"`
-	// durationSeconds is for how long packets are recorded. Default 300, at most 86400.
+	// durationSeconds is for how long packets are recorded: 1 to 86400. Default 300.
 	// +optional
-	DurationSeconds int64 `json:"durationSeconds,omitempty"`
+	DurationSeconds *int64 `json:"durationSeconds,omitempty"`
 	// limits end the capture early.
 	// +optional
 	Limits CaptureLimits `json:"limits,omitempty"`

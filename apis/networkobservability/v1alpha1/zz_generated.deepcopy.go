@@ -630,9 +630,19 @@ func (in *CaptureSettings) DeepCopyInto(out *CaptureSettings) {
 			(*in)[i].DeepCopyInto(&(*out)[i])
 		}
 	}
+	if in.PacketBytes != nil {
+		in, out := &in.PacketBytes, &out.PacketBytes
+		*out = new(int32)
+		**out = **in
+	}
 	if in.StartTime != nil {
 		in, out := &in.StartTime, &out.StartTime
 		*out = (*in).DeepCopy()
+	}
+	if in.DurationSeconds != nil {
+		in, out := &in.DurationSeconds, &out.DurationSeconds
+		*out = new(int64)
+		**out = **in
 	}
 	in.Limits.DeepCopyInto(&out.Limits)
 	if in.Ring != nil {

@@ -33,13 +33,14 @@ type CaptureSettingsApplyConfiguration struct {
 	Filter *string `json:"filter,omitempty"`
 	// match chooses packets that match at least one of its items, beside the filter.
 	Match []CaptureMatchApplyConfiguration `json:"match,omitempty"`
-	// packetBytes is how many bytes of each packet are kept, from the link-layer header on. Default 262144, at least 64.
+	// packetBytes is how many bytes of each packet are kept, from the link-layer header on: 64 to 262144, which is the
+	// default.
 	PacketBytes *int32 `json:"packetBytes,omitempty"`
 	// vantagePoint says where a flow between two recorded pods is recorded. Default OncePerFlow.
 	VantagePoint *networkobservabilityv1alpha1.CaptureVantagePoint `json:"vantagePoint,omitempty"`
 	// startTime is when to begin. By default at once.
 	StartTime *v1.Time `json:"startTime,omitempty"`
-	// durationSeconds is for how long packets are recorded. Default 300, at most 86400.
+	// durationSeconds is for how long packets are recorded: 1 to 86400. Default 300.
 	DurationSeconds *int64 `json:"durationSeconds,omitempty"`
 	// limits end the capture early.
 	Limits *CaptureLimitsApplyConfiguration `json:"limits,omitempty"`
