@@ -137,9 +137,13 @@ func AppendNames(b []byte, names []Name) []byte {
 type Statistics struct {
 	// Time, Start and End are nanoseconds since the epoch.
 	Time, Start, End int64
-	// Received by the filter, FilterAccepted by it, DroppedByOS for want of place, Delivered to the file.
-	Received, FilterAccepted, DroppedByOS, Delivered int64
-	Comment                                          string
+	// Received are the packets that were seen, and FilterAccepted those of them that the filter let pass. A filter in the
+	// kernel lets nobody see the others, so that both are the same for us.
+	Received, FilterAccepted int64
+	// Dropped are the accepted ones that are lost, for whatever reason; DroppedByOS those of them that the kernel had no
+	// place for; Delivered are those in the file.
+	Dropped, DroppedByOS, Delivered int64
+	Comment                         string
 }
 
 // AppendStatistics appends an Interface Statistics Block.
@@ -153,7 +157,7 @@ func AppendStatistics(b []byte, number uint32, s Statistics) []byte {
 	for _, o := range []struct {
 		code  uint16
 		value int64
-	}{{4, s.Received}, {5, s.Received - s.Delivered}, {6, s.FilterAccepted}, {7, s.DroppedByOS}, {8, s.Delivered}} {
+	}{{4, s.Received}, {5, s.Dropped}, {6, s.FilterAccepted}, {7, s.DroppedByOS}, {8, s.Delivered}} {
 		b = appendOption(b, o.code, binary.LittleEndian.AppendUint64(nil, uint64(o.value)))
 	}
 	return end(b, block)
