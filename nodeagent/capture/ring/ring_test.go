@@ -1,0 +1,123 @@
+package ring_test
+
+import (
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/networkobservability/networkobservability/apis/agent/pcapng"
+	"github.com/networkobservability/networkobservability/nodeagent/capture/ring"
+	"github.com/networkobservability/networkobservability/nodeagent/fakepod"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// A link is two namespaces that are joined by veth: packets are sent at its far end and taken at its near end.
+type link struct {
+	near, far *fakepod.Namespace
+}
+
+const (
+	nearName, farName = "near", "far"
+	subnet            = 7
+)
+
+func connect(t testing.TB) link {
+	t.Helper()
+	fakepod.NeedRoot(t)
+	l := link{near: fakepod.NewNamespace(t), far: fakepod.NewNamespace(t)}
+	for _, n := range []*fakepod.Namespace{l.near, l.far} {
+		// Nothing is sent but by the tests.
+		n.Run("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1")
+	}
+	l.near.Run("ip", "link", "add", "name", nearName, "type", "veth", "peer", "name", farName, "netns", pid(l.far))
+	l.near.Run("ip", "link", "set", "dev", nearName, "up", "mtu", "9000")
+	l.far.Run("ip", "link", "set", "dev", farName, "up", "mtu", "9000")
+	return l
+}
+
+// A taken packet is a copy.
+type taken struct {
+	time      int64
+	data      []byte
+	original  uint32
+	direction pcapng.Direction
+}
+
+// A recording is a ring and what it has delivered.
+type recording struct {
+	*ring.Ring
+	t       testing.TB
+	packets []taken
+	ended   chan error
+}
+
+// record opens a ring in a namespace and runs it until end.
+func record(t testing.TB, n *fakepod.Namespace, config ring.Config) *recording {
+	t.Helper()
+	r := &recording{t: t, Ring: opened(t, n, config), ended: make(chan error, 1)}
+	go func() { r.ended <- r.Run(r.take) }()
+	return r
+}
+
+func opened(t testing.TB, n *fakepod.Namespace, config ring.Config) (r *ring.Ring) {
+	t.Helper()
+	if config.SnapLength == 0 {
+		config.SnapLength = ring.MaxSnapLength
+	}
+	n.Do(func() {
+		var err error
+		if r, err = ring.Open(config); err != nil {
+			t.Errorf("opening: %v", err)
+		}
+	})
+	if r == nil {
+		t.FailNow()
+	}
+	t.Cleanup(func() { r.Close() })
+	return r
+}
+
+func (r *recording) take(block *ring.Block) error {
+	for packet, ok := block.Next(); ok; packet, ok = block.Next() {
+		r.packets = append(r.packets, taken{packet.Time, append([]byte(nil), packet.Data...), packet.Original, packet.Direction})
+	}
+	return nil
+}
+
+// stop stops the ring, and fails the test unless every packet is accounted for.
+func (r *recording) stop() (packets []taken, matched, dropped int64) {
+	r.t.Helper()
+	if err := r.Stop(); err != nil {
+		r.t.Fatal(err)
+	}
+	if err := <-r.ended; err != nil {
+		r.t.Fatalf("running: %v", err)
+	}
+	matched, dropped, err := r.Statistics()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if got := int64(len(r.packets)); matched != got+dropped || r.Delivered() != got {
+		r.t.Fatalf("matched %d, delivered %d (it says %d), dropped %d", matched, got, r.Delivered(), dropped)
+	}
+	return r.packets, matched, dropped
+}
+
+func TestDeliversWhatComes(t *testing.T) {
+	l := connect(t)
+	r := record(t, l.near, ring.Config{Interface: nearName})
+	sender := l.sender(t)
+	for i := range 100 {
+		sender.send(frame(60+i, byte(i)))
+	}
+	packets, matched, dropped := r.stop()
+	if matched != 100 || dropped != 0 {
+		t.Fatalf("matched %d, dropped %d", matched, dropped)
+	}
+	for i, p := range packets {
+		if want := frame(60+i, byte(i)); string(p.data) != string(want) || int(p.original) != len(want) || p.direction != pcapng.Inbound {
+			t.Fatalf("packet %d: %d of %d bytes, direction %d: %x", i, len(p.data), p.original, p.direction, p.data)
+		}
+	}
+}
