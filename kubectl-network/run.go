@@ -1,0 +1,302 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/yaml"
+
+	"github.com/networkobservability/networkobservability/apis/networkobservability/v1alpha1"
+)
+
+const (
+	// lookEvery is how often a capture is looked at while it is waited for.
+	lookEvery = time.Second
+	// patience is how long the server may not answer meanwhile.
+	patience = time.Minute
+	// lastWord is how long stopping and deleting may take when the command is ending.
+	lastWord = 15 * time.Second
+)
+
+var errTerminal = errors.New("packets are binary and stdout is a terminal: pipe them on (| tcpdump -nr -) or name a file with -o FILE")
+
+// begin creates the object and does with it what the flags say.
+func (p *program) begin(ctx context.Context, api *captures, r *recipe, object runtime.Object) error {
+	toStdout := r.file == "-" || r.follow && r.file == ""
+	if toStdout && isTerminal(p.streams.Out) {
+		return errTerminal
+	}
+	switch r.dryRun {
+	case "client":
+		return p.print(object)
+	case "server":
+		made, err := api.create(ctx, object, []string{metav1.DryRunAll})
+		if err != nil {
+			return err
+		}
+		return p.foretell(api, made)
+	}
+	made, err := api.create(ctx, object, nil)
+	if err != nil {
+		return err
+	}
+	said := p.streams.Out
+	if toStdout {
+		said = p.streams.ErrOut
+	}
+	fmt.Fprintf(said, "%s.%s/%s created\n", api.singular, v1alpha1.GroupName, made.Name)
+	if !r.follow && r.file == "" {
+		return nil
+	}
+	what := portion{headersOnly: r.header}
+	if r.follow {
+		err = p.follow(ctx, api, made.Name, what, r.file, true)
+	} else {
+		err = p.collect(ctx, api, made.Name, what, r.file, true)
+	}
+	if r.remove {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWord)
+		defer cancel()
+		err = errors.Join(err, api.delete(ctx, made.Name))
+	}
+	return err
+}
+
+func (p *program) print(object runtime.Object) error {
+	text, err := yaml.Marshal(object)
+	if err != nil {
+		return err
+	}
+	// Fields of the server only, which are empty.
+	kept, _, _ := strings.Cut(string(text), "\nstatus:")
+	_, err = fmt.Fprintln(p.streams.Out, strings.TrimSpace(kept))
+	return err
+}
+
+// foretell says what a dry run said would be recorded.
+func (p *program) foretell(api *captures, v view) error {
+	fmt.Fprintf(p.streams.Out, "%s.%s/%s created (server dry run)\n", api.singular, v1alpha1.GroupName, v.Name)
+	if len(v.status.Targets) == 0 {
+		return nil
+	}
+	table := tabwriter.NewWriter(p.streams.Out, 0, 8, 3, ' ', 0)
+	fmt.Fprintln(table, "NODE\tNAMESPACE\tPOD")
+	for _, row := range v.status.Targets {
+		fmt.Fprintf(table, "%s\t%s\t%s\n", row.Node, row.Namespace, row.Pod)
+	}
+	return table.Flush()
+}
+
+// follow writes packets as they come. With stopping, the capture is ended by the first Ctrl-C, and when nobody reads
+// any more; without, reading is all that ends.
+func (p *program) follow(ctx context.Context, api *captures, name string, what portion, file string, stopping bool) error {
+	out, closeOut, err := p.sink(file)
+	if err != nil {
+		return err
+	}
+	stop := func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWord)
+		defer cancel()
+		if err := api.stop(ctx, name); err != nil {
+			fmt.Fprintf(p.streams.ErrOut, "warning: stopping %s: %v\n", name, err)
+		}
+	}
+	reading, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	first := stop
+	if !stopping {
+		first = func() { cancel(errInterrupted) }
+	}
+	reading, interrupted, done := interrupts(reading, first)
+	defer done()
+	defer watchReader(out, func() { cancel(errSink) })()
+
+	err = errors.Join(api.attach(reading, name, what, out), closeOut())
+	gone := errors.Is(context.Cause(reading), errSink) || errors.Is(err, errSink) && isBrokenPipe(err)
+	switch {
+	case gone:
+		// Whoever read has seen enough, as tcpdump -c 10 does.
+		if stopping {
+			stop()
+		}
+		return nil
+	case interrupted() && (err == nil || reading.Err() != nil):
+		p.conclude(ctx, api, name)
+		return errInterrupted
+	case err != nil:
+		return fmt.Errorf("following %s: %w; what was written can be read, and the rest with: kubectl network %s download %s", name, err, api.singular, name)
+	}
+	return p.conclude(ctx, api, name)
+}
+
+// conclude says how a capture ended.
+func (p *program) conclude(ctx context.Context, api *captures, name string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWord)
+	defer cancel()
+	v, err := api.get(ctx, name)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(p.streams.ErrOut, "%s: %s\n", name, summary(v))
+	return failure(v)
+}
+
+func failure(v view) error {
+	if failed := v.condition(v1alpha1.CaptureFailed); failed != nil {
+		return fmt.Errorf("%s failed: %s: %s", v.Name, failed.Reason, failed.Message)
+	}
+	return nil
+}
+
+// collect waits until a capture has ended and writes its file.
+func (p *program) collect(ctx context.Context, api *captures, name string, what portion, file string, stopping bool) error {
+	line := newProgress(p.streams.ErrOut)
+	defer line.clear()
+	waiting, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	first := func() { cancel(errInterrupted) }
+	if stopping {
+		first = func() {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWord)
+			defer cancel()
+			if err := api.stop(ctx, name); err != nil {
+				fmt.Fprintf(p.streams.ErrOut, "warning: stopping %s: %v\n", name, err)
+			}
+		}
+	}
+	waiting, interrupted, done := interrupts(waiting, first)
+	defer done()
+	v, err := api.await(waiting, name, func(v view) { line.show(running(v, time.Now())) })
+	if err != nil {
+		return err
+	}
+	if v.status.File == nil {
+		return errors.Join(failure(v), fmt.Errorf("%s ended without packets", name))
+	}
+	if err := p.save(waiting, api, v, what, file, line); err != nil {
+		return err
+	}
+	line.clear()
+	fmt.Fprintf(p.streams.ErrOut, "%s: %s\n", name, summary(v))
+	if err := failure(v); err != nil {
+		return err
+	}
+	if interrupted() {
+		return errInterrupted
+	}
+	return nil
+}
+
+// await looks at a capture until it has ended.
+func (c *captures) await(ctx context.Context, name string, look func(view)) (view, error) {
+	answered := time.Now()
+	for {
+		v, err := c.get(ctx, name)
+		switch {
+		case ctx.Err() != nil:
+			return v, context.Cause(ctx)
+		case apierrors.IsNotFound(err), apierrors.IsForbidden(err), apierrors.IsUnauthorized(err):
+			return v, err
+		case err != nil && time.Since(answered) > patience:
+			return v, fmt.Errorf("looking at %s: %w", name, err)
+		case err == nil && v.ended():
+			return v, nil
+		case err == nil:
+			answered = time.Now()
+			look(v)
+		}
+		select {
+		case <-time.After(lookEvery):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// save writes the file of a capture that has ended. What a broken-off download left is gone on with if it is of the
+// same file.
+func (p *program) save(ctx context.Context, api *captures, v view, what portion, file string, line *progress) error {
+	d := &download{captures: api, name: v.Name, what: what}
+	total := v.status.File.Bytes
+	d.moved = func(at int64) {
+		if what.whole() && total > 0 {
+			line.show(fmt.Sprintf("%s: downloading, %s of %s (%d%%)", v.Name, size(at), size(total), at*100/total))
+		} else {
+			line.show(fmt.Sprintf("%s: downloading, %s", v.Name, size(at)))
+		}
+	}
+	if what.whole() {
+		d.digest = v.status.File.Digest
+	}
+	if file == "-" {
+		d.out = p.streams.Out
+		return d.run(ctx)
+	}
+	partial := file + ".part"
+	if what.whole() {
+		partial = fmt.Sprintf("%s.%.12s.part", file, d.digest)
+	}
+	out, err := os.OpenFile(partial, os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	if err := d.resume(out, total); err != nil {
+		return err
+	}
+	d.out = out
+	if err := d.run(ctx); err != nil {
+		return fmt.Errorf("%w; %s holds what came, and the same command goes on from there", err, partial)
+	}
+	if what.whole() && d.at != total {
+		return fmt.Errorf("%s is %d bytes, and should be %d", partial, d.at, total)
+	}
+	if err := out.Close(); err != nil {
+		return err
+	}
+	return os.Rename(partial, file)
+}
+
+// resume goes on behind what a partial file holds.
+func (d *download) resume(out *os.File, total int64) error {
+	info, err := out.Stat()
+	if err != nil {
+		return err
+	}
+	if d.what.whole() && info.Mode().IsRegular() && info.Size() <= total {
+		d.at = info.Size()
+	} else if err := out.Truncate(0); err != nil {
+		return err
+	}
+	_, err = out.Seek(d.at, io.SeekStart)
+	return err
+}
+
+// sink opens what packets are written to as they come.
+func (p *program) sink(file string) (out io.Writer, closeOut func() error, err error) {
+	if file == "" || file == "-" {
+		if isTerminal(p.streams.Out) {
+			return nil, nil, errTerminal
+		}
+		return p.streams.Out, func() error { return nil }, nil
+	}
+	opened, err := os.OpenFile(file, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return nil, nil, err
+	}
+	return opened, func() error {
+		if err := opened.Close(); !errors.Is(err, fs.ErrClosed) {
+			return err
+		}
+		return nil
+	}, nil
+}

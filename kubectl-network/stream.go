@@ -1,0 +1,195 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	restclient "k8s.io/client-go/rest"
+)
+
+// A portion is what to read of a capture.
+type portion struct {
+	node, namespace, pod string
+	headersOnly          bool
+}
+
+// whole is true for everything that was recorded.
+func (p portion) whole() bool { return p == portion{} }
+
+func (p portion) apply(request *restclient.Request) *restclient.Request {
+	for key, value := range map[string]string{"node": p.node, "namespace": p.namespace, "pod": p.pod} {
+		if value != "" {
+			request = request.Param(key, value)
+		}
+	}
+	return request
+}
+
+// open begins a stream. Errors are the server's own.
+func (c *captures) open(ctx context.Context, request *restclient.Request) (*http.Response, error) {
+	client, err := restclient.HTTPClientFor(c.config)
+	if err != nil {
+		return nil, err
+	}
+	httpRequest, err := http.NewRequestWithContext(ctx, http.MethodGet, request.URL().String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	response, err := client.Do(httpRequest)
+	if err != nil {
+		return nil, err
+	}
+	if response.StatusCode != http.StatusOK {
+		defer response.Body.Close()
+		return nil, statusError(response)
+	}
+	return response, nil
+}
+
+func statusError(response *http.Response) error {
+	const longest = 64 << 10
+	body, err := io.ReadAll(io.LimitReader(response.Body, longest))
+	if err != nil {
+		return err
+	}
+	var status metav1.Status
+	if json.Unmarshal(body, &status) == nil && status.Status == metav1.StatusFailure {
+		status.Code = int32(response.StatusCode)
+		return &apierrors.StatusError{ErrStatus: status}
+	}
+	return fmt.Errorf("the server answered %s: %s", response.Status, strings.TrimSpace(string(body)))
+}
+
+// attach copies packets as they come, until the capture has ended.
+func (c *captures) attach(ctx context.Context, name string, what portion, out io.Writer) error {
+	request := what.apply(c.to(c.rest.Get(), name).SubResource("attach"))
+	if what.headersOnly {
+		request = request.Param("headersOnly", "true")
+	}
+	response, err := c.open(ctx, request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	_, err = copyTo(out, response.Body)
+	return err
+}
+
+// errSink wraps what went wrong where the packets go to.
+var errSink = errors.New("writing packets")
+
+// copyTo is io.Copy that tells the two sides' errors apart.
+func copyTo(out io.Writer, in io.Reader) (n int64, err error) {
+	buffer := make([]byte, 256<<10)
+	for {
+		got, err := in.Read(buffer)
+		if got > 0 {
+			wrote, err := out.Write(buffer[:got])
+			n += int64(wrote)
+			if err != nil {
+				return n, fmt.Errorf("%w: %w", errSink, err)
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return n, nil
+		}
+		if err != nil {
+			return n, err
+		}
+	}
+}
+
+const (
+	// attempts without a byte more are given up after.
+	attempts   = 6
+	firstPause = 200 * time.Millisecond
+)
+
+// A download reads the file of a capture that has ended. kube-apiserver ends every answer after a minute, so it goes on
+// where it was.
+type download struct {
+	*captures
+	name string
+	what portion
+	out  io.Writer
+	// at is how much there is already, and digest of what file.
+	at     int64
+	digest string
+	// moved is told of every byte; it may be nil.
+	moved func(at int64)
+}
+
+func (d *download) run(ctx context.Context) error {
+	for failed, pause := 0, firstPause; ; {
+		before := d.at
+		err := d.once(ctx)
+		if err == nil || errors.Is(err, errSink) || final(err) || ctx.Err() != nil {
+			return err
+		}
+		if d.at > before {
+			failed, pause = 0, firstPause
+			continue
+		}
+		if failed++; failed == attempts {
+			return fmt.Errorf("downloading %s: no further byte after %s in %d attempts: %w", d.name, size(d.at), attempts, err)
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		pause *= 2
+	}
+}
+
+// final is true for an answer that will not change.
+func final(err error) bool {
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) {
+		return false
+	}
+	code := status.Status().Code
+	return code >= 400 && code < 500 && code != http.StatusTooManyRequests && code != http.StatusRequestTimeout
+}
+
+// once reads as much as one answer brings.
+func (d *download) once(ctx context.Context) error {
+	subresource := "pcap"
+	if d.what.headersOnly {
+		subresource = "headers"
+	}
+	request := d.what.apply(d.to(d.rest.Get(), d.name).SubResource(subresource))
+	if d.at > 0 {
+		request = request.Param("offset", strconv.FormatInt(d.at, 10)).Param("digest", d.digest)
+	}
+	response, err := d.open(ctx, request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if d.digest == "" {
+		d.digest = strings.Trim(response.Header.Get("ETag"), `"`)
+	}
+	_, err = copyTo(writerFunc(func(b []byte) (int, error) {
+		n, err := d.out.Write(b)
+		d.at += int64(n)
+		if d.moved != nil {
+			d.moved(d.at)
+		}
+		return n, err
+	}), response.Body)
+	return err
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
