@@ -42,7 +42,7 @@ func (f *Fleet) connect(a *agent) (conn *connection, place string, generation in
 	return a.conn, a.places[0].address.String(), a.generation, nil
 }
 
-func noAgent(node string) error { return fmt.Errorf("%s: no agent runs on this node", node) }
+func noAgent(node string) error { return fmt.Errorf("%s: %w", node, ErrNoAgent) }
 
 // call asks an agent within the deadline. A call whose connection is given up meanwhile is repeated once on
 // the next: the agent has moved, or another call found the connection dead.

@@ -48,6 +48,9 @@ type Reply struct {
 // ErrNoAgents is wrapped by Read's error when the telemetry as a whole is down.
 var ErrNoAgents = errors.New("no node agent answers")
 
+// ErrNoAgent is wrapped by errors about a node for which the control plane names no agent.
+var ErrNoAgent = errors.New("no agent runs on this node")
+
 var (
 	errTimeout = errors.New("did not answer in time")
 	errStopped = errors.New("the reader of agents has stopped")

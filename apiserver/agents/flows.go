@@ -118,7 +118,7 @@ func (f *Flows) once(ctx context.Context, node string, request *agentv1.ReadFlow
 	}
 	out := judge(ctx, node, place, Reply{}, err)
 	f.requests.WithLabelValues(string(out.result)).Inc()
-	f.landed(a, out, conn, generation)
+	f.fleet.landed(a, out, conn, generation)
 	return out.err
 }
 
@@ -214,19 +214,19 @@ func cleanFlows(batch *agentv1.ReadFlowsResponse) {
 }
 
 // landed draws the agent's state from how a read ended, as after any other.
-func (f *Flows) landed(a *agent, out outcome, conn *connection, generation int) {
-	f.fleet.mu.Lock()
+func (f *Fleet) landed(a *agent, out outcome, conn *connection, generation int) {
+	f.mu.Lock()
 	var old *connection
 	if generation == a.generation {
 		switch out.result {
 		case resultOK, resultRefused:
 			a.breaker.succeeded()
 		case resultTimeout, resultNoDial, resultInvalid:
-			a.breaker.failed(f.fleet.clock.Now(), out.err, out.result == resultTimeout)
+			a.breaker.failed(f.clock.Now(), out.err, out.result == resultTimeout)
 		}
-		old = f.fleet.settle(a, out, conn)
+		old = f.settle(a, out, conn)
 	}
-	f.fleet.mu.Unlock()
+	f.mu.Unlock()
 	if old != nil {
 		old.giveUp()
 	}

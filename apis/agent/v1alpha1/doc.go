@@ -40,6 +40,10 @@ const (
 	MaxRequestBytes = 1 << 20
 	// MaxBatchBytes is the largest ReadStatsResponse.
 	MaxBatchBytes = 256 << 10
+	// MaxCaptureUIDs is the largest number of captures in one ListCapturesRequest.
+	MaxCaptureUIDs = 1000
+	// MaxCaptureStateBytes is the largest CaptureState, and the largest message that has one.
+	MaxCaptureStateBytes = 2 << 20
 )
 
 const dnsSuffix = ".agent.networkobservability.k8s.io"
