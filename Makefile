@@ -21,6 +21,9 @@ build: ## Build our programs into _output/bin.
 	@mkdir -p $(OUT)/bin
 	go build -ldflags "$(LDFLAGS)" -o $(OUT)/bin/networkobservability-apiserver ./apiserver
 	go build -ldflags "-s -w -X main.version=$(SEMVER)" -o $(OUT)/bin/networkobservability-nodeagent ./nodeagent
+	go build -ldflags "$(LDFLAGS)" -o $(OUT)/bin/kubectl-network ./kubectl-network
+	@for name in kubectl-create-capture kubectl-create-clustercapture kubectl_complete-network kubectl_complete-create-capture \
+		kubectl_complete-create-clustercapture; do ln -sf kubectl-network $(OUT)/bin/$$name; done
 
 .PHONY: images
 images: build ## Build the container images as archives in _output/images, without a container engine.
