@@ -78,32 +78,32 @@ func NewCaptures(fleet *Fleet, register func(metrics.Registerable) error) (*Capt
 // Ensure makes a capture on a node be as the request says.
 func (c *Captures) Ensure(ctx context.Context, node string, request *agentv1.EnsureCaptureRequest) (*agentv1.CaptureState, error) {
 	return c.state(ctx, node, "EnsureCapture", c.fleet.nodeTimeout, request.Uid,
-		func(ctx context.Context, conn *connection, size grpc.CallOption) (*agentv1.CaptureState, error) {
-			return conn.EnsureCapture(ctx, request, size)
+		func(ctx context.Context, conn *connection, sizes ...grpc.CallOption) (*agentv1.CaptureState, error) {
+			return conn.EnsureCapture(ctx, request, sizes...)
 		})
 }
 
 // Stop ends a capture on a node, and returns when everything that was recorded can be read. It has 30 s.
 func (c *Captures) Stop(ctx context.Context, node string, request *agentv1.StopCaptureRequest) (*agentv1.CaptureState, error) {
 	return c.state(ctx, node, "StopCapture", slowCall, request.Uid,
-		func(ctx context.Context, conn *connection, size grpc.CallOption) (*agentv1.CaptureState, error) {
-			return conn.StopCapture(ctx, request, size)
+		func(ctx context.Context, conn *connection, sizes ...grpc.CallOption) (*agentv1.CaptureState, error) {
+			return conn.StopCapture(ctx, request, sizes...)
 		})
 }
 
 // Seal gives a capture that has ended its names. It has 30 s.
 func (c *Captures) Seal(ctx context.Context, node string, request *agentv1.SealCaptureRequest) (*agentv1.CaptureState, error) {
 	return c.state(ctx, node, "SealCapture", slowCall, request.Uid,
-		func(ctx context.Context, conn *connection, size grpc.CallOption) (*agentv1.CaptureState, error) {
-			return conn.SealCapture(ctx, request, size)
+		func(ctx context.Context, conn *connection, sizes ...grpc.CallOption) (*agentv1.CaptureState, error) {
+			return conn.SealCapture(ctx, request, sizes...)
 		})
 }
 
 // Store makes a node copy its part of a capture that has ended to outputs, in the background.
 func (c *Captures) Store(ctx context.Context, node string, request *agentv1.StoreCaptureRequest) (*agentv1.CaptureState, error) {
 	return c.state(ctx, node, "StoreCapture", c.fleet.nodeTimeout, request.Uid,
-		func(ctx context.Context, conn *connection, size grpc.CallOption) (*agentv1.CaptureState, error) {
-			return conn.StoreCapture(ctx, request, size)
+		func(ctx context.Context, conn *connection, sizes ...grpc.CallOption) (*agentv1.CaptureState, error) {
+			return conn.StoreCapture(ctx, request, sizes...)
 		})
 }
 
@@ -197,11 +197,11 @@ func stateSize() grpc.CallOption { return grpc.MaxCallRecvMsgSize(agentv1.MaxCap
 
 // state makes a call whose answer is the capture's state.
 func (c *Captures) state(ctx context.Context, node, method string, within time.Duration, uid string,
-	do func(context.Context, *connection, grpc.CallOption) (*agentv1.CaptureState, error),
+	do func(context.Context, *connection, ...grpc.CallOption) (*agentv1.CaptureState, error),
 ) (*agentv1.CaptureState, error) {
 	var state *agentv1.CaptureState
 	err := c.call(ctx, node, method, within, func(ctx context.Context, conn *connection, _ context.CancelCauseFunc) error {
-		answer, err := do(ctx, conn, stateSize())
+		answer, err := do(ctx, conn, stateSize(), grpc.MaxCallSendMsgSize(agentv1.MaxCaptureRequestBytes))
 		if err != nil {
 			return err
 		}

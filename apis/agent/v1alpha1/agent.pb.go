@@ -4289,7 +4289,8 @@ type EnsureCaptureRequest struct {
 	PacketsLimit int64 `protobuf:"varint,12,opt,name=packets_limit,json=packetsLimit,proto3" json:"packets_limit,omitempty"`
 	BytesLimit   int64 `protobuf:"varint,13,opt,name=bytes_limit,json=bytesLimit,proto3" json:"bytes_limit,omitempty"`
 	// How much of the limits of all nodes together this node may use, in all since the beginning; absent when there is no
-	// such limit. Rises only. Packets beyond it are dropped and counted until it rises.
+	// such limit. Packets beyond it are dropped and counted until it rises. One that is lower than what was used already
+	// takes back what is left: CaptureState says what the node holds then, and that is what it may use.
 	PacketsLease *int64 `protobuf:"varint,14,opt,name=packets_lease,json=packetsLease,proto3,oneof" json:"packets_lease,omitempty"`
 	BytesLease   *int64 `protobuf:"varint,15,opt,name=bytes_lease,json=bytesLease,proto3,oneof" json:"bytes_lease,omitempty"`
 	// Ring of files for each interface; files 0 is none.
@@ -4856,6 +4857,13 @@ type CaptureState struct {
 	Outputs    []*CaptureOutputState `protobuf:"bytes,13,rep,name=outputs,proto3" json:"outputs,omitempty"`
 	// How often the agent has ended and gone on with this capture. What passed meanwhile was not seen.
 	Interruptions int64 `protobuf:"varint,14,opt,name=interruptions,proto3" json:"interruptions,omitempty"`
+	// As in the first request: an empty namespace is that of a ClusterCapture.
+	Namespace string `protobuf:"bytes,15,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string `protobuf:"bytes,16,opt,name=name,proto3" json:"name,omitempty"`
+	// The leases that the node holds: those of the request with this state's revision, or what was used if that is more.
+	// Absent when there are none.
+	PacketsLease  *int64 `protobuf:"varint,17,opt,name=packets_lease,json=packetsLease,proto3,oneof" json:"packets_lease,omitempty"`
+	BytesLease    *int64 `protobuf:"varint,18,opt,name=bytes_lease,json=bytesLease,proto3,oneof" json:"bytes_lease,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4984,6 +4992,34 @@ func (x *CaptureState) GetOutputs() []*CaptureOutputState {
 func (x *CaptureState) GetInterruptions() int64 {
 	if x != nil {
 		return x.Interruptions
+	}
+	return 0
+}
+
+func (x *CaptureState) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *CaptureState) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CaptureState) GetPacketsLease() int64 {
+	if x != nil && x.PacketsLease != nil {
+		return *x.PacketsLease
+	}
+	return 0
+}
+
+func (x *CaptureState) GetBytesLease() int64 {
+	if x != nil && x.BytesLease != nil {
+		return *x.BytesLease
 	}
 	return 0
 }
@@ -6648,7 +6684,7 @@ const file_apis_agent_v1alpha1_agent_proto_rawDesc = "" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\"\x17\n" +
 	"\x15DeleteCaptureResponse\")\n" +
 	"\x13ListCapturesRequest\x12\x12\n" +
-	"\x04uids\x18\x01 \x03(\tR\x04uids\"\xe9\a\n" +
+	"\x04uids\x18\x01 \x03(\tR\x04uids\"\x8d\t\n" +
 	"\fCaptureState\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12M\n" +
@@ -6665,7 +6701,12 @@ const file_apis_agent_v1alpha1_agent_proto_rawDesc = "" +
 	"\vblock_bytes\x18\f \x01(\x03R\n" +
 	"blockBytes\x12Q\n" +
 	"\aoutputs\x18\r \x03(\v27.networkobservability.agent.v1alpha1.CaptureOutputStateR\aoutputs\x12$\n" +
-	"\rinterruptions\x18\x0e \x01(\x03R\rinterruptions\"B\n" +
+	"\rinterruptions\x18\x0e \x01(\x03R\rinterruptions\x12\x1c\n" +
+	"\tnamespace\x18\x0f \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x10 \x01(\tR\x04name\x12(\n" +
+	"\rpackets_lease\x18\x11 \x01(\x03H\x00R\fpacketsLease\x88\x01\x01\x12$\n" +
+	"\vbytes_lease\x18\x12 \x01(\x03H\x01R\n" +
+	"bytesLease\x88\x01\x01\"B\n" +
 	"\x05Phase\x12\x15\n" +
 	"\x11PHASE_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rPHASE_RUNNING\x10\x01\x12\x0f\n" +
@@ -6682,7 +6723,9 @@ const file_apis_agent_v1alpha1_agent_proto_rawDesc = "" +
 	"\x12REASON_TARGET_GONE\x10\b\x12\x1b\n" +
 	"\x17REASON_NO_LONGER_TARGET\x10\t\x12\x11\n" +
 	"\rREASON_FAILED\x10\n" +
-	"\"\xf1\x03\n" +
+	"B\x10\n" +
+	"\x0e_packets_leaseB\x0e\n" +
+	"\f_bytes_lease\"\xf1\x03\n" +
 	"\vCapturePart\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x1c\n" +
@@ -7030,6 +7073,7 @@ func file_apis_agent_v1alpha1_agent_proto_init() {
 	}
 	file_apis_agent_v1alpha1_agent_proto_msgTypes[22].OneofWrappers = []any{}
 	file_apis_agent_v1alpha1_agent_proto_msgTypes[38].OneofWrappers = []any{}
+	file_apis_agent_v1alpha1_agent_proto_msgTypes[46].OneofWrappers = []any{}
 	file_apis_agent_v1alpha1_agent_proto_msgTypes[56].OneofWrappers = []any{
 		(*CaptureOutput_S3)(nil),
 		(*CaptureOutput_AzureBlob)(nil),

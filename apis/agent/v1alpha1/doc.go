@@ -42,6 +42,12 @@ const (
 	MaxBatchBytes = 256 << 10
 	// MaxCaptureUIDs is the largest number of captures in one ListCapturesRequest.
 	MaxCaptureUIDs = 1000
+	// MaxCaptureRequestBytes is the largest EnsureCaptureRequest or SealCaptureRequest.
+	MaxCaptureRequestBytes = 4 << 20
+	// MaxCaptureTargets and MaxCapturePeers are the largest numbers of them in one EnsureCaptureRequest.
+	MaxCaptureTargets, MaxCapturePeers = 1000, 20_000
+	// MaxCaptureNames is the largest number of addresses in one SealCaptureRequest, MaxNamesPerAddress of names of one.
+	MaxCaptureNames, MaxNamesPerAddress = 10_000, 16
 	// MaxCaptureStateBytes is the largest CaptureState, and the largest message that has one.
 	MaxCaptureStateBytes = 2 << 20
 )
