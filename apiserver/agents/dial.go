@@ -50,15 +50,15 @@ type connection struct {
 }
 
 // dial prepares a connection to the agent of a node; the first call makes it. All places are tried, the two
-// address families against each other (RFC 8305).
-func dial(node string, places []place, source TLSSource) (*connection, error) {
+// address families against each other (RFC 8305). further options come last, and win.
+func dial(node string, places []place, source TLSSource, further ...grpc.DialOption) (*connection, error) {
 	found := manual.NewBuilderWithScheme("agent")
 	var state resolver.State
 	for _, p := range places {
 		state.Endpoints = append(state.Endpoints, resolver.Endpoint{Addresses: []resolver.Address{{Addr: p.address.String()}}})
 	}
 	found.InitialState(state)
-	conn, err := grpc.NewClient("agent:///"+node,
+	options := append([]grpc.DialOption{
 		grpc.WithResolvers(found),
 		grpc.WithTransportCredentials(&handshaker{node: node, source: source}),
 		grpc.WithAuthority(agentv1.DNSName(node)),
@@ -69,10 +69,11 @@ func dial(node string, places []place, source TLSSource) (*connection, error) {
 			MinConnectTimeout: 2 * time.Second,
 		}),
 		grpc.WithReadBufferSize(readBuffer), grpc.WithWriteBufferSize(writeBuffer),
-		grpc.WithInitialWindowSize(window), grpc.WithInitialConnWindowSize(2*window),
+		grpc.WithInitialWindowSize(window), grpc.WithInitialConnWindowSize(2 * window),
 		grpc.WithMaxHeaderListSize(headerList),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(agentv1.MaxBatchBytes), grpc.MaxCallSendMsgSize(agentv1.MaxRequestBytes)),
-	)
+	}, further...)
+	conn, err := grpc.NewClient("agent:///"+node, options...)
 	if err != nil {
 		return nil, fmt.Errorf("dialling %s: %w", node, err)
 	}

@@ -21,8 +21,8 @@ import (
 	"slices"
 	"strings"
 
-	agentv1 "github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
 	"github.com/networkobservability/networkobservability/apis/agent/pcapng"
+	agentv1 "github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
 )
 
 const (
