@@ -34,6 +34,12 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 	// Group=networkobservability.k8s.io, Version=v1alpha1
 	case v1alpha1.SchemeGroupVersion.WithKind("Capture"):
 		return &networkobservabilityv1alpha1.CaptureApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("CaptureControl"):
+		return &networkobservabilityv1alpha1.CaptureControlApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("CaptureControlName"):
+		return &networkobservabilityv1alpha1.CaptureControlNameApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("CaptureControlNode"):
+		return &networkobservabilityv1alpha1.CaptureControlNodeApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("CaptureCounts"):
 		return &networkobservabilityv1alpha1.CaptureCountsApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("CaptureExpectation"):

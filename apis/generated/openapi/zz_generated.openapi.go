@@ -36,6 +36,9 @@ func GetOpenAPIDefinitions(ref common.ReferenceCallback) map[string]common.OpenA
 		v1alpha1.APIServerStats{}.OpenAPIModelName():                  schema_networkobservability_apis_networkobservability_v1alpha1_APIServerStats(ref),
 		v1alpha1.AgentStatus{}.OpenAPIModelName():                     schema_networkobservability_apis_networkobservability_v1alpha1_AgentStatus(ref),
 		v1alpha1.Capture{}.OpenAPIModelName():                         schema_networkobservability_apis_networkobservability_v1alpha1_Capture(ref),
+		v1alpha1.CaptureControl{}.OpenAPIModelName():                  schema_networkobservability_apis_networkobservability_v1alpha1_CaptureControl(ref),
+		v1alpha1.CaptureControlName{}.OpenAPIModelName():              schema_networkobservability_apis_networkobservability_v1alpha1_CaptureControlName(ref),
+		v1alpha1.CaptureControlNode{}.OpenAPIModelName():              schema_networkobservability_apis_networkobservability_v1alpha1_CaptureControlNode(ref),
 		v1alpha1.CaptureCounts{}.OpenAPIModelName():                   schema_networkobservability_apis_networkobservability_v1alpha1_CaptureCounts(ref),
 		v1alpha1.CaptureExpectation{}.OpenAPIModelName():              schema_networkobservability_apis_networkobservability_v1alpha1_CaptureExpectation(ref),
 		v1alpha1.CaptureFile{}.OpenAPIModelName():                     schema_networkobservability_apis_networkobservability_v1alpha1_CaptureFile(ref),
@@ -338,6 +341,163 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_Capture(ref 
 		},
 		Dependencies: []string{
 			v1alpha1.CaptureSpec{}.OpenAPIModelName(), v1alpha1.CaptureStatus{}.OpenAPIModelName(), v1.ObjectMeta{}.OpenAPIModelName()},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureControl(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "CaptureControl is what the controller of captures keeps of one.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"revision": {
+						SchemaProps: spec.SchemaProps{
+							Description: "revision is below those of all requests that the controller sends to agents. It rises when another replica leads.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"nodes": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-map-keys": []interface{}{
+									"node",
+								},
+								"x-kubernetes-list-type": "map",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "nodes are all those that record, or did, or may have been told to.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(v1alpha1.CaptureControlNode{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
+					"names": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "atomic",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "names are what names in filter and match stood for when the capture started.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(v1alpha1.CaptureControlName{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
+				},
+				Required: []string{"revision"},
+			},
+		},
+		Dependencies: []string{
+			v1alpha1.CaptureControlName{}.OpenAPIModelName(), v1alpha1.CaptureControlNode{}.OpenAPIModelName()},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureControlName(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "CaptureControlName is a name and its addresses.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"kind": {
+						SchemaProps: spec.SchemaProps{
+							Description: "kind is pod, service or, in a filter, host.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"namespace": {
+						SchemaProps: spec.SchemaProps{
+							Type:   []string{"string"},
+							Format: "",
+						},
+					},
+					"name": {
+						SchemaProps: spec.SchemaProps{
+							Default: "",
+							Type:    []string{"string"},
+							Format:  "",
+						},
+					},
+					"addresses": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "atomic",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Type: []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Type:   []string{"string"},
+										Format: "",
+									},
+								},
+							},
+						},
+					},
+				},
+				Required: []string{"kind", "name", "addresses"},
+			},
+		},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureControlNode(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "CaptureControlNode is a node that takes part in a capture.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"node": {
+						SchemaProps: spec.SchemaProps{
+							Default: "",
+							Type:    []string{"string"},
+							Format:  "",
+						},
+					},
+					"recorded": {
+						SchemaProps: spec.SchemaProps{
+							Description: "recorded says that the node was seen to record. Packets may be there.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"packets": {
+						SchemaProps: spec.SchemaProps{
+							Description: "packets and bytes are the node's shares of limits.packets and limits.bytes, in all since the beginning. They are written here before the node is told, so that all shares together are never more than the limit.",
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"bytes": {
+						SchemaProps: spec.SchemaProps{
+							Type:   []string{"integer"},
+							Format: "int64",
+						},
+					},
+				},
+				Required: []string{"node"},
+			},
+		},
 	}
 }
 
@@ -1408,6 +1568,7 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureSetti
 					"packetBytes": {
 						SchemaProps: spec.SchemaProps{
 							Description: "packetBytes is how many bytes of each packet are kept, from the link-layer header on: 64 to 262144, which is the default.",
+							Default:     262144,
 							Type:        []string{"integer"},
 							Format:      "int32",
 						},
@@ -1415,6 +1576,7 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureSetti
 					"vantagePoint": {
 						SchemaProps: spec.SchemaProps{
 							Description: "vantagePoint says where a flow between two recorded pods is recorded. Default OncePerFlow.\n\nPossible enum values:\n - `\"BothEnds\"` records such a flow at both. Each packet is then there twice, which analysers take for retransmissions.\n - `\"OncePerFlow\"` records a flow between two recorded pods at one of them: at the client, which is the end with the higher port, or, of ICMP echo, the end that asks; a packet of a flow without ports at its sender.",
+							Default:     "OncePerFlow",
 							Type:        []string{"string"},
 							Format:      "",
 							Enum:        []interface{}{"BothEnds", "OncePerFlow"},
@@ -1429,6 +1591,7 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureSetti
 					"durationSeconds": {
 						SchemaProps: spec.SchemaProps{
 							Description: "durationSeconds is for how long packets are recorded: 1 to 86400. Default 300.",
+							Default:     300,
 							Type:        []string{"integer"},
 							Format:      "int64",
 						},
@@ -1476,7 +1639,8 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureSetti
 					},
 					"ttlSecondsAfterFinished": {
 						SchemaProps: spec.SchemaProps{
-							Description: "ttlSecondsAfterFinished is how long the capture and its packets are kept after it ended. Default 86400; 0 deletes it at once.",
+							Description: "ttlSecondsAfterFinished is how long the capture and its packets are kept after it ended, at most 2592000 (30 days). Default 86400; 0 deletes it at once.",
+							Default:     86400,
 							Type:        []string{"integer"},
 							Format:      "int32",
 						},
@@ -1544,6 +1708,7 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureSpec(
 					"packetBytes": {
 						SchemaProps: spec.SchemaProps{
 							Description: "packetBytes is how many bytes of each packet are kept, from the link-layer header on: 64 to 262144, which is the default.",
+							Default:     262144,
 							Type:        []string{"integer"},
 							Format:      "int32",
 						},
@@ -1551,6 +1716,7 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureSpec(
 					"vantagePoint": {
 						SchemaProps: spec.SchemaProps{
 							Description: "vantagePoint says where a flow between two recorded pods is recorded. Default OncePerFlow.\n\nPossible enum values:\n - `\"BothEnds\"` records such a flow at both. Each packet is then there twice, which analysers take for retransmissions.\n - `\"OncePerFlow\"` records a flow between two recorded pods at one of them: at the client, which is the end with the higher port, or, of ICMP echo, the end that asks; a packet of a flow without ports at its sender.",
+							Default:     "OncePerFlow",
 							Type:        []string{"string"},
 							Format:      "",
 							Enum:        []interface{}{"BothEnds", "OncePerFlow"},
@@ -1565,6 +1731,7 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureSpec(
 					"durationSeconds": {
 						SchemaProps: spec.SchemaProps{
 							Description: "durationSeconds is for how long packets are recorded: 1 to 86400. Default 300.",
+							Default:     300,
 							Type:        []string{"integer"},
 							Format:      "int64",
 						},
@@ -1612,7 +1779,8 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureSpec(
 					},
 					"ttlSecondsAfterFinished": {
 						SchemaProps: spec.SchemaProps{
-							Description: "ttlSecondsAfterFinished is how long the capture and its packets are kept after it ended. Default 86400; 0 deletes it at once.",
+							Description: "ttlSecondsAfterFinished is how long the capture and its packets are kept after it ended, at most 2592000 (30 days). Default 86400; 0 deletes it at once.",
+							Default:     86400,
 							Type:        []string{"integer"},
 							Format:      "int32",
 						},
@@ -1765,11 +1933,17 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureStatu
 							Ref:         ref(v1alpha1.CaptureFile{}.OpenAPIModelName()),
 						},
 					},
+					"control": {
+						SchemaProps: spec.SchemaProps{
+							Description: "control is what a replica of the server has to know to go on where another left off.",
+							Ref:         ref(v1alpha1.CaptureControl{}.OpenAPIModelName()),
+						},
+					},
 				},
 			},
 		},
 		Dependencies: []string{
-			v1alpha1.CaptureCounts{}.OpenAPIModelName(), v1alpha1.CaptureExpectation{}.OpenAPIModelName(), v1alpha1.CaptureFile{}.OpenAPIModelName(), v1alpha1.CaptureFilterStatus{}.OpenAPIModelName(), v1alpha1.CaptureOutputStatus{}.OpenAPIModelName(), v1alpha1.CaptureTarget{}.OpenAPIModelName(), v1.Condition{}.OpenAPIModelName(), v1.Time{}.OpenAPIModelName()},
+			v1alpha1.CaptureControl{}.OpenAPIModelName(), v1alpha1.CaptureCounts{}.OpenAPIModelName(), v1alpha1.CaptureExpectation{}.OpenAPIModelName(), v1alpha1.CaptureFile{}.OpenAPIModelName(), v1alpha1.CaptureFilterStatus{}.OpenAPIModelName(), v1alpha1.CaptureOutputStatus{}.OpenAPIModelName(), v1alpha1.CaptureTarget{}.OpenAPIModelName(), v1.Condition{}.OpenAPIModelName(), v1.Time{}.OpenAPIModelName()},
 	}
 }
 
@@ -2098,6 +2272,7 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_ClusterCaptu
 					"packetBytes": {
 						SchemaProps: spec.SchemaProps{
 							Description: "packetBytes is how many bytes of each packet are kept, from the link-layer header on: 64 to 262144, which is the default.",
+							Default:     262144,
 							Type:        []string{"integer"},
 							Format:      "int32",
 						},
@@ -2105,6 +2280,7 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_ClusterCaptu
 					"vantagePoint": {
 						SchemaProps: spec.SchemaProps{
 							Description: "vantagePoint says where a flow between two recorded pods is recorded. Default OncePerFlow.\n\nPossible enum values:\n - `\"BothEnds\"` records such a flow at both. Each packet is then there twice, which analysers take for retransmissions.\n - `\"OncePerFlow\"` records a flow between two recorded pods at one of them: at the client, which is the end with the higher port, or, of ICMP echo, the end that asks; a packet of a flow without ports at its sender.",
+							Default:     "OncePerFlow",
 							Type:        []string{"string"},
 							Format:      "",
 							Enum:        []interface{}{"BothEnds", "OncePerFlow"},
@@ -2119,6 +2295,7 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_ClusterCaptu
 					"durationSeconds": {
 						SchemaProps: spec.SchemaProps{
 							Description: "durationSeconds is for how long packets are recorded: 1 to 86400. Default 300.",
+							Default:     300,
 							Type:        []string{"integer"},
 							Format:      "int64",
 						},
@@ -2166,7 +2343,8 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_ClusterCaptu
 					},
 					"ttlSecondsAfterFinished": {
 						SchemaProps: spec.SchemaProps{
-							Description: "ttlSecondsAfterFinished is how long the capture and its packets are kept after it ended. Default 86400; 0 deletes it at once.",
+							Description: "ttlSecondsAfterFinished is how long the capture and its packets are kept after it ended, at most 2592000 (30 days). Default 86400; 0 deletes it at once.",
+							Default:     86400,
 							Type:        []string{"integer"},
 							Format:      "int32",
 						},

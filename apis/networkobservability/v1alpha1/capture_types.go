@@ -158,9 +158,11 @@ type CaptureSettings struct {
 	// packetBytes is how many bytes of each packet are kept, from the link-layer header on: 64 to 262144, which is the
 	// default.
 	// +optional
+	// +default=262144
 	PacketBytes *int32 `json:"packetBytes,omitempty"`
 	// vantagePoint says where a flow between two recorded pods is recorded. Default OncePerFlow.
 	// +optional
+	// +default="OncePerFlow"
 	VantagePoint CaptureVantagePoint `json:"vantagePoint,omitempty"`
 
 	// startTime is when to begin. By default at once.
@@ -168,6 +170,7 @@ type CaptureSettings struct {
 	StartTime *metav1.Time `json:"startTime,omitempty"`
 	// durationSeconds is for how long packets are recorded: 1 to 86400. Default 300.
 	// +optional
+	// +default=300
 	DurationSeconds *int64 `json:"durationSeconds,omitempty"`
 	// limits end the capture early.
 	// +optional
@@ -186,9 +189,10 @@ type CaptureSettings struct {
 	// +optional
 	NetworkSnapshot bool `json:"networkSnapshot,omitempty"`
 
-	// ttlSecondsAfterFinished is how long the capture and its packets are kept after it ended. Default 86400; 0 deletes
-	// it at once.
+	// ttlSecondsAfterFinished is how long the capture and its packets are kept after it ended, at most 2592000 (30 days).
+	// Default 86400; 0 deletes it at once.
 	// +optional
+	// +default=86400
 	TTLSecondsAfterFinished *int32 `json:"ttlSecondsAfterFinished,omitempty"`
 
 	// stop ends the capture. It can be set, and not unset.
@@ -453,6 +457,49 @@ type CaptureStatus struct {
 	// file is the merged file, once the capture has ended.
 	// +optional
 	File *CaptureFile `json:"file,omitempty"`
+	// control is what a replica of the server has to know to go on where another left off.
+	// +optional
+	Control *CaptureControl `json:"control,omitempty"`
+}
+
+// CaptureControl is what the controller of captures keeps of one.
+type CaptureControl struct {
+	// revision is below those of all requests that the controller sends to agents. It rises when another replica leads.
+	Revision int64 `json:"revision"`
+	// nodes are all those that record, or did, or may have been told to.
+	// +optional
+	// +listType=map
+	// +listMapKey=node
+	Nodes []CaptureControlNode `json:"nodes,omitempty"`
+	// names are what names in filter and match stood for when the capture started.
+	// +optional
+	// +listType=atomic
+	Names []CaptureControlName `json:"names,omitempty"`
+}
+
+// CaptureControlNode is a node that takes part in a capture.
+type CaptureControlNode struct {
+	Node string `json:"node"`
+	// recorded says that the node was seen to record. Packets may be there.
+	// +optional
+	Recorded bool `json:"recorded,omitempty"`
+	// packets and bytes are the node's shares of limits.packets and limits.bytes, in all since the beginning. They are
+	// written here before the node is told, so that all shares together are never more than the limit.
+	// +optional
+	Packets int64 `json:"packets,omitempty"`
+	// +optional
+	Bytes int64 `json:"bytes,omitempty"`
+}
+
+// CaptureControlName is a name and its addresses.
+type CaptureControlName struct {
+	// kind is pod, service or, in a filter, host.
+	Kind string `json:"kind"`
+	// +optional
+	Namespace string `json:"namespace,omitempty"`
+	Name      string `json:"name"`
+	// +listType=atomic
+	Addresses []string `json:"addresses"`
 }
 
 // CaptureFile is the merged file that the subresource pcap answers with.

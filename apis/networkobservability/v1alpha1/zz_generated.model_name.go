@@ -37,6 +37,21 @@ func (in Capture) OpenAPIModelName() string {
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
+func (in CaptureControl) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.CaptureControl"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in CaptureControlName) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.CaptureControlName"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in CaptureControlNode) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.CaptureControlNode"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
 func (in CaptureCounts) OpenAPIModelName() string {
 	return "io.k8s.networkobservability.v1alpha1.CaptureCounts"
 }

@@ -51,8 +51,8 @@ type CaptureSettingsApplyConfiguration struct {
 	// networkSnapshot also records the state of the network of each node and pod at the start: addresses, neighbours,
 	// routes, rules, nftables, sockets and sysctls. It is copied to the outputs beside the packets.
 	NetworkSnapshot *bool `json:"networkSnapshot,omitempty"`
-	// ttlSecondsAfterFinished is how long the capture and its packets are kept after it ended. Default 86400; 0 deletes
-	// it at once.
+	// ttlSecondsAfterFinished is how long the capture and its packets are kept after it ended, at most 2592000 (30 days).
+	// Default 86400; 0 deletes it at once.
 	TTLSecondsAfterFinished *int32 `json:"ttlSecondsAfterFinished,omitempty"`
 	// stop ends the capture. It can be set, and not unset.
 	Stop *bool `json:"stop,omitempty"`

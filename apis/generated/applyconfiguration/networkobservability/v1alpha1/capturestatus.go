@@ -52,6 +52,8 @@ type CaptureStatusApplyConfiguration struct {
 	Expected *CaptureExpectationApplyConfiguration `json:"expected,omitempty"`
 	// file is the merged file, once the capture has ended.
 	File *CaptureFileApplyConfiguration `json:"file,omitempty"`
+	// control is what a replica of the server has to know to go on where another left off.
+	Control *CaptureControlApplyConfiguration `json:"control,omitempty"`
 }
 
 // CaptureStatusApplyConfiguration constructs a declarative configuration of the CaptureStatus type for use with
@@ -176,5 +178,13 @@ func (b *CaptureStatusApplyConfiguration) WithExpected(value *CaptureExpectation
 // If called multiple times, the File field is set to the value of the last call.
 func (b *CaptureStatusApplyConfiguration) WithFile(value *CaptureFileApplyConfiguration) *CaptureStatusApplyConfiguration {
 	b.File = value
+	return b
+}
+
+// WithControl sets the Control field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Control field is set to the value of the last call.
+func (b *CaptureStatusApplyConfiguration) WithControl(value *CaptureControlApplyConfiguration) *CaptureStatusApplyConfiguration {
+	b.Control = value
 	return b
 }
