@@ -359,6 +359,13 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureContr
 							Format:      "int64",
 						},
 					},
+					"ending": {
+						SchemaProps: spec.SchemaProps{
+							Description: "ending is why all nodes are told to end, once that is so.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
 					"nodes": {
 						VendorExtensible: spec.VendorExtensible{
 							Extensions: spec.Extensions{

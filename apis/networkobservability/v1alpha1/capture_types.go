@@ -466,6 +466,9 @@ type CaptureStatus struct {
 type CaptureControl struct {
 	// revision is below those of all requests that the controller sends to agents. It rises when another replica leads.
 	Revision int64 `json:"revision"`
+	// ending is why all nodes are told to end, once that is so.
+	// +optional
+	Ending string `json:"ending,omitempty"`
 	// nodes are all those that record, or did, or may have been told to.
 	// +optional
 	// +listType=map

@@ -25,6 +25,8 @@ package v1alpha1
 type CaptureControlApplyConfiguration struct {
 	// revision is below those of all requests that the controller sends to agents. It rises when another replica leads.
 	Revision *int64 `json:"revision,omitempty"`
+	// ending is why all nodes are told to end, once that is so.
+	Ending *string `json:"ending,omitempty"`
 	// nodes are all those that record, or did, or may have been told to.
 	Nodes []CaptureControlNodeApplyConfiguration `json:"nodes,omitempty"`
 	// names are what names in filter and match stood for when the capture started.
@@ -42,6 +44,14 @@ func CaptureControl() *CaptureControlApplyConfiguration {
 // If called multiple times, the Revision field is set to the value of the last call.
 func (b *CaptureControlApplyConfiguration) WithRevision(value int64) *CaptureControlApplyConfiguration {
 	b.Revision = &value
+	return b
+}
+
+// WithEnding sets the Ending field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Ending field is set to the value of the last call.
+func (b *CaptureControlApplyConfiguration) WithEnding(value string) *CaptureControlApplyConfiguration {
+	b.Ending = &value
 	return b
 }
 
