@@ -16,8 +16,8 @@ import (
 	agentv1 "github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
 )
 
-// ErrCaptureNotFound is wrapped when an agent has no such capture.
-var ErrCaptureNotFound = errors.New("the agent has no such capture")
+// ErrOvertaken is wrapped when a ring of files let packets go that a follower had not read.
+var ErrOvertaken = errors.New("the ring of files has overtaken the reader")
 
 const (
 	// captureWindow is how much an agent can send ahead of our reading of a capture. gRPC takes nothing smaller.
@@ -66,9 +66,9 @@ func NewCaptureStreams(fleet *Fleet, register func(metrics.Registerable) error) 
 
 // ReadCapture asks the agent of a node for packets and hands over what it answers, batch by batch. The agent sends no more
 // than a window (64 KiB) and a batch ahead of take. It returns nil when the agent ended the answer as it should, the error
-// of take when that fails, and otherwise an error that begins with the node's name and wraps ErrCaptureNotFound where that
-// is the reason. An agent that says nothing for 10 s and NodeTimeout fails, a follower's too; how long take needs does
-// not matter. The agent has heard of the end of ctx when ReadCapture returns, or its connection is closed.
+// of take when that fails, and otherwise an error that begins with the node's name and wraps ErrNoAgent, ErrNotFound,
+// ErrInvalid or ErrOvertaken where that is the reason. An agent that says nothing for 10 s and NodeTimeout fails, a
+// follower's too; how long take needs does not matter. When ReadCapture returns, its connection is closed.
 func (s *CaptureStreams) ReadCapture(ctx context.Context, node string, request *agentv1.ReadCaptureRequest, take func(*agentv1.ReadCaptureResponse) error) error {
 	if err := s.fleet.awaitSync(ctx); err != nil {
 		return err
@@ -91,12 +91,14 @@ func (s *CaptureStreams) ReadCapture(ctx context.Context, node string, request *
 		s.reads.WithLabelValues(string(resultCanceled)).Inc()
 		return notTaken
 	}
-	if status.Code(err) == codes.NotFound {
-		s.reads.WithLabelValues("not_found").Inc()
-		return fmt.Errorf("%s: %w", node, ErrCaptureNotFound)
-	}
 	out := judge(ctx, node, at, Reply{}, err)
 	s.reads.WithLabelValues(string(out.result)).Inc()
+	switch {
+	case status.Code(err) == codes.DataLoss:
+		return fmt.Errorf("%s: %w", node, ErrOvertaken)
+	case out.result == resultRefused:
+		return refusal(node, at, err)
+	}
 	return out.err
 }
 
@@ -140,8 +142,8 @@ func (s *CaptureStreams) exchange(ctx context.Context, cancel context.CancelCaus
 		batch, err := stream.Recv()
 		timer.Stop()
 		switch {
-		case errors.Is(err, io.EOF) && !ended:
-			return violation("the packets ended without the state of the capture")
+		case errors.Is(err, io.EOF) && request.Follow && !ended:
+			return violation("a follower's stream ended before the capture")
 		case errors.Is(err, io.EOF):
 			return nil
 		case err != nil:
@@ -149,8 +151,10 @@ func (s *CaptureStreams) exchange(ctx context.Context, cancel context.CancelCaus
 		case ended:
 			return violation("a batch behind the last one")
 		}
+		if err := checkPackets(batch, request.Uid); err != nil {
+			return err
+		}
 		s.bytes.Add(float64(len(batch.Blocks)))
-		cleanCapture(batch)
 		ended = batch.End != nil
 		if err := take(batch); err != nil {
 			return err
@@ -158,15 +162,24 @@ func (s *CaptureStreams) exchange(ctx context.Context, cancel context.CancelCaus
 	}
 }
 
-// cleanCapture cleans the messages that are shown. Names go into files, where they are escaped.
-func cleanCapture(batch *agentv1.ReadCaptureResponse) {
-	for _, part := range batch.Parts {
-		part.Message = printable(part.Message)
+// checkPackets makes what comes with packets fit to be shown. The packets are checked where they are used.
+func checkPackets(batch *agentv1.ReadCaptureResponse, uid string) error {
+	if len(batch.Parts) > maxParts {
+		return violation("too many parts")
 	}
-	if batch.End != nil {
-		batch.End.Message = printable(batch.End.Message)
-		for _, part := range batch.End.Parts {
-			part.Message = printable(part.Message)
+	if outside(batch.SkippedBytes) {
+		return violation("a negative or impossible size")
+	}
+	for _, part := range batch.Parts {
+		if err := checkPart(part); err != nil {
+			return err
 		}
 	}
+	if batch.End == nil {
+		return nil
+	}
+	if batch.End.Uid != uid {
+		return violation("the end of another capture")
+	}
+	return checkState(batch.End)
 }
