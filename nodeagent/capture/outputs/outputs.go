@@ -4,9 +4,10 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"io"
+	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -31,6 +32,13 @@ type Config struct {
 	Roots *x509.CertPool
 	// Lookup finds the addresses of a host. Default the system's resolver.
 	Lookup func(ctx context.Context, host string) ([]netip.Addr, error)
+
+	// What follows is other than its default in tests only.
+
+	// podIdentity is where Amazon's pod identities are given out on each node.
+	podIdentity []netip.AddrPort
+	// tokenHosts are the ends of names of hosts that tokens of the agent's own identity may be sent to.
+	tokenHosts []string
 }
 
 // A File is one of the files that a node adds to a capture.
@@ -53,16 +61,13 @@ func ObjectName(namespace, name, uid, file string) string {
 	return namespace + "/" + name + "/" + uid + "/" + file
 }
 
-// ErrClosed is what Ensure answers after Close.
-var ErrClosed = errors.New("outputs are closed")
+// ErrClosed is what Ensure answers after Close, and for a capture that is being forgotten.
+var ErrClosed = errors.New("copying to outputs has been ended")
 
 // An Uploader copies files to outputs, in the background. Its methods are safe for concurrent use.
 type Uploader struct {
 	config Config
-	turns  chan struct{} // holds a token for each worker at work
-	ctx    context.Context
-	end    context.CancelFunc
-	jobs   sync.WaitGroup
+	turns  chan struct{} // holds one for each worker that is busy
 
 	mu       sync.Mutex
 	closed   bool
@@ -72,11 +77,7 @@ type Uploader struct {
 // New makes an Uploader. It has to be closed.
 func New(config Config) *Uploader {
 	config = config.withDefaults()
-	ctx, end := context.WithCancel(context.Background())
-	return &Uploader{
-		config: config, turns: make(chan struct{}, config.Workers),
-		ctx: ctx, end: end, captures: map[string]map[string]*job{},
-	}
+	return &Uploader{config: config, turns: make(chan struct{}, config.Workers), captures: map[string]map[string]*job{}}
 }
 
 func (c Config) withDefaults() Config {
@@ -96,6 +97,12 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Lookup == nil {
 		c.Lookup = systemLookup
+	}
+	if c.podIdentity == nil {
+		c.podIdentity = podIdentity
+	}
+	if c.tokenHosts == nil {
+		c.tokenHosts = tokenHosts
 	}
 	return c
 }
@@ -118,11 +125,11 @@ func (u *Uploader) Ensure(uid string, outputs []*v1alpha1.CaptureOutput, files [
 	}
 	for _, o := range outputs {
 		o = proto.CloneOf(o)
-		if j := jobs[o.Name]; j != nil {
-			j.ensure(o)
-			continue
+		if j := jobs[o.Name]; j == nil {
+			jobs[o.Name] = newJob(u, o, files)
+		} else if err := j.ensure(o); err != nil {
+			return err
 		}
-		jobs[o.Name] = newJob(u, o, files)
 	}
 	return nil
 }
@@ -132,46 +139,42 @@ func (u *Uploader) Ensure(uid string, outputs []*v1alpha1.CaptureOutput, files [
 func (u *Uploader) State(uid string) []*v1alpha1.CaptureOutputState {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return states(u.captures[uid])
+	var states []*v1alpha1.CaptureOutputState
+	for _, name := range slices.Sorted(maps.Keys(u.captures[uid])) {
+		states = append(states, u.captures[uid][name].snapshot())
+	}
+	return states
 }
 
 // Forget ends copying of a capture, gives up what was begun and is not whole, and forgets credentials. What was stored
 // stays. It returns when no file of the capture is being read any more, which takes some seconds at most.
 func (u *Uploader) Forget(uid string) {
 	u.mu.Lock()
-	jobs := u.captures[uid]
-	delete(u.captures, uid)
+	jobs := maps.Clone(u.captures[uid])
 	u.mu.Unlock()
-	for _, j := range jobs {
-		j.end()
-	}
-	for _, j := range jobs {
-		j.wait()
-	}
+	endAll(slices.Collect(maps.Values(jobs)))
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	delete(u.captures, uid)
 }
 
 // Close ends everything, as Forget does for each capture.
 func (u *Uploader) Close() {
 	u.mu.Lock()
 	u.closed = true
+	var all []*job
+	for _, jobs := range u.captures {
+		all = slices.AppendSeq(all, maps.Values(jobs))
+	}
 	u.mu.Unlock()
-	u.end()
-	u.jobs.Wait()
+	endAll(all)
 }
 
-func validate(uid string, outputs []*v1alpha1.CaptureOutput, files []File) error {
-	if !uids.MatchString(uid) {
-		return fmt.Errorf("uid: %q is not a UID", uid)
+func endAll(jobs []*job) {
+	for _, j := range jobs {
+		j.end()
 	}
-	for i, o := range outputs {
-		if err := validateOutput(o); err != nil {
-			return fmt.Errorf("outputs[%d].%w", i, err)
-		}
+	for _, j := range jobs {
+		j.wait()
 	}
-	for i, f := range files {
-		if err := validateFile(uid, f); err != nil {
-			return fmt.Errorf("files[%d].%w", i, err)
-		}
-	}
-	return nil
 }
