@@ -86,7 +86,7 @@ func TestNothingIsPrivileged(t *testing.T) {
 			}
 		}
 	}
-	allowed := map[corev1.Capability]bool{"BPF": true, "PERFMON": true, "NET_ADMIN": true, "NET_BROADCAST": true, "SYS_ADMIN": true, "SYS_PTRACE": true}
+	allowed := map[corev1.Capability]bool{"BPF": true, "PERFMON": true, "NET_ADMIN": true, "NET_BROADCAST": true, "NET_RAW": true, "SYS_ADMIN": true, "SYS_PTRACE": true}
 	for _, capability := range agent.Containers[0].SecurityContext.Capabilities.Add {
 		if !allowed[capability] {
 			t.Errorf("the agent asks for %s, which it does not need", capability)

@@ -122,40 +122,46 @@ func (b *Block) read() (Packet, bool) {
 	if raw[packetKind] == unix.PACKET_OUTGOING {
 		packet.Direction = pcapng.Outbound
 	}
-	added := b.complete(raw, start, captured)
-	if added < 0 {
+	added, inData := b.complete(raw, start, captured)
+	if inData < 0 {
 		return b.malformed("data at", start)
 	}
 	packet.Original += uint32(added)
-	packet.Data = raw[start-added : start-added+min(captured+added, b.snap)]
+	packet.Data = raw[start-inData : start-inData+min(captured+inData, b.snap)]
 	packet.Data = packet.Data[:len(packet.Data):len(packet.Data)]
-	b.offset += int(binary.NativeEndian.Uint32(raw[packetNext:]))
+	next := int(binary.NativeEndian.Uint32(raw[packetNext:]))
+	if b.left > 0 && next < packetHeader {
+		return b.malformed("next packet after", next)
+	}
+	b.offset += next
 	return packet, true
 }
 
-// complete puts before the packet what it lacks of an Ethernet header, in the room that the kernel leaves there, and
-// returns how many bytes that is; less than 0 when there is no room.
-func (b *Block) complete(raw []byte, start, captured int) (added int) {
+// complete puts before the packet what it lacks of an Ethernet header, in the room that the kernel leaves there. It
+// returns how many bytes the packet lacked and how many of them it now has, less than 0 when there is no room.
+func (b *Block) complete(raw []byte, start, captured int) (lacked, put int) {
 	if b.made {
 		if start < packetHeader+ethernetLength {
-			return -1
+			return 0, -1
 		}
 		makeHeader(raw, start, captured)
-		start, captured, added = start-ethernetLength, captured+ethernetLength, ethernetLength
+		start, captured, put = start-ethernetLength, captured+ethernetLength, ethernetLength
 	}
-	// What the kernel or the network card has taken off is the outer tag, and belongs behind the addresses. A packet cut
-	// before that place keeps its length and goes without.
-	if binary.NativeEndian.Uint32(raw[packetStatus:])&unix.TP_STATUS_VLAN_VALID == 0 || captured < addressesLength {
-		return added
+	if binary.NativeEndian.Uint32(raw[packetStatus:])&unix.TP_STATUS_VLAN_VALID == 0 {
+		return put, put
+	}
+	// What was taken off is the outer tag, and belongs behind the addresses; it is not there when those were cut.
+	if captured < addressesLength {
+		return put + tagLength, put
 	}
 	if start < packetHeader+tagLength {
-		return -1
+		return 0, -1
 	}
 	copy(raw[start-tagLength:], raw[start:start+addressesLength])
 	tag := raw[start-tagLength+addressesLength:][:tagLength]
 	binary.BigEndian.PutUint16(tag, tagProtocol(raw))
 	binary.BigEndian.PutUint16(tag[2:], uint16(binary.NativeEndian.Uint32(raw[packetTCI:])))
-	return added + tagLength
+	return put + tagLength, put + tagLength
 }
 
 func tagProtocol(raw []byte) uint16 {

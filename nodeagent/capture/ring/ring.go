@@ -231,7 +231,10 @@ func (r *Ring) HasEthernetHeader() bool { return r.device.ethernet }
 func (r *Ring) SetFilter(filter []unix.SockFilter) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.stopped.Load() {
+	switch {
+	case r.closed.Load():
+		return ErrClosed
+	case r.stopped.Load():
 		return ErrStopped
 	}
 	return r.control(func(socket int) error { return attach(socket, cut(filter, r.snap), r.optionLimit) })
@@ -242,7 +245,7 @@ func (r *Ring) SetFilter(filter []unix.SockFilter) error {
 func (r *Ring) Stop() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.stopped.Load() {
+	if r.stopped.Load() || r.closed.Load() {
 		return nil
 	}
 	err := r.control(func(socket int) error {
@@ -386,23 +389,25 @@ func (r *Ring) interfaceEnded(failed error) error {
 	if !errors.Is(failed, unix.ENETDOWN) && !errors.Is(failed, unix.ENODEV) {
 		return fmt.Errorf("waiting for packets: %w", failed)
 	}
-	r.ended = ErrDown
-	if r.control(func(socket int) error { return bound(socket) }) != nil {
-		r.ended = ErrGone
-	}
+	// An interface that goes is set down first. Both happen under the lock that this question waits for.
+	_ = r.control(func(socket int) error {
+		_, err := unix.IoctlGetEthtoolDrvinfo(socket, "lo")
+		return err
+	})
+	r.ended = r.control(lost)
 	return r.Stop()
 }
 
-// bound is an error when the interface that a socket was bound to is no longer in its network namespace.
-func bound(socket int) error {
+// lost tells why the interface that a socket is bound to sends nothing: only one that is gone is bound to no more.
+func lost(socket int) error {
 	address, err := unix.Getsockname(socket)
 	if err != nil {
 		return fmt.Errorf("asking for the socket's interface: %w", err)
 	}
-	if link, ok := address.(*unix.SockaddrLinklayer); !ok || link.Ifindex <= 0 {
-		return ErrGone
+	if link, ok := address.(*unix.SockaddrLinklayer); ok && link.Ifindex > 0 {
+		return ErrDown
 	}
-	return nil
+	return ErrGone
 }
 
 func socketError(socket int) error {
@@ -450,17 +455,16 @@ func (r *Ring) drain(take func(*Block) error) error {
 // they count.
 func (r *Ring) Close() error {
 	r.mu.Lock()
-	if r.closed.Load() {
-		r.mu.Unlock()
-		return nil
-	}
 	_, _, err := r.count()
 	r.closed.Store(true)
 	r.mu.Unlock()
 
-	_ = r.file.SetReadDeadline(past)
+	_ = r.file.SetReadDeadline(past) // wakes Run; it fails only when the ring is closed
 	r.consuming.Lock()
 	defer r.consuming.Unlock()
+	if r.memory == nil {
+		return nil
+	}
 	err = errors.Join(err, unix.Munmap(r.memory), r.file.Close())
 	r.memory = nil
 	if err != nil {

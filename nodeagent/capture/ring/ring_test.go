@@ -12,8 +12,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// A link is two namespaces that are joined by veth: packets are sent at its far end and taken at its near end.
-type link struct {
+// A cable is two namespaces that are joined by veth: packets are sent at its far end and taken at its near end.
+type cable struct {
 	near, far *fakepod.Namespace
 }
 
@@ -22,10 +22,10 @@ const (
 	subnet            = 7
 )
 
-func connect(t testing.TB) link {
+func connect(t testing.TB) cable {
 	t.Helper()
 	fakepod.NeedRoot(t)
-	l := link{near: fakepod.NewNamespace(t), far: fakepod.NewNamespace(t)}
+	l := cable{near: fakepod.NewNamespace(t), far: fakepod.NewNamespace(t)}
 	for _, n := range []*fakepod.Namespace{l.near, l.far} {
 		// Nothing is sent but by the tests.
 		n.Run("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1")
