@@ -1,0 +1,94 @@
+package pcapfilter
+
+import (
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"slices"
+
+	"golang.org/x/net/bpf"
+)
+
+// comparedPackets is how many packets every expression is judged on.
+const comparedPackets = 20000
+
+// lines returns the lines of a file that are no comments.
+func lines(t testing.TB, file string) []string {
+	t.Helper()
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []string
+	for line := range strings.Lines(string(data)) {
+		if line = strings.TrimSuffix(line, "\n"); line != "" && !strings.HasPrefix(line, "#") {
+			all = append(all, line)
+		}
+	}
+	return all
+}
+
+// TestAgainstTcpdump compiles every expression of the corpus with tcpdump and here, and lets both programs judge
+// the same packets.
+func TestAgainstTcpdump(t *testing.T) {
+	o := newOracle(t)
+	packets := makePackets(comparedPackets, 1)
+	expressions := lines(t, "testdata/expressions.txt")
+	if len(expressions) < 500 {
+		t.Fatalf("the corpus has %d expressions, 500 are promised", len(expressions))
+	}
+	var identical, accepted, longer atomic.Int64
+	parallel(expressions, func(text string) {
+		program, err := Compile(text, Options{})
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+			return
+		}
+		theirs := o.compile(text)
+		if theirs.err != nil {
+			t.Errorf("%s: tcpdump refuses it: %v", text, theirs.err)
+			return
+		}
+		accepted.Add(int64(compareOn(t, text, program.Instructions, theirs.program, packets)))
+		longer.Add(int64(len(program.Instructions) - len(theirs.program)))
+		if slices.Equal(program.Instructions, theirs.program) {
+			identical.Add(1)
+		}
+	})
+	judged := len(expressions) * len(packets)
+	t.Logf("%d expressions on %d packets each, %d verdicts, %d%% of them to accept; %d programs are tcpdump's instruction for instruction; all together are %d instructions longer",
+		len(expressions), len(packets), judged, accepted.Load()*100/int64(judged), identical.Load(), longer.Load())
+}
+
+// parallel calls f for every text, from as many goroutines as tcpdump has keepers.
+func parallel(texts []string, f func(text string)) {
+	var next atomic.Int64
+	var all sync.WaitGroup
+	for range keepers {
+		all.Go(func() {
+			for i := next.Add(1) - 1; i < int64(len(texts)); i = next.Add(1) - 1 {
+				f(texts[i])
+			}
+		})
+	}
+	all.Wait()
+}
+
+// compareOn returns how many packets both programs accept, and fails if they differ on any.
+func compareOn(t testing.TB, text string, ours, theirs []bpf.RawInstruction, packets []*packet) (accepted int) {
+	t.Helper()
+	for i, p := range packets {
+		a, b := run(ours, p), run(theirs, p)
+		if a != b {
+			t.Errorf("%s: packet %d (%s, %d bytes, tag beside it %v): %d, tcpdump says %d\n% x", text, i, p.kind, len(p.data), p.tagged, a, b, p.data)
+			return accepted
+		}
+		if a != 0 {
+			accepted++
+		}
+	}
+	return accepted
+}
