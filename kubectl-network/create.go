@@ -3,13 +3,16 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/selection"
 
 	"github.com/networkobservability/networkobservability/apis/networkobservability/v1alpha1"
 )
@@ -207,10 +210,29 @@ func quantity(flag, value string) (*resource.Quantity, error) {
 	return &parsed, nil
 }
 
+// selector reads labels as kubectl's -l does; metav1.ParseToLabelSelector does not know "!=".
 func selector(flag, text string) (*metav1.LabelSelector, error) {
-	parsed, err := metav1.ParseToLabelSelector(text)
+	requirements, err := labels.ParseToRequirements(text)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", flag, err)
+	}
+	parsed := &metav1.LabelSelector{}
+	operators := map[selection.Operator]metav1.LabelSelectorOperator{
+		selection.In: metav1.LabelSelectorOpIn, selection.NotIn: metav1.LabelSelectorOpNotIn, selection.NotEquals: metav1.LabelSelectorOpNotIn,
+		selection.Exists: metav1.LabelSelectorOpExists, selection.DoesNotExist: metav1.LabelSelectorOpDoesNotExist,
+	}
+	for _, r := range requirements {
+		if r.Operator() == selection.Equals || r.Operator() == selection.DoubleEquals {
+			metav1.AddLabelToSelector(parsed, r.Key(), r.ValuesUnsorted()[0])
+			continue
+		}
+		operator, ok := operators[r.Operator()]
+		if !ok {
+			return nil, fmt.Errorf("%s: %q cannot be used here: use =, !=, in, notin, KEY or !KEY", flag, r.String())
+		}
+		values := r.ValuesUnsorted()
+		slices.Sort(values)
+		parsed.MatchExpressions = append(parsed.MatchExpressions, metav1.LabelSelectorRequirement{Key: r.Key(), Operator: operator, Values: values})
 	}
 	return parsed, nil
 }
