@@ -130,34 +130,43 @@ type visible struct {
 	partial bool
 }
 
-// visible asks once for all of the capture's scope, else at most once a namespace and for a few pods by name.
 func (r *request) visible(ctx context.Context, matches []Match) visible {
-	var seen visible
-	everyPod := r.allowed(ctx, "pods", r.namespace, "")
-	everyNode := r.recordsNodes && r.allowed(ctx, "nodes", "", "")
-	seen.partial = !everyPod || r.recordsNodes && !everyNode
-	namespaces, asked := map[string]bool{}, 0
+	s := sight{request: r, everyPod: r.allowed(ctx, "pods", r.namespace, ""), namespaces: map[string]bool{}}
+	s.everyNode = r.recordsNodes && r.allowed(ctx, "nodes", "", "")
+	seen := visible{partial: !s.everyPod || r.recordsNodes && !s.everyNode}
 	for _, m := range matches {
-		may := everyPod
-		if m.Pod == "" {
-			may = everyNode
-		} else if !may {
-			known, ok := namespaces[m.Namespace]
-			if !ok {
-				known = m.Namespace != r.namespace && r.allowed(ctx, "pods", m.Namespace, "")
-				namespaces[m.Namespace] = known
-			}
-			may = known
-			if !may && asked < maxAskedPods {
-				asked++
-				may = r.allowed(ctx, "pods", m.Namespace, m.Pod)
-			}
-		}
-		if may {
+		if s.of(ctx, m) {
 			seen.matches = append(seen.matches, m)
 		}
 	}
 	return seen
+}
+
+// A sight asks once for all of a capture's scope, else once a namespace, else for a few pods by name.
+type sight struct {
+	*request
+	everyPod, everyNode bool
+	namespaces          map[string]bool
+	asked               int
+}
+
+func (s *sight) of(ctx context.Context, m Match) bool {
+	if m.Pod == "" {
+		return s.everyNode
+	}
+	if s.everyPod {
+		return true
+	}
+	whole, known := s.namespaces[m.Namespace]
+	if !known {
+		whole = s.allowed(ctx, "pods", m.Namespace, "")
+		s.namespaces[m.Namespace] = whole
+	}
+	if whole || s.asked == maxAskedPods {
+		return whole
+	}
+	s.asked++
+	return s.allowed(ctx, "pods", m.Namespace, m.Pod)
 }
 
 // mayReadStatistics of all that is seen.

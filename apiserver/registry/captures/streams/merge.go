@@ -27,9 +27,9 @@ type input struct {
 	// place is where the head, or the last packet without one, is in the order: the running maximum of the times of the
 	// node's packets.
 	place int64
-	// atPlace counts the packets at place and total all, so that a stream that broke can go on behind them; pass is how many
-	// have to be passed by because they were there before it broke.
-	atPlace, total, pass int64
+	// received counts the packets, and atPlace those of them at place, so that a stream that broke can go on behind them:
+	// pass is how many the next has to pass by, of those up to passUntil.
+	received, atPlace, pass, passUntil int64
 	// watermark: every packet up to this time has been received.
 	watermark int64
 	// waited is whether packets of others wait for this node's, ended whether nothing more comes.

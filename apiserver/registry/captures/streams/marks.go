@@ -1,0 +1,69 @@
+package streams
+
+import (
+	"cmp"
+	"slices"
+
+	agentv1 "github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
+)
+
+const (
+	// marksPerNode is how many marks of a node are kept; of more, every second one is.
+	marksPerNode = 4096
+	// markSlack is how much less is sought when marks led too far.
+	markSlack = 1 << 20
+)
+
+// marks say about how many bytes of packets come before a time.
+type marks struct {
+	// steps are sorted by time when sorted is set. first is what all parts together have before their first mark.
+	steps  []step
+	first  int64
+	sorted bool
+}
+
+// A step: behind its time, so many bytes more come before.
+type step struct{ time, more int64 }
+
+// add adds the marks of one node, of the parts that are shown.
+func (m *marks) add(given []*agentv1.CaptureMark, shows func(part uint32) bool) {
+	byPart := map[uint32][]*agentv1.CaptureMark{}
+	for len(given) > marksPerNode {
+		given = everySecond(given)
+	}
+	for _, mark := range given {
+		if shows(mark.Part) {
+			byPart[mark.Part] = append(byPart[mark.Part], mark)
+		}
+	}
+	for _, part := range byPart {
+		slices.SortFunc(part, func(a, b *agentv1.CaptureMark) int { return cmp.Compare(a.TimeUnixNano, b.TimeUnixNano) })
+		m.first += part[0].BlockBytes
+		for i, mark := range part[:len(part)-1] {
+			m.steps = append(m.steps, step{mark.TimeUnixNano, max(0, part[i+1].BlockBytes-mark.BlockBytes)})
+		}
+		m.steps = append(m.steps, step{part[len(part)-1].TimeUnixNano, 0})
+	}
+	m.sorted = false
+}
+
+func everySecond(given []*agentv1.CaptureMark) []*agentv1.CaptureMark {
+	var kept []*agentv1.CaptureMark
+	for i := 0; i < len(given); i += 2 {
+		kept = append(kept, given[i])
+	}
+	return kept
+}
+
+// before is the latest time before which there are, as far as marks tell, at most so many bytes; 0 when there is none.
+func (m *marks) before(bytes int64) (time int64) {
+	if !m.sorted {
+		slices.SortFunc(m.steps, func(a, b step) int { return cmp.Compare(a.time, b.time) })
+		m.sorted = true
+	}
+	for come, i := m.first, 0; i < len(m.steps) && come <= bytes; i++ {
+		time = m.steps[i].time
+		come += m.steps[i].more
+	}
+	return max(time, 0)
+}
