@@ -43,6 +43,13 @@ func (n *Names) Add(names []*agentv1.CaptureName) {
 	}
 }
 
+// Merge adds what another has.
+func (n *Names) Merge(other *Names) {
+	if n.names = append(n.names, other.Sorted()...); len(n.names) >= 2*MaxAddresses {
+		n.names = n.Sorted()
+	}
+}
+
 // Sorted are the names by address, each address once.
 func (n *Names) Sorted() []pcapng.Name {
 	if n == nil {

@@ -133,9 +133,9 @@ func AppendNames(b []byte, names []Name) []byte {
 	return end(b, block)
 }
 
-// Statistics of an interface, in packets.
+// Statistics of an interface, in packets. Counts below 0 are not known and left out.
 type Statistics struct {
-	// Time, Start and End are nanoseconds since the epoch.
+	// Time, Start and End are nanoseconds since the epoch. Start and End are left out when they are 0.
 	Time, Start, End int64
 	// Received are the packets that were seen, and FilterAccepted those of them that the filter let pass. A filter in the
 	// kernel lets nobody see the others, so that both are the same for us.
@@ -152,13 +152,19 @@ func AppendStatistics(b []byte, number uint32, s Statistics) []byte {
 	b = binary.LittleEndian.AppendUint32(b, number)
 	b = appendTime(b, s.Time)
 	b = appendText(b, 1, s.Comment)
-	b = appendOption(b, 2, appendTime(nil, s.Start))
-	b = appendOption(b, 3, appendTime(nil, s.End))
+	if s.Start != 0 {
+		b = appendOption(b, 2, appendTime(nil, s.Start))
+	}
+	if s.End != 0 {
+		b = appendOption(b, 3, appendTime(nil, s.End))
+	}
 	for _, o := range []struct {
 		code  uint16
 		value int64
 	}{{4, s.Received}, {5, s.Dropped}, {6, s.FilterAccepted}, {7, s.DroppedByOS}, {8, s.Delivered}} {
-		b = appendOption(b, o.code, binary.LittleEndian.AppendUint64(nil, uint64(o.value)))
+		if o.value >= 0 {
+			b = appendOption(b, o.code, binary.LittleEndian.AppendUint64(nil, uint64(o.value)))
+		}
 	}
 	return end(b, block)
 }

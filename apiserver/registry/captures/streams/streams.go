@@ -179,6 +179,6 @@ func (r *REST) Connect(ctx context.Context, name string, options runtime.Object,
 		return nil, errors.New("there is no user in the request")
 	}
 	return &session{
-		REST: r, Streams: r.streams, name: name, namespace: genericrequest.NamespaceValue(ctx), options: read, user: user, responder: responder,
+		REST: r, name: name, namespace: genericrequest.NamespaceValue(ctx), options: read, user: user, responder: responder,
 	}, nil
 }
