@@ -17,10 +17,11 @@ import (
 // A Kind is what a name is of.
 type Kind string
 
-// The kinds of names that a match may hold.
 const (
 	Pod     Kind = "pod"
 	Service Kind = "service"
+	// Host is a name that stands in a filter without saying of what it is: of a Service, or if there is none of a pod.
+	Host Kind = "host"
 )
 
 // Resolve answers with the addresses of a pod, or the cluster addresses of a Service. It is an error that there is
