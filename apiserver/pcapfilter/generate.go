@@ -54,7 +54,7 @@ func newGenerator(o Options) *generator {
 }
 
 // maxBlocks bounds what the optimizer has to look at.
-const maxBlocks = 1 << 14
+const maxBlocks = 1 << 13
 
 // graph compiles a tree to blocks that end in accept or reject, and returns the first.
 func (g *generator) graph(n node) (*block, error) {

@@ -34,7 +34,7 @@ type analysis struct {
 	used       uint32            // registers used before they are set, here or later
 	usedAfter  uint32
 	killed     uint32
-	same       *block // one that does the same
+	same       *block // one that does the same, perhaps itself
 }
 
 type optimizer struct {
@@ -45,12 +45,13 @@ type optimizer struct {
 	visit   int
 	changed bool
 	// rewrote says that more than edges changed.
-	rewrote bool
-	numbers map[computation]uint32
-	known   []constantValue
-	last    uint32
-	work    int
-	failed  error
+	rewrote   bool
+	numbers   map[computation]uint32
+	constants []constantValue
+	alike     map[comparison]bits64
+	last      uint32
+	work      int
+	failed    error
 }
 
 // computation is how a value comes about; equal computations have equal numbers.
@@ -69,7 +70,7 @@ const maxWork = 3e8
 
 // optimize returns the block that does with fewer instructions what first does.
 func optimize(first *block) (*block, error) {
-	o := &optimizer{first: first}
+	o := &optimizer{first: first, numbers: map[computation]uint32{}, alike: map[comparison]bits64{}}
 	o.visit++
 	o.number(first)
 	o.allocateSets()
@@ -300,12 +301,14 @@ func localUses(b *block) {
 // pass does one round over all blocks.
 func (o *optimizer) pass(statements bool) {
 	top := o.first.level
-	o.numbers, o.known, o.last = make(map[computation]uint32), make([]constantValue, 1), 0
+	clear(o.numbers)
+	o.constants, o.last = append(o.constants[:0], constantValue{}), 0
 	o.findInward()
 	o.downward(func(b *block) { o.evaluate(b, statements) })
 	if statements || o.failed != nil {
 		return
 	}
+	o.findAlike()
 	o.upward(top, func(b *block) {
 		o.shorten(&b.whenTrue)
 		o.shorten(&b.whenFalse)
@@ -377,7 +380,7 @@ func (o *optimizer) value(code uint16, a, b uint32) uint32 {
 		return v
 	}
 	o.last++
-	o.known = append(o.known, constantValue{code == loadImmediate, a})
+	o.constants = append(o.constants, constantValue{code == loadImmediate, a})
 	o.numbers[c] = o.last
 	return o.last
 }
@@ -393,31 +396,59 @@ func (o *optimizer) shorten(e *edge) {
 		e.to = next
 		o.rewritten()
 	}
-again:
-	for i, word := range e.dominators {
-		for ; word != 0; word &= word - 1 {
-			o.work++
-			next := outcome(e.to, o.edges[i*64+bits.TrailingZeros64(word)])
-			if next == nil || conflict(e.from, next) {
-				continue
-			}
-			o.changed = true
-			if e.to = next; next.whenTrue.to == nil {
-				return
-			}
-			goto again
+	for e.to.whenTrue.to != nil {
+		next := o.known(e)
+		if next == nil {
+			return
 		}
+		e.to = next
+		o.changed = true
 	}
 }
 
-// outcome returns where b leads if e was taken before, or nil if that does not follow.
+// known returns where the block that e leads to leads in turn, if that is known on e.
+func (o *optimizer) known(e *edge) *block {
+	alike := o.alike[e.to.comparison()]
+	o.work += len(alike)
+	for i, word := range alike {
+		for word &= e.dominators[i]; word != 0; word &= word - 1 {
+			next := outcome(e.to, o.edges[i*64+bits.TrailingZeros64(word)])
+			if next != nil && !conflict(e.from, next) {
+				return next
+			}
+		}
+	}
+	return nil
+}
+
+// comparison is what a block compares, and how.
+type comparison struct {
+	code  uint16
+	value uint32
+}
+
+func (b *block) comparison() comparison { return comparison{b.code, b.values[registerA]} }
+
+// findAlike groups edges by what the blocks that they leave compare.
+func (o *optimizer) findAlike() {
+	clear(o.alike)
+	size := words(len(o.edges))
+	o.upward(o.first.level, func(b *block) {
+		c := b.comparison()
+		if o.alike[c] == nil {
+			o.alike[c] = make(bits64, size)
+		}
+		o.alike[c].add(b.whenTrue.id)
+		o.alike[c].add(b.whenFalse.id)
+	})
+	o.work += len(o.alike) * size
+}
+
+// outcome returns where b leads if e was taken before, or nil if that does not follow. Both compare the same value.
 func outcome(b *block, e *edge) *block {
 	code, taken := e.code, true
 	if code < 0 {
 		code, taken = -code, false
-	}
-	if int(b.code) != code || b.values[registerA] != e.from.values[registerA] {
-		return nil
 	}
 	switch {
 	case b.operand == e.from.operand && taken:
@@ -506,46 +537,25 @@ func (o *optimizer) pullUp(b *block, p part) {
 		other.to = pulled
 	}
 	o.changed = true
-	o.findDominators()
 }
 
-// unify makes one of blocks that do the same.
+// unify makes one of blocks that do the same, from the returns up.
 func (o *optimizer) unify() {
-	for again := true; again; {
-		again = false
-		o.visit++
-		o.mark(o.first)
-		seen := map[string]*block{}
-		for i := len(o.blocks) - 1; i >= 0; i-- {
-			b := o.blocks[i]
-			b.same = nil
-			if b.reached != o.visit {
-				continue
+	o.findLevels()
+	seen := map[string]*block{}
+	for level := range o.first.level + 1 {
+		o.inLevel(level, func(b *block) {
+			for _, e := range []*edge{&b.whenTrue, &b.whenFalse} {
+				if e.to != nil {
+					e.to = e.to.same
+				}
 			}
 			key := b.key()
-			if other := seen[key]; other != nil {
-				b.same = other
-			} else {
+			if seen[key] == nil {
 				seen[key] = b
 			}
-		}
-		for _, e := range o.edges {
-			if e.to != nil && e.to.same != nil {
-				e.to = e.to.same
-				again = true
-			}
-		}
-	}
-}
-
-func (o *optimizer) mark(b *block) {
-	if b.reached == o.visit {
-		return
-	}
-	b.reached = o.visit
-	if b.whenTrue.to != nil {
-		o.mark(b.whenTrue.to)
-		o.mark(b.whenFalse.to)
+			b.same = seen[key]
+		})
 	}
 }
 

@@ -60,7 +60,7 @@ func (o *optimizer) set(s *statement, register *uint32, value uint32, simplify b
 func (o *optimizer) loadIndirect(b *block, s *statement, simplify bool) {
 	x := b.values[registerX]
 	v := uint32(0)
-	if known := o.known[x]; simplify && known.is {
+	if known := o.constants[x]; simplify && known.is {
 		s.code = classLD | modeABS | s.code&sizeMask
 		s.k += known.value
 		v = o.value(s.code, s.k, 0)
@@ -73,7 +73,7 @@ func (o *optimizer) loadIndirect(b *block, s *statement, simplify bool) {
 
 func (o *optimizer) loadScratch(b *block, s *statement, register *uint32, immediate uint16, simplify bool) {
 	v := b.values[s.k]
-	if known := o.known[v]; simplify && known.is {
+	if known := o.constants[v]; simplify && known.is {
 		s.code, s.k = immediate, known.value
 		o.rewritten()
 	}
@@ -95,7 +95,7 @@ func (o *optimizer) compute(b *block, s *statement, simplify bool) {
 }
 
 func (o *optimizer) negate(s *statement, a *uint32, simplify bool) {
-	if known := o.known[*a]; simplify && known.is {
+	if known := o.constants[*a]; simplify && known.is {
 		s.code, s.k = loadImmediate, -known.value
 		*a = o.constant(s.k)
 		return
@@ -119,7 +119,7 @@ func (o *optimizer) computeConstant(b *block, s *statement, operation uint16, si
 			return
 		}
 	}
-	if known := o.known[*a]; simplify && known.is {
+	if known := o.constants[*a]; simplify && known.is {
 		o.fold(b, s, known.value, s.k)
 		*a = o.constant(s.k)
 		return
@@ -129,7 +129,7 @@ func (o *optimizer) computeConstant(b *block, s *statement, operation uint16, si
 
 func (o *optimizer) computeX(b *block, s *statement, operation uint16, simplify bool) {
 	a, x := &b.values[registerA], b.values[registerX]
-	left, right := o.known[*a], o.known[x]
+	left, right := o.constants[*a], o.constants[x]
 	switch {
 	case simplify && left.is && right.is:
 		o.fold(b, s, left.value, right.value)
@@ -246,7 +246,7 @@ func (o *optimizer) mergeLast(b *block, last *statement) {
 	switch {
 	case last.gone: // it has been merged before
 	case last.code == classALU|opSUB|sourceX:
-		if x := o.known[b.values[registerX]]; x.is {
+		if x := o.constants[b.values[registerX]]; x.is {
 			b.k += x.value
 		} else if b.k == 0 {
 			b.code = jumpEqual | sourceX
@@ -276,10 +276,10 @@ func (o *optimizer) decide(b *block) {
 		o.fail(b, "tcpdump takes a test of all 32 bits under the mask 0xffffffff for always true; leave out the mask")
 		return
 	}
-	if x := o.known[b.values[registerX]]; x.is && b.code&classMask == classJMP && b.code&sourceMask == sourceX {
+	if x := o.constants[b.values[registerX]]; x.is && b.code&classMask == classJMP && b.code&sourceMask == sourceX {
 		b.code, b.k = b.code&^sourceX, x.value
 	}
-	a := o.known[b.values[registerA]]
+	a := o.constants[b.values[registerA]]
 	if !a.is || b.code&classMask != classJMP || b.code&sourceMask != sourceK {
 		return
 	}
