@@ -22,8 +22,9 @@ const (
 	// maxBytes is what the kernel's 32-bit offsets leave.
 	maxBytes = 1 << 30
 
-	// smallestBlock: every packet that does not fit into what is left of a block leaves that unused.
-	smallestBlock = 128 << 10
+	// smallestBlock is in bytes. A block that fills wakes Run, and a packet that does not fit into the rest of one leaves
+	// it unused: of what segmentation offload makes, three fit.
+	smallestBlock = 256 << 10
 	// overhead of a block and its first packet, generously: one that is larger than a block would be cut by it.
 	overhead = 4 << 10
 
@@ -96,9 +97,12 @@ type Ring struct {
 
 	// consuming is held by Run. Who holds it may use memory.
 	consuming sync.Mutex
-	next      int // offset in memory of the block that the kernel fills next
-	ended     error
+	awake     func(socket uintptr) bool // check
+	next      int                       // offset in memory of the block that comes next
+	current   Block                     // what take is given
 	counted   time.Time
+	failed    error // of the socket
+	ended     error // why there are no more packets, when they were not stopped
 
 	delivered atomic.Int64
 	closed    atomic.Bool
@@ -133,6 +137,7 @@ func newRing(config Config) (*Ring, error) {
 		unix.Close(socket)
 		return nil, err
 	}
+	r.awake = r.check
 	r.file = os.NewFile(uintptr(socket), "packet socket")
 	if r.socket, err = r.file.SyscallConn(); err != nil {
 		_ = unix.Munmap(r.memory)
@@ -330,15 +335,14 @@ func (r *Ring) consume(take func(*Block) error) error {
 		if err := r.countInTime(); err != nil {
 			return err
 		}
-		memory := r.memory[r.next:][:r.block]
-		block := open(memory, r.snap, !r.device.ethernet)
-		r.delivered.Add(int64(block.Len()))
-		err := take(&block)
+		r.current = open(r.memory[r.next:][:r.block], r.snap, !r.device.ethernet)
+		r.delivered.Add(int64(r.current.Len()))
+		err := take(&r.current)
 		atomic.StoreUint32(r.status(), unix.TP_STATUS_KERNEL)
 		if r.next += r.block; r.next == len(r.memory) {
 			r.next = 0
 		}
-		if err = errors.Join(block.err, err); err != nil {
+		if err = errors.Join(r.current.err, err); err != nil {
 			return err
 		}
 	}
@@ -364,24 +368,30 @@ func (r *Ring) countInTime() error {
 
 // wait waits for a block, Stop, Close, or the end of the interface.
 func (r *Ring) wait() error {
-	var failed error
-	err := r.socket.Read(func(socket uintptr) bool {
-		if r.closed.Load() || r.stopped.Load() || r.ready() {
-			return true
-		}
-		failed = socketError(int(socket))
-		return failed != nil
-	})
-	if failed == nil && err != nil && !r.closed.Load() && !r.stopped.Load() {
-		// The poller does not wait for a socket in error; the error may be there only now.
-		if failed = r.control(socketError); failed == nil {
-			failed = fmt.Errorf("waiting for packets: %w", err)
-		}
-	}
-	if failed == nil {
+	r.failed = nil
+	err := r.socket.Read(r.awake)
+	if r.closed.Load() || r.stopped.Load() {
 		return nil
 	}
-	return r.interfaceEnded(failed)
+	if err != nil && r.failed == nil {
+		// The poller does not wait for a socket that is in error, and does not say in which.
+		if r.failed = r.control(socketError); r.failed == nil {
+			r.failed = err
+		}
+	}
+	if r.failed != nil {
+		return r.interfaceEnded(r.failed)
+	}
+	return nil
+}
+
+// check says whether there is anything but to wait.
+func (r *Ring) check(socket uintptr) bool {
+	if r.closed.Load() || r.stopped.Load() || r.ready() {
+		return true
+	}
+	r.failed = socketError(int(socket))
+	return r.failed != nil
 }
 
 // interfaceEnded stops a ring whose socket is in error, because the interface went.
