@@ -22,7 +22,7 @@ var (
 	regions    = regexp.MustCompile(`^[a-z0-9-]{0,63}$`)
 	accounts   = regexp.MustCompile(`^[a-z0-9]{3,24}$`)
 	containers = regexp.MustCompile(`^[a-z0-9$][a-z0-9-]{2,62}$`)
-	secrets    = regexp.MustCompile(`^[\x21-\x7e]{0,8192}$`)
+	secrets    = regexp.MustCompile(`^[\x21-\x7e]*$`)
 )
 
 const (
@@ -146,7 +146,12 @@ func validateEndpoint(text string) error {
 	return nil
 }
 
-const isSecret = "is longer than 8192 bytes, or holds blanks, line ends or bytes that are no ASCII"
+const (
+	secretBytes = 8192
+	badSecret   = "is longer than 8192 bytes, or holds blanks, line ends or bytes that are no ASCII"
+)
+
+func isSecret(text string) bool { return len(text) <= secretBytes && secrets.MatchString(text) }
 
 func validateS3(o *v1alpha1.S3Output) error {
 	if err := validateEndpoint(o.GetEndpoint()); err != nil {
@@ -155,9 +160,9 @@ func validateS3(o *v1alpha1.S3Output) error {
 	return firstBad(
 		checked{"bucket", buckets.MatchString(o.GetBucket()) && !strings.Contains(o.GetBucket(), ".."), "is not the name of a bucket"},
 		checked{"region", regions.MatchString(o.GetRegion()), "is not the name of a region"},
-		checked{"access_key_id", secrets.MatchString(o.GetAccessKeyId()), isSecret},
-		checked{"secret_access_key", secrets.MatchString(o.GetSecretAccessKey()), isSecret},
-		checked{"session_token", secrets.MatchString(o.GetSessionToken()), isSecret},
+		checked{"access_key_id", isSecret(o.GetAccessKeyId()), badSecret},
+		checked{"secret_access_key", isSecret(o.GetSecretAccessKey()), badSecret},
+		checked{"session_token", isSecret(o.GetSessionToken()), badSecret},
 		checked{"secret_access_key", (o.GetAccessKeyId() == "") == (o.GetSecretAccessKey() == ""), "has to be given with access_key_id, or neither"},
 	)
 }
@@ -171,8 +176,8 @@ func validateAzure(o *v1alpha1.AzureBlobOutput) error {
 	return firstBad(
 		checked{"account", accounts.MatchString(o.GetAccount()), "is not the name of a storage account"},
 		checked{"container", containers.MatchString(o.GetContainer()), "is not the name of a container"},
-		checked{"account_key", err == nil && len(o.GetAccountKey()) <= 8192, "is not in base64"},
-		checked{"sas_token", secrets.MatchString(o.GetSasToken()), isSecret},
+		checked{"account_key", err == nil && len(o.GetAccountKey()) <= secretBytes, "is not in base64"},
+		checked{"sas_token", isSecret(o.GetSasToken()), badSecret},
 		checked{"sas_token", o.GetSasToken() == "" || queryErr == nil && query.Has("sig"), "has no signature (sig=)"},
 		checked{"sas_token", o.GetSasToken() == "" || o.GetAccountKey() == "", "cannot be given with account_key"},
 	)
