@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -40,12 +41,15 @@ func outputs(outputs []v1alpha1.CaptureOutput, path *field.Path) field.ErrorList
 		return field.ErrorList{field.TooMany(path, len(outputs), maxOutputs)}
 	}
 	var errs field.ErrorList
-	names := make([]string, 0, len(outputs))
+	names := sets.New[string]()
 	for i := range outputs {
 		errs = append(errs, output(&outputs[i], path.Index(i))...)
-		names = append(names, outputs[i].Name)
+		if names.Has(outputs[i].Name) {
+			errs = append(errs, field.Duplicate(path.Index(i).Child("name"), short(outputs[i].Name)))
+		}
+		names.Insert(outputs[i].Name)
 	}
-	return append(errs, distinct(names, path)...)
+	return errs
 }
 
 func output(output *v1alpha1.CaptureOutput, path *field.Path) field.ErrorList {

@@ -26,8 +26,12 @@ import (
 // OwnNamespace is where the Secrets of cluster captures are.
 const OwnNamespace = "network-observability"
 
-// maxSaidBack is how much of a filter an error repeats.
-const maxSaidBack = 200
+const (
+	// maxSaidBack is how much of a filter an error repeats.
+	maxSaidBack = 200
+	// maxLookups is how many names a filter and match may have: for each the cluster is asked for a right.
+	maxLookups = 64
+)
 
 // An admission decides about captures that are created, however that comes about.
 type admission struct {
@@ -123,7 +127,7 @@ func (r *request) outputs(ctx context.Context) error {
 
 // filter has to compile, by itself and with match. One that may look at payload tells of it by what it counts.
 func (r *request) filter(ctx context.Context) error {
-	names := &lookups{request: r, ctx: ctx}
+	names := &lookups{request: r, ctx: ctx, found: map[string][]netip.Addr{}}
 	compiled, errs := r.compile(ctx, names)
 	if names.denied != nil {
 		return names.denied
@@ -173,23 +177,36 @@ func saidBack(filter string) string {
 type lookups struct {
 	*request
 	ctx    context.Context
+	found  map[string][]netip.Addr
 	denied error
 }
 
-func (n *lookups) resolve(kind filtertext.Kind, namespace, name string) ([]netip.Addr, error) {
+func (l *lookups) resolve(kind filtertext.Kind, namespace, name string) ([]netip.Addr, error) {
 	if namespace == "" {
-		namespace = n.namespace
+		namespace = l.namespace
 	}
-	resources := map[filtertext.Kind][]string{filtertext.Pod: {"pods"}, filtertext.Service: {"services"}, filtertext.Host: {"services", "pods"}}[kind]
-	for _, resource := range resources {
-		err := n.need(n.ctx, authorizer.AttributesRecord{Verb: "get", APIVersion: "v1", Resource: resource, Namespace: namespace, Name: name}, "its addresses are looked up in your name")
+	key := fmt.Sprintf("%s %s/%s", kind, namespace, name)
+	if addresses, ok := l.found[key]; ok {
+		return addresses, nil
+	}
+	if len(l.found) == maxLookups {
+		return nil, fmt.Errorf("names more than %d pods and Services; use ranges of addresses", maxLookups)
+	}
+	for _, resource := range resourcesOf[kind] {
+		err := l.need(l.ctx, authorizer.AttributesRecord{Verb: "get", APIVersion: "v1", Resource: resource, Namespace: namespace, Name: name}, "its addresses are looked up in your name")
 		if err != nil {
-			n.denied = err
+			l.denied = err
 			return nil, err
 		}
 	}
-	return n.Resolve(kind, namespace, name)
+	addresses, err := l.Resolve(kind, namespace, name)
+	if err == nil {
+		l.found[key] = addresses
+	}
+	return addresses, err
 }
+
+var resourcesOf = map[filtertext.Kind][]string{filtertext.Pod: {"pods"}, filtertext.Service: {"services"}, filtertext.Host: {"services", "pods"}}
 
 // hostNetwork pods show the traffic of their node. Those that were named are refused to who may not record nodes, and
 // those that were selected are left out.

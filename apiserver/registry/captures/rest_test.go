@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -15,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 
+	"github.com/networkobservability/networkobservability/apis/networkobservability/filtertext"
 	"github.com/networkobservability/networkobservability/apis/networkobservability/v1alpha1"
 )
 
@@ -155,6 +157,28 @@ func TestRefused(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestLookups: each name is asked for once, and no number of them keeps the cluster busy.
+func TestLookups(t *testing.T) {
+	w := newWorld(t)
+	w.create("web", "", `{pods: {selector: {}}, filter: host db, match: [{peers: [{pod: {name: web-0}}]}, {peers: [{pod: {name: web-0}}]}]}`).capture(t)
+	if len(w.asked) != 3 {
+		t.Errorf("asked %q", w.asked)
+	}
+	w = newWorld(t, func(c *Config) {
+		c.Resolve = func(filtertext.Kind, string, string) ([]netip.Addr, error) {
+			return []netip.Addr{netip.MustParseAddr("10.0.0.1")}, nil
+		}
+	})
+	var peers []string
+	for i := range 100 {
+		peers = append(peers, fmt.Sprintf("{pod: {name: p%d}}", i))
+	}
+	got := w.create("many", "", `{pods: {selector: {}}, match: [{peers: [`+strings.Join(peers, ",")+`]}]}`)
+	if got.code != 422 || !strings.Contains(got.body, "spec.match[0].peers[64].pod") || !strings.Contains(got.body, "names more than 64 pods and Services") {
+		t.Errorf("answered %d: %s", got.code, got.body)
 	}
 }
 

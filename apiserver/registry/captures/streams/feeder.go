@@ -3,7 +3,6 @@ package streams
 import (
 	"context"
 	"errors"
-	"math"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -86,7 +85,7 @@ func (f *feeder) follow(ctx context.Context, in *input) {
 			f.send(ctx, event{from: in, err: err})
 			return
 		}
-		if !f.send(ctx, event{from: in, pause: true}) {
+		if !f.send(ctx, event{from: in, broken: true, again: f.request.HeadersOnly}) {
 			return
 		}
 		if in.received > before {
@@ -125,17 +124,11 @@ func (f *feeder) sleep(ctx context.Context, pause time.Duration, ended <-chan st
 	}
 }
 
-// resume asks for what comes behind that which there is already.
+// resume asks for what comes behind that which there is already. Packets that are cut cannot be sought: all come again.
 func (f *feeder) resume(in *input) *agentv1.ReadCaptureRequest {
 	request := f.ask()
-	switch {
-	case in.received == 0:
-	case request.HeadersOnly:
-		// Those cannot be sought.
-		in.pass, in.passUntil, in.place = in.received, math.MaxInt64, math.MinInt64
-	default:
+	if in.received > 0 && !request.HeadersOnly {
 		request.FromUnixNano = in.place
-		in.pass, in.passUntil = in.atPlace, in.place
 	}
 	return request
 }

@@ -14,8 +14,8 @@ import (
 	agentv1 "github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
 )
 
-// An input is what one node sends, on its way into a merge, to which it belongs. Its feeder touches it only while the merge
-// has nothing of it (feeder.go).
+// An input is what one node sends, on its way into a merge, to which it belongs. Its feeder reads place, atPlace and received
+// while the merge has no batch of it.
 type input struct {
 	node string
 	// numbers are those of the node's parts as interfaces of the file, by number of the part; noInterface where there is none.
@@ -79,17 +79,30 @@ func (in *input) violates(format string, args ...any) error {
 	return fmt.Errorf("%s: the agent's answer is not valid: %w", in.node, fmt.Errorf(format, args...))
 }
 
+// rewind makes ready for a stream that begins with the place of the last packet, or with the first of all.
+func (in *input) rewind(again bool) {
+	in.waited = false
+	switch {
+	case in.received == 0:
+	case again:
+		in.pass, in.passUntil, in.place = in.received, math.MaxInt64, math.MinInt64
+	default:
+		in.pass, in.passUntil = in.atPlace, in.place
+	}
+}
+
 // before is the order of heads.
 func (in *input) before(other *input) bool {
 	return cmp.Or(cmp.Compare(in.place, other.place), cmp.Compare(in.node, other.node)) < 0
 }
 
-// An event is what a feeder tells the merge: a batch, a pause, or else that the input has ended, with an error or without.
+// An event is what a feeder tells the merge: a batch, that the stream broke and another will go on behind the last packet
+// (again: from the beginning, with what was there already), or else that the input has ended, with an error or without.
 type event struct {
-	from     *input
-	response *agentv1.ReadCaptureResponse
-	pause    bool
-	err      error
+	from          *input
+	response      *agentv1.ReadCaptureResponse
+	broken, again bool
+	err           error
 }
 
 // A sink takes what a merge makes. It must not keep runs: their memory is used again.
@@ -205,8 +218,8 @@ func (m *merge) take(e event) error {
 	switch {
 	case e.response != nil:
 		return m.receive(e.from, e.response)
-	case e.pause:
-		e.from.waited = false
+	case e.broken:
+		e.from.rewind(e.again)
 		return nil
 	}
 	e.from.ended = true
