@@ -7,6 +7,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -18,7 +20,10 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
+	"github.com/networkobservability/networkobservability/nodeagent/capture"
+	"github.com/networkobservability/networkobservability/nodeagent/capture/outputs"
 	"github.com/networkobservability/networkobservability/nodeagent/collectors"
+	"github.com/networkobservability/networkobservability/nodeagent/collectors/interfaces"
 	"github.com/networkobservability/networkobservability/nodeagent/collectors/traffic"
 	"github.com/networkobservability/networkobservability/nodeagent/podmap"
 	"github.com/networkobservability/networkobservability/nodeagent/serve"
@@ -38,22 +43,38 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	set := collectors.New(o.environment(), o.collectors)
+	environment := o.environment()
+	set := collectors.New(environment, o.configuration.Options)
 	defer set.Close()
-	pods, err := podmap.New(podmap.Config{OwnKey: o.podUID, Changed: set.Follow})
+	var captures *capture.Manager // nil when they are switched off
+	pods, err := podmap.New(podmap.Config{OwnKey: o.podUID, Changed: func(pods []*podmap.Pod) {
+		set.Follow(pods)
+		if captures != nil {
+			captures.Follow(pods)
+		}
+	}})
 	if err != nil {
 		return err
+	}
+	if o.configuration.Captures.Enabled {
+		uploads := outputs.New(outputs.Config{VolumesDir: o.volumesDir})
+		defer uploads.Close()
+		if captures, err = newCaptures(o, environment.NodeIPs, pods, uploads); err != nil {
+			return err
+		}
+		defer captures.Close()
 	}
 	certificate := serve.NewCertificate(client, o.nodeName, o.caDir, o.dataDir, func(err error) {
 		klog.ErrorS(err, "No serving certificate was gained; asking again")
 	})
-	server := serve.NewServer(newReader(pods, set), flowReader(set), serve.Transport(o.caDir, certificate.Current))
+	server := serve.NewServer(newReader(pods, set), flowReader(set), captureKeeper(captures), serve.Transport(o.caDir, certificate.Current))
 	health := &serve.Health{}
 	looked := make(chan struct{})
 
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return pods.Run(ctx, func() { close(looked) }) })
 	group.Go(func() error { set.Run(ctx); return nil })
+	group.Go(func() error { return runCaptures(ctx, captures, looked) })
 	group.Go(func() error { logStates(ctx, set); return nil })
 	group.Go(func() error { return certificate.Run(ctx) })
 	group.Go(func() error { return serveHealth(ctx, o.healthAddress, health) })
@@ -66,6 +87,35 @@ func run(ctx context.Context, o options) error {
 	err = group.Wait()
 	klog.InfoS("Ended; counting goes on")
 	return err
+}
+
+// newCaptures finds what earlier agents recorded. Its problems beside calls are logged.
+func newCaptures(o options, nodeIPs []netip.Addr, pods *podmap.Map, uploads *outputs.Uploader) (*capture.Manager, error) {
+	return capture.New(capture.Config{
+		Options: o.configuration.Captures, Node: o.nodeName, Dir: filepath.Join(o.dataDir, "captures"), Pods: pods,
+		Uplinks: func() ([]string, error) { return interfaces.Uplinks(nodeIPs) }, Outputs: uploads,
+		Failed: func(err error) { klog.ErrorS(err, "A capture has a problem") },
+	})
+}
+
+// captureKeeper is nil when captures are switched off.
+func captureKeeper(captures *capture.Manager) serve.CaptureKeeper {
+	if captures == nil {
+		return nil
+	}
+	return captures
+}
+
+// runCaptures goes on with captures when it is known which pods there are.
+func runCaptures(ctx context.Context, captures *capture.Manager, looked <-chan struct{}) error {
+	select {
+	case <-ctx.Done():
+	case <-looked:
+		if captures != nil {
+			captures.Run(ctx)
+		}
+	}
+	return nil
 }
 
 // cleanup removes what agents have left in place.

@@ -2,6 +2,7 @@
 // the API server, which asks when somebody asks it. It calls nobody, but for its own certificate.
 //
 //	main.go      flags and commands
+//	config.go    the file of options
 //	agent.go     the whole program on a page: what is made, and what runs
 //	resident.go  memory that only starting needs
 //	podmap/      which pods there are
@@ -9,6 +10,7 @@
 //	pins/        what goes on in the kernel while no agent runs
 //	collectors/  sources of numbers, a folder each
 //	flows/       the history of flows
+//	capture/     packets, recorded on disk
 //	serve/       gRPC, certificates, health
 package main
 
@@ -41,7 +43,8 @@ type options struct {
 	bpffs, cgroupRoot, caDir, dataDir       string
 	kubeconfig, config                      string
 	nodeIPs                                 []string
-	collectors                              collectors.Options // what the file at config says
+	volumesDir                              string
+	configuration                           configuration // what the file at config says
 }
 
 func main() {
@@ -105,9 +108,10 @@ func (o *options) addTo(c *cobra.Command) {
 	flags.StringVar(&o.bpffs, "bpffs", "/sys/fs/bpf", "Where the BPF file system is mounted.")
 	flags.StringVar(&o.cgroupRoot, "cgroup-root", "", "Where the host's cgroup version 2 is mounted (default: found below /sys/fs/cgroup).")
 	flags.StringVar(&o.caDir, "ca-dir", "/etc/networkobservability/ca", "Folder with the CA bundles "+v1alpha1.ClientCAKey+" and "+v1alpha1.ServingCAKey+".")
-	flags.StringVar(&o.dataDir, "data-dir", "/var/lib/networkobservability", "Folder for the agent's certificate.")
+	flags.StringVar(&o.dataDir, "data-dir", "/var/lib/networkobservability", "Folder for the agent's certificate and for recorded packets.")
+	flags.StringVar(&o.volumesDir, "volumes-dir", "/var/lib/networkobservability-volumes", "Folder below which volumes are mounted, by name, that captures may be copied to.")
 	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "How to reach Kubernetes, for the agent's certificate only (default: as a pod does).")
-	flags.StringVar(&o.config, "config", "", "File that says which collectors run, and how (default: all of them, as docs/configuration.md describes).")
+	flags.StringVar(&o.config, "config", "", "File that says what the agent does, and how (default: everything, as docs/configuration.md describes).")
 	klogFlags := flag.NewFlagSet("klog", flag.ContinueOnError)
 	klog.InitFlags(klogFlags)
 	flags.AddGoFlag(klogFlags.Lookup("v"))
@@ -124,7 +128,8 @@ func (o *options) validate() error {
 	if len(o.nodeName) > 253 || !nodeNames.MatchString(o.nodeName) {
 		return fmt.Errorf("--node-name: %q is not the name of a node", o.nodeName)
 	}
-	if err := o.readConfig(); err != nil {
+	var err error
+	if o.configuration, err = readConfig(o.config); err != nil {
 		return err
 	}
 	for _, ip := range o.nodeIPs {
@@ -147,21 +152,6 @@ func (o *options) validate() error {
 	var stat unix.Statfs_t
 	if err := unix.Statfs(o.bpffs, &stat); err != nil || stat.Type != unix.BPF_FS_MAGIC {
 		return fmt.Errorf("--bpffs: no BPF file system is mounted at %s", o.bpffs)
-	}
-	return nil
-}
-
-func (o *options) readConfig() error {
-	o.collectors = collectors.Defaults()
-	if o.config == "" {
-		return nil
-	}
-	text, err := os.ReadFile(o.config)
-	if err != nil {
-		return fmt.Errorf("--config: %w", err)
-	}
-	if o.collectors, err = collectors.Parse(text); err != nil {
-		return fmt.Errorf("--config: %s: %w", o.config, err)
 	}
 	return nil
 }

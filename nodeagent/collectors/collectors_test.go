@@ -50,40 +50,6 @@ func TestOff(t *testing.T) {
 	}
 }
 
-func TestOptions(t *testing.T) {
-	for text, want := range map[string]string{
-		"":                                    "",
-		"disabled: [dns]":                     "",
-		"{\"traffic\": {\"hook\": \"tcx\"}}":  "",
-		"disabled: [nothing]":                 `disabled[0]: "nothing" is none of traffic, `,
-		"traffic: {hook: xdp}":                `traffic.hook: "xdp" is none of auto, tcx and clsact`,
-		"traffic: {hok: tcx}":                 `unknown field "traffic.hok"`,
-		"Traffic: {hook: tcx}":                `unknown field "Traffic"`,
-		"disabled: 3":                         "disabled",
-		"flows: {history: 1000, maxAge: 24h}": "",
-		"flows: {history: 999}":               "flows.history: 999 is not between 1000 and 200000",
-		"flows: {history: 200001}":            "flows.history: 200001 is not between",
-		"flows: {history: lots}":              "flows.history",
-		"flows: {maxAge: 59s}":                "flows.maxAge: 59s is not between 1m0s and 24h0m0s",
-		"flows: {maxAge: 24h1s}":              "flows.maxAge: 24h0m1s is not between",
-		"flows: {maxAge: 30}":                 "flows.maxAge",
-		"flows: {maxage: 30m}":                `unknown field "flows.maxage"`,
-		"dns: {names: 0}":                     "",
-		"dns: {names: 100}":                   "",
-		"dns: {names: -1}":                    "dns.names: -1 is not between 0 and 100",
-		"dns: {names: 101}":                   "dns.names: 101 is not between",
-		"dns: {names: many}":                  "dns.names",
-		"dns: {name: 20}":                     `unknown field "dns.name"`,
-		"disabled: [dns]\ndisabled: []":       "disabled",
-		"\t":                                  "yaml",
-	} {
-		_, err := Parse([]byte(text))
-		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
-			t.Errorf("%q: %v, want %q", text, err, want)
-		}
-	}
-}
-
 func TestPodInTheNodesNetworkWithoutCgroup(t *testing.T) {
 	row := New(Environment{BPFFS: fakepod.BPFFS(t), Node: "n"}, Defaults()).Read().Pod(&podmap.Pod{Key: "a", HostNetwork: true})
 	if row.Measurement.State != v1alpha1.State_STATE_NOT_ATTRIBUTED || row.Traffic != nil || row.Protocols != nil {

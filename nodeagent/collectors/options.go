@@ -1,20 +1,18 @@
 package collectors
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/json"
-	"sigs.k8s.io/yaml"
 
 	"github.com/networkobservability/networkobservability/nodeagent/collectors/traffic"
 	"github.com/networkobservability/networkobservability/nodeagent/flows"
 )
 
-// Options is what operators choose. The file that Parse reads is described in docs/configuration.md.
+// Options is what operators choose: the fields at the top of the agents' configuration, which docs/configuration.md
+// describes.
 type Options struct {
 	// Disabled are the names of collectors that are off. All others are on.
 	Disabled []string `json:"disabled"`
@@ -55,22 +53,8 @@ func Defaults() Options {
 	}
 }
 
-// Parse reads a file of options in YAML or JSON. Fields that it lacks have their defaults; every problem is named with
-// the field that has it.
-func Parse(text []byte) (Options, error) {
-	options := Defaults()
-	object, err := yaml.YAMLToJSONStrict(text)
-	if err != nil {
-		return options, err
-	}
-	unknown, err := json.UnmarshalStrict(object, &options)
-	if err != nil {
-		return options, err
-	}
-	return options, errors.Join(append(unknown, options.validate()...)...)
-}
-
-func (o *Options) validate() (problems []error) {
+// Validate names every problem with the field that has it.
+func (o *Options) Validate() (problems []error) {
 	for i, name := range o.Disabled {
 		if !slices.Contains(Names(), name) {
 			problems = append(problems, fmt.Errorf("disabled[%d]: %q is none of %s", i, name, strings.Join(Names(), ", ")))

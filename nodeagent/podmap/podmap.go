@@ -50,6 +50,9 @@ const noNamespace = -2
 // Enter runs do on a thread in the pod's network namespace.
 func (p *Pod) Enter(do func() error) error { return p.process.enter(do) }
 
+// Alive is false when the pod's process has ended, or has left the network namespace in which it was found.
+func (p *Pod) Alive() bool { return p.process.alive() }
+
 // ReadFile reads a file of the pod's process, such as net/snmp, appending to buffer. The answer is ErrGone when the
 // process has ended.
 func (p *Pod) ReadFile(name string, buffer []byte) ([]byte, error) {

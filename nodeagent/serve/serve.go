@@ -2,6 +2,7 @@
 //
 //	serve.go        the service: limits, rows into batches
 //	flows.go        the same for flows
+//	captures.go     the same for captures
 //	tls.go          who may dial: TLS 1.3, the client CA as it is now, the one common name
 //	certificate.go  the agent's own certificate, asked for and renewed through certificates.k8s.io
 //	health.go       answers to the kubelet's probes
@@ -38,27 +39,28 @@ const (
 	// maxReads is how many reads may be under way.
 	maxReads = 8
 	// maxStreams is how many streams a connection may have.
-	maxStreams = 32
+	maxStreams = 128
 )
 
-// NewServer makes a server that answers from reader and flows to whom transport lets in. flows is nil when they are
-// switched off.
-func NewServer(reader Reader, flows FlowReader, transport credentials.TransportCredentials) *grpc.Server {
+// NewServer makes a server that answers from reader, flows and captures to whom transport lets in. flows and captures are
+// nil when they are switched off.
+func NewServer(reader Reader, flows FlowReader, captures CaptureKeeper, transport credentials.TransportCredentials) *grpc.Server {
 	server := grpc.NewServer(
 		grpc.Creds(transport),
-		grpc.MaxRecvMsgSize(v1alpha1.MaxRequestBytes),
+		grpc.MaxRecvMsgSize(v1alpha1.MaxCaptureRequestBytes),
 		grpc.MaxConcurrentStreams(maxStreams),
 	)
 	v1alpha1.RegisterAgentServer(server, &agent{
-		reader: reader, flows: flows, reads: make(chan struct{}, maxReads), follows: make(chan struct{}, maxFollowers),
+		reader: reader, flows: flows, captures: captures, reads: make(chan struct{}, maxReads), follows: make(chan struct{}, maxFollowers),
 	})
 	return server
 }
 
 type agent struct {
 	v1alpha1.UnimplementedAgentServer
-	reader Reader
-	flows  FlowReader
+	reader   Reader
+	flows    FlowReader
+	captures CaptureKeeper
 	// reads holds a token for each read under way, and follows for each follower of flows.
 	reads, follows chan struct{}
 }

@@ -155,7 +155,7 @@ func newSetupWithFlows(t *testing.T, reader Reader, flows FlowReader) *setup {
 	write(t, filepath.Join(s.caDir, v1alpha1.ClientCAKey), s.clients.bundle())
 	own := s.serving.serving(t)
 	s.current.Store(&own)
-	server := NewServer(reader, flows, Transport(s.caDir, s.current.Load))
+	server := NewServer(reader, flows, nil, Transport(s.caDir, s.current.Load))
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -305,7 +305,7 @@ func TestLimits(t *testing.T) {
 		{"a longer key", []string{strings.Repeat("k", 254)}, codes.InvalidArgument, 0},
 		{"a key twice", []string{"a", "b", "a"}, codes.OK, 2},
 		{"a key that is a path", []string{"../../etc/passwd"}, codes.OK, 1},
-		{"a request over 1 MiB", []string{strings.Repeat("k", 1<<20)}, codes.ResourceExhausted, 0},
+		{"a request over 4 MiB", []string{strings.Repeat("k", 4<<20)}, codes.ResourceExhausted, 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			batches, err := ask(t, client, &v1alpha1.ReadStatsRequest{PodKeys: test.keys})

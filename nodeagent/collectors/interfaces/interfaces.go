@@ -180,6 +180,25 @@ func transmitted(s *netlink.LinkStatistics) *v1alpha1.InterfaceCounters {
 	}
 }
 
+// Uplinks are the names of the current network namespace's uplinks. nodeIPs are the node's addresses as Kubernetes knows
+// them.
+func Uplinks(nodeIPs []netip.Addr) (names []string, err error) {
+	all, err := list()
+	if err != nil {
+		return nil, err
+	}
+	up, err := New(nodeIPs).uplinks(all.links)
+	if err != nil {
+		return nil, err
+	}
+	for _, link := range all.links {
+		if up[link.Attrs().Index] {
+			names = append(names, link.Attrs().Name)
+		}
+	}
+	return names, nil
+}
+
 // uplinks are the interfaces that carry a default route or one of the node's addresses, but not those that lie upon
 // another uplink: they carry the same packets again.
 func (c *Collector) uplinks(links []netlink.Link) (map[int]bool, error) {
