@@ -6,9 +6,10 @@ set -euo pipefail
 go_wanted=1.26.0
 # What the local cluster runs and calls.
 packages=(ca-certificates containerd runc containernetworking-plugins iproute2 iptables nftables busybox-static util-linux procps git make)
-# What only those need who check, measure or change the tree: the race detector's C compiler and BPF's, and a judge of TCP.
+# What only those need who check, measure or change the tree: the race detector's C compiler and BPF's, and judges of
+# TCP, of filters (with the names of ports) and of capture files.
 if [ "${1:-}" != cluster ]; then
-	packages+=(gcc libc6-dev clang-19 llvm-19 libbpf-dev iperf3)
+	packages+=(gcc libc6-dev clang-19 llvm-19 libbpf-dev iperf3 netbase tcpdump tshark)
 fi
 
 if ! command -v go >/dev/null; then

@@ -57,11 +57,13 @@ func Compile(text string, o Options) (*Program, error) {
 		return &Program{Instructions: []bpf.RawInstruction{{Op: answer, K: o.SnapLen}}, HeadersOnly: true}, nil
 	}
 	g := newGenerator(o)
+	if _, err := g.proof.checkMoves(tree); err != nil {
+		return nil, err
+	}
 	first, err := g.graph(tree)
 	if err != nil {
 		return nil, err
 	}
-	g.proof.checkMoves(tree)
 	if !g.unoptimized {
 		if first, err = optimize(first); err != nil {
 			return nil, err

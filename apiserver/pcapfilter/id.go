@@ -154,7 +154,7 @@ func (g *generator) ipv4(n *id, q qualifiers) (*condition, error) {
 		return g.ipv4Host(address, mask, q)
 	}
 	if q.kind != tNet {
-		return nil, g.refuse("a network goes with net: net %s", n.word.text)
+		return nil, g.refuse("a network goes with net, as net 10.1.0.0/16")
 	}
 	if n.mask != nil {
 		if mask, _, err = parseDotted(*n.mask); err != nil {
@@ -168,7 +168,7 @@ func (g *generator) ipv4(n *id, q qualifiers) (*condition, error) {
 	}
 	if address&^mask != 0 {
 		network := netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, address&mask)))
-		return nil, g.refuse("bits are set outside the mask; the network is %s", network)
+		return nil, g.refuse("bits are set outside of the mask; the network's address is %s", network)
 	}
 	return g.ipv4Host(address, mask, q)
 }

@@ -9,7 +9,7 @@ import (
 // Words that begin with a digit or a hexadecimal letter are read as the longest of these that fits, as
 // tcpdump does: 80 is a number, 80-90 a name (a range of ports), 1.2 an address, 1.2.3.4.5.6 an Ethernet address.
 var (
-	ipv4Word   = regexp.MustCompile(`^` + number + `(\.` + number + `){1,3}`)
+	ipv4Word   = longest(`^` + number + `(\.` + number + `){1,3}`)
 	macWord    = longest(`^(` + strings.Join(macForms, "|") + `)`)
 	ipv6Word   = longest(`^(` + strings.Join(ipv6Forms(), "|") + `)`)
 	numberWord = longest(`^` + number)

@@ -74,8 +74,10 @@ func (p *parser) unexpected(wanted string) error {
 	switch t.kind {
 	case tRefused:
 		return errorAt(t, "%s %s", t.text, t.reason)
+	case tRuleNumber:
+		return errorAt(t, "%s %s", t.text, onlyPF)
 	case tAnd, tOr:
-		return errorAt(t, "expected %s before it; a host or port called %q is written \\%s", wanted, t.text, t.text)
+		return errorAt(t, "expected %s, before it", wanted)
 	}
 	return errorAt(t, "expected %s", wanted)
 }
@@ -262,8 +264,9 @@ func (p *parser) ids() (node, class, error) {
 	case tNumber:
 		p.take()
 		return &id{word: t}, anID, nil
-	case tProto:
-		return nil, 0, errorAt(t, `expected an address, name or number; %s is a keyword here, written \%s when the protocol or a host is meant`, t.text, t.text)
+	}
+	if t := p.peek(); t.text != "" && isAlphanumeric(t.text[0]) {
+		return nil, 0, errorAt(t, `expected an address, name or number; %s is a word of the grammar, written \%s when something of that name is meant`, t.text, t.text)
 	}
 	if !p.peek().is("(") {
 		return nil, 0, p.unexpected("an address, name or number")

@@ -86,35 +86,54 @@ func operate(operation uint16, a, b uint32) (uint32, bool) {
 	return 0, false
 }
 
-// checkMoves looks for tests behind vlan, mpls or pppoes that are made although it did not match: they look
-// where the headers would be. moved says that n has such a keyword, matched that n is true only if they matched.
-func (p *proof) checkMoves(n node) (moved, matched bool) {
+// moves is what a part of a filter does to the place where everything behind it looks.
+type moves struct {
+	any     bool // it has vlan, mpls, pppoes or geneve
+	geneve  bool
+	matched bool // it is true only if all of these matched
+}
+
+// checkMoves looks for tests that are made although the vlan, mpls or pppoes before them did not match: they
+// look where the headers would be. Behind geneve that is an error: nothing has said where to look.
+func (p *proof) checkMoves(n node) (moves, error) {
 	switch n := n.(type) {
 	case *special:
 		switch n.word.kind {
-		case tVLAN, tMPLS, tPPPoES, tGeneve:
-			return true, true
+		case tGeneve:
+			return moves{true, true, true}, nil
+		case tVLAN, tMPLS, tPPPoES:
+			return moves{true, false, true}, nil
 		}
 	case *grouping:
 		return p.checkMoves(n.x)
 	case *negation:
-		moved, _ = p.checkMoves(n.x)
-		return moved, !moved
+		m, err := p.checkMoves(n.x)
+		m.matched = !m.any
+		return m, err
 	case *chain:
-		moved, matched = p.checkMoves(n.first)
-		for _, next := range n.rest {
-			if moved && (next.or || !matched) {
-				p.leaves("headers looked for behind a vlan, mpls or pppoes that did not match")
-			}
-			alsoMoved, alsoMatched := p.checkMoves(next.x)
-			moved = moved || alsoMoved
-			if next.or {
-				matched = !moved
-			} else {
-				matched = matched && alsoMatched
+		return p.checkChain(n)
+	}
+	return moves{matched: true}, nil
+}
+
+func (p *proof) checkChain(n *chain) (moves, error) {
+	all, err := p.checkMoves(n.first)
+	for _, next := range n.rest {
+		if err != nil {
+			return all, err
+		}
+		if all.any && (next.or || !all.matched) {
+			p.leaves("headers looked for behind a vlan, mpls or pppoes that did not match")
+			if all.geneve {
+				return all, errorAt(next.x.at(), "this test is made where geneve did not match, and then it has no place to look at; write it before geneve, or join it with and")
 			}
 		}
-		return moved, matched
+		var m moves
+		m, err = p.checkMoves(next.x)
+		all = moves{all.any || m.any, all.geneve || m.geneve, all.matched && m.matched}
+		if next.or {
+			all.matched = !all.any
+		}
 	}
-	return false, true
+	return all, err
 }

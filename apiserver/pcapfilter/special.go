@@ -30,7 +30,7 @@ func (g *generator) special(n *special) (*condition, error) {
 	case tLLC:
 		return g.llc(n)
 	}
-	return nil, g.refuse("%s is for packets logged by pf(4), which Linux does not have", n.word.text)
+	return nil, g.refuse("this primitive is not implemented")
 }
 
 func (g *generator) broadcast(p proto) (*condition, error) {
