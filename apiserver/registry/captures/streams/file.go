@@ -201,7 +201,7 @@ func (s *session) describeNode(ctx context.Context, node string, into *descripti
 	for _, part := range state.Parts {
 		shown[part.Number] = s.shows(part)
 	}
-	into.marks.add(marks, func(part uint32) bool { return shown[part] })
+	into.marks.add(marks, state.BlockBytes, func(part uint32) bool { return shown[part] })
 	return nil
 }
 
@@ -233,7 +233,7 @@ func (s *session) writePackets(ctx context.Context, out *output, file *pcapfile.
 			return err
 		}
 		// Marks are not exact. What was left out too much is left out less.
-		want = min(want, behind) - 2*(skipped-behind) - markSlack
+		want -= 2*(skipped-behind) + want/16
 	}
 }
 

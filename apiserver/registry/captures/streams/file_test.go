@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	agentv1 "github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
@@ -82,21 +83,25 @@ func marksOf(node *fakeNode, every int, wrong int64) []*agentv1.CaptureMark {
 
 // TestResume resumes at every byte.
 func TestResume(t *testing.T) {
-	for name, marks := range map[string]func(*fakeNode) []*agentv1.CaptureMark{
-		"no marks":    func(*fakeNode) []*agentv1.CaptureMark { return nil },
-		"all marks":   func(n *fakeNode) []*agentv1.CaptureMark { return marksOf(n, 1, 0) },
-		"few marks":   func(n *fakeNode) []*agentv1.CaptureMark { return marksOf(n, 4, 0) },
-		"wrong marks": func(n *fakeNode) []*agentv1.CaptureMark { return marksOf(n, 2, -1000) },
+	for _, test := range []struct {
+		name  string
+		marks func(*fakeNode) []*agentv1.CaptureMark
+		every int
+	}{
+		{"no marks", func(*fakeNode) []*agentv1.CaptureMark { return nil }, 13},
+		{"all marks", func(n *fakeNode) []*agentv1.CaptureMark { return marksOf(n, 1, 0) }, 1},
+		{"few marks", func(n *fakeNode) []*agentv1.CaptureMark { return marksOf(n, 4, 0) }, 7},
+		{"wrong marks", func(n *fakeNode) []*agentv1.CaptureMark { return marksOf(n, 2, -1000) }, 7},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(test.name, func(t *testing.T) {
 			agents := randomAgents(t, 5, 3, 12)
 			for _, node := range agents {
-				node.marks = marks(node)
+				node.marks = test.marks(node)
 			}
 			w := newWorld(t, agents)
 			whole := w.file()
 			digest := strings.Trim(w.get("pcap", v1alpha1.CaptureReadOptions{}).Header().Get("ETag"), `"`)
-			for offset := 0; offset <= len(whole); offset++ {
+			for offset := 0; offset <= len(whole); offset += test.every {
 				got := w.get("pcap", v1alpha1.CaptureReadOptions{Offset: int64(offset), Digest: digest})
 				if got.err != nil || !bytes.Equal(got.Body.Bytes(), whole[offset:]) {
 					t.Fatalf("offset %d of %d: %d bytes that are not the rest: %v", offset, len(whole), got.Body.Len(), got.err)
@@ -114,17 +119,17 @@ func TestSeek(t *testing.T) {
 	}
 	w := newWorld(t, agents)
 	whole := w.file()
-	var sent, skipped int64
+	var sent, skipped atomic.Int64
 	for _, node := range agents {
 		node.spoil = func(batch *agentv1.ReadCaptureResponse) {
-			sent += int64(len(batch.Blocks))
-			skipped += batch.SkippedBytes
+			sent.Add(int64(len(batch.Blocks)))
+			skipped.Add(batch.SkippedBytes)
 		}
 		node.batch = 10_000
 	}
 	w.get("pcap", v1alpha1.CaptureReadOptions{Offset: int64(len(whole) * 9 / 10)})
-	if skipped < sent {
-		t.Errorf("for the last tenth, agents sent %d bytes and left out %d", sent, skipped)
+	if sent.Load() > skipped.Load()/4 {
+		t.Errorf("for the last tenth, agents sent %d bytes and left out %d", sent.Load(), skipped.Load())
 	}
 }
 

@@ -2,17 +2,14 @@ package streams
 
 import (
 	"cmp"
+	"math"
 	"slices"
 
 	agentv1 "github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
 )
 
-const (
-	// marksPerNode is how many marks of a node are kept; of more, every second one is.
-	marksPerNode = 4096
-	// markSlack is how much less is sought when marks led too far.
-	markSlack = 1 << 20
-)
+// marksPerNode is how many marks of a node are kept; of more, every second one is.
+const marksPerNode = 4096
 
 // marks say about how many bytes of packets come before a time.
 type marks struct {
@@ -25,8 +22,8 @@ type marks struct {
 // A step: behind its time, so many bytes more come before.
 type step struct{ time, more int64 }
 
-// add adds the marks of one node, of the parts that are shown.
-func (m *marks) add(given []*agentv1.CaptureMark, shows func(part uint32) bool) {
+// add adds the marks of one node, of the parts that are shown, which have so many bytes in all.
+func (m *marks) add(given []*agentv1.CaptureMark, all int64, shows func(part uint32) bool) {
 	byPart := map[uint32][]*agentv1.CaptureMark{}
 	for len(given) > marksPerNode {
 		given = everySecond(given)
@@ -36,13 +33,20 @@ func (m *marks) add(given []*agentv1.CaptureMark, shows func(part uint32) bool) 
 			byPart[mark.Part] = append(byPart[mark.Part], mark)
 		}
 	}
+	// tail is what comes behind the last marks of all parts, counted behind the first of these.
+	tail, tailFrom := all, int64(math.MaxInt64)
 	for _, part := range byPart {
 		slices.SortFunc(part, func(a, b *agentv1.CaptureMark) int { return cmp.Compare(a.TimeUnixNano, b.TimeUnixNano) })
 		m.first += part[0].BlockBytes
 		for i, mark := range part[:len(part)-1] {
 			m.steps = append(m.steps, step{mark.TimeUnixNano, max(0, part[i+1].BlockBytes-mark.BlockBytes)})
 		}
-		m.steps = append(m.steps, step{part[len(part)-1].TimeUnixNano, 0})
+		last := part[len(part)-1]
+		tail, tailFrom = tail-last.BlockBytes, min(tailFrom, last.TimeUnixNano)
+		m.steps = append(m.steps, step{last.TimeUnixNano, 0})
+	}
+	if len(byPart) > 0 && tail > 0 {
+		m.steps = append(m.steps, step{tailFrom, tail})
 	}
 	m.sorted = false
 }
