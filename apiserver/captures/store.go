@@ -1,0 +1,157 @@
+package captures
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	agentv1 "github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
+	"github.com/networkobservability/networkobservability/apis/networkobservability/v1alpha1"
+)
+
+// SecretReaderRole is the ClusterRole that a namespace binds to let the server read the Secrets that outputs name.
+const SecretReaderRole = "networkobservability-output-secrets"
+
+// A refusal is why an output cannot be used, in words for users.
+type refusal struct {
+	message string
+	// final: it makes no sense to try again.
+	final bool
+}
+
+// store has a node copy what it recorded to those outputs that may be used.
+func (t *term) store(ctx context.Context, e *entry, node string) (*agentv1.CaptureState, error) {
+	e.mu.Lock()
+	s, outputs := e.m.subject, e.m.outputsFor(e.m.member(node))
+	e.mu.Unlock()
+	request := &agentv1.StoreCaptureRequest{Uid: string(e.uid)}
+	for i := range outputs {
+		output, refused := t.output(ctx, s, &outputs[i])
+		if ctx.Err() != nil {
+			return nil, nil
+		}
+		e.mu.Lock()
+		if refused != nil {
+			e.m.cannotStore(outputs[i].Name, refused.message, refused.final, t.cfg.Clock.Now())
+		} else {
+			e.m.canStore(outputs[i].Name)
+			request.Outputs = append(request.Outputs, output)
+		}
+		e.mu.Unlock()
+	}
+	if len(request.Outputs) == 0 {
+		return nil, nil
+	}
+	return t.cfg.Agents.Store(ctx, node, request)
+}
+
+// output is an output with its credentials, read now, if the requester may still have it used.
+func (t *term) output(ctx context.Context, s *subject, output *v1alpha1.CaptureOutput) (*agentv1.CaptureOutput, *refusal) {
+	networks, err := t.cfg.Allow(output)
+	if err != nil {
+		return nil, &refusal{fmt.Sprintf("the operator no longer allows it: %v", err), true}
+	}
+	allowed, err := t.rights.mayGetPackets(ctx, s)
+	if err != nil {
+		return nil, &refusal{err.Error(), false}
+	}
+	if !allowed {
+		return nil, &refusal{"who created the capture may no longer get its packets", true}
+	}
+	to := &agentv1.CaptureOutput{Name: output.Name, AllowedNetworks: networks}
+	var credentials map[string][]byte
+	if name := secretOf(output); name != "" {
+		secret, refused := t.secret(ctx, s, name)
+		if refused != nil {
+			return nil, refused
+		}
+		credentials = secret.Data
+	}
+	if refused := fill(to, output, credentials); refused != nil {
+		return nil, refused
+	}
+	return to, nil
+}
+
+func secretOf(output *v1alpha1.CaptureOutput) string {
+	switch {
+	case output.S3 != nil:
+		return output.S3.SecretName
+	case output.AzureBlob != nil:
+		return output.AzureBlob.SecretName
+	case output.GoogleCloudStorage != nil:
+		return output.GoogleCloudStorage.SecretName
+	}
+	return ""
+}
+
+// secret reads a Secret of the capture's namespace, of ours for a ClusterCapture, if the requester may get it at this moment.
+func (t *term) secret(ctx context.Context, s *subject, name string) (*corev1.Secret, *refusal) {
+	namespace := s.meta.Namespace
+	if s.cluster {
+		namespace = agentv1.Namespace
+	}
+	allowed, err := t.rights.mayGetSecret(ctx, s.settings.Requester, namespace, name)
+	if err != nil {
+		return nil, &refusal{err.Error(), false}
+	}
+	if !allowed {
+		return nil, &refusal{fmt.Sprintf("who created the capture may no longer get the Secret %s", name), true}
+	}
+	secret, err := t.cfg.Client.CoreV1().Secrets(namespace).Get(ctx, name, metav1.GetOptions{})
+	switch {
+	case err == nil:
+		return secret, nil
+	case apierrors.IsForbidden(err):
+		return nil, &refusal{fmt.Sprintf("the server may not read the Secret %s: bind the ClusterRole %s in the namespace %s to it", name, SecretReaderRole, namespace), false}
+	case apierrors.IsNotFound(err):
+		return nil, &refusal{fmt.Sprintf("there is no Secret %s", name), false}
+	}
+	return nil, &refusal{fmt.Sprintf("the Secret %s cannot be read", name), false}
+}
+
+// fill writes where to copy to. The keys of Secrets are those that the types' documentation names.
+func fill(to *agentv1.CaptureOutput, output *v1alpha1.CaptureOutput, secret map[string][]byte) *refusal {
+	missing := func(keys string) *refusal {
+		return &refusal{fmt.Sprintf("the Secret %s has no %s", secretOf(output), keys), false}
+	}
+	switch {
+	case output.S3 != nil:
+		o := output.S3
+		if secret != nil && (len(secret["accessKeyID"]) == 0 || len(secret["secretAccessKey"]) == 0) {
+			return missing("accessKeyID or no secretAccessKey")
+		}
+		to.Prefix = o.Prefix
+		to.To = &agentv1.CaptureOutput_S3{S3: &agentv1.S3Output{
+			Endpoint: o.Endpoint, Region: o.Region, Bucket: o.Bucket, AccessKeyId: string(secret["accessKeyID"]),
+			SecretAccessKey: string(secret["secretAccessKey"]), SessionToken: string(secret["sessionToken"]),
+		}}
+	case output.AzureBlob != nil:
+		o := output.AzureBlob
+		if secret != nil && len(secret["accountKey"]) == 0 && len(secret["sasToken"]) == 0 {
+			return missing("accountKey and no sasToken")
+		}
+		to.Prefix = o.Prefix
+		to.To = &agentv1.CaptureOutput_AzureBlob{AzureBlob: &agentv1.AzureBlobOutput{
+			Endpoint: o.Endpoint, Account: o.Account, Container: o.Container, AccountKey: string(secret["accountKey"]), SasToken: string(secret["sasToken"]),
+		}}
+	case output.GoogleCloudStorage != nil:
+		o := output.GoogleCloudStorage
+		if secret != nil && len(secret["serviceAccountKey"]) == 0 {
+			return missing("serviceAccountKey")
+		}
+		to.Prefix = o.Prefix
+		to.To = &agentv1.CaptureOutput_Gcs{Gcs: &agentv1.GCSOutput{
+			Endpoint: o.Endpoint, Bucket: o.Bucket, ServiceAccountKey: string(secret["serviceAccountKey"]),
+		}}
+	case output.Volume != nil:
+		to.Prefix = output.Volume.Path
+		to.To = &agentv1.CaptureOutput_Volume{Volume: &agentv1.VolumeOutput{Name: output.Volume.Volume}}
+	default:
+		return &refusal{"it names no place", true}
+	}
+	return nil
+}
