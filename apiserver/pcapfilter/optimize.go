@@ -412,6 +412,7 @@ func (o *optimizer) known(e *edge) *block {
 	o.work += len(alike)
 	for i, word := range alike {
 		for word &= e.dominators[i]; word != 0; word &= word - 1 {
+			o.work++
 			next := outcome(e.to, o.edges[i*64+bits.TrailingZeros64(word)])
 			if next != nil && !conflict(e.from, next) {
 				return next

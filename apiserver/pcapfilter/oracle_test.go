@@ -23,6 +23,7 @@ const keepers = 8
 type oracle struct{ questions chan question }
 
 type question struct {
+	device string
 	text   string
 	answer chan<- judgement
 }
@@ -31,8 +32,6 @@ type judgement struct {
 	program []bpf.RawInstruction
 	err     error // what tcpdump says against the expression
 }
-
-var errNoOracle = errors.New("no tcpdump to compare with")
 
 // newOracle starts tcpdump's keepers; they end with the test.
 func newOracle(t testing.TB) *oracle {
@@ -59,7 +58,11 @@ func newOracle(t testing.TB) *oracle {
 	return o
 }
 
-const oracleDevice = "filter0"
+// The devices of a keeper: with frames, and with packets that begin with IP.
+const (
+	ethernetDevice = "filter0"
+	rawIPDevice    = "filter2"
+)
 
 // keep answers questions from inside a new network namespace. Its thread ends with it, and the namespace with that.
 func keep(questions <-chan question, ready chan<- error) {
@@ -69,35 +72,42 @@ func keep(questions <-chan question, ready chan<- error) {
 		return
 	}
 	attributes := netlink.NewLinkAttrs()
-	attributes.Name = oracleDevice
+	attributes.Name = ethernetDevice
 	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attributes, PeerName: "filter1"}); err != nil {
 		ready <- err
 		return
 	}
-	for _, name := range []string{oracleDevice, "filter1"} {
+	attributes.Name = rawIPDevice
+	// Without it the questions about raw IP are answered by an error, which their test knows.
+	_ = netlink.LinkAdd(&netlink.Tuntap{LinkAttrs: attributes, Mode: netlink.TUNTAP_MODE_TUN, NonPersist: false})
+	for _, name := range []string{ethernetDevice, "filter1", rawIPDevice} {
 		link, err := netlink.LinkByName(name)
 		if err == nil {
 			err = netlink.LinkSetUp(link)
 		}
-		if err != nil {
+		if err != nil && name != rawIPDevice {
 			ready <- err
 			return
 		}
 	}
 	ready <- nil
 	for q := range questions {
-		q.answer <- ask(q.text)
+		q.answer <- ask(q.device, q.text)
 	}
 }
 
 func (o *oracle) compile(text string) judgement {
+	return o.compileFor(ethernetDevice, text)
+}
+
+func (o *oracle) compileFor(device, text string) judgement {
 	answer := make(chan judgement, 1)
-	o.questions <- question{text, answer}
+	o.questions <- question{device, text, answer}
 	return <-answer
 }
 
-func ask(text string) judgement {
-	command := exec.Command("tcpdump", "-i", oracleDevice, "-ddd", "--", text)
+func ask(device, text string) judgement {
+	command := exec.Command("tcpdump", "-i", device, "-ddd", "--", text)
 	var stdout, stderr bytes.Buffer
 	command.Stdout, command.Stderr = &stdout, &stderr
 	if err := command.Run(); err != nil {

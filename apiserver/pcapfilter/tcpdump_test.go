@@ -63,6 +63,72 @@ func TestAgainstTcpdump(t *testing.T) {
 		len(expressions), len(packets), judged, accepted.Load()*100/int64(judged), identical.Load(), longer.Load())
 }
 
+// TestAgainstTcpdumpOnRawIP does the same for a device without a link header.
+func TestAgainstTcpdumpOnRawIP(t *testing.T) {
+	o := newOracle(t)
+	if answer := o.compileFor(rawIPDevice, "ip"); answer.err != nil {
+		t.Skipf("comparing with tcpdump on raw IP needs a tun device: %v", answer.err)
+	}
+	var packets []*packet
+	for _, p := range makePackets(12000, 14) {
+		if len(p.data) > 14 && !p.tagged {
+			raw := *p
+			raw.data = p.data[14:]
+			packets = append(packets, &raw)
+		}
+	}
+	var compared, refused, accepted atomic.Int64
+	parallel(lines(t, "testdata/expressions.txt"), func(text string) {
+		program, err := Compile(text, Options{Link: RawIP})
+		theirs := o.compileFor(rawIPDevice, text)
+		if err != nil || theirs.err != nil {
+			if (err == nil) != (theirs.err == nil) {
+				t.Errorf("%s: we say %v, tcpdump says %v", text, err, theirs.err)
+			}
+			refused.Add(1)
+			return
+		}
+		compared.Add(1)
+		accepted.Add(int64(compareOn(t, text, program.Instructions, theirs.program, packets)))
+	})
+	t.Logf("%d expressions on %d packets each, %d%% of them to accept; both refuse %d for this link",
+		compared.Load(), len(packets), accepted.Load()*100/(compared.Load()*int64(len(packets))), refused.Load())
+}
+
+// TestNamesOfPortsAndProtocols compares the built-in names with those that tcpdump reads from the machine's files.
+func TestNamesOfPortsAndProtocols(t *testing.T) {
+	o := newOracle(t)
+	if o.compile("port http or ip proto gre").err != nil {
+		t.Skip("this machine has no names of ports and protocols (netbase)")
+	}
+	var texts []string
+	for name := range ports {
+		texts = append(texts, "port "+name)
+		if !strings.Contains(name, "-") { // both cut a range at the first hyphen
+			texts = append(texts, "portrange "+name+"-10000")
+		}
+	}
+	for name := range ipProtocols {
+		texts = append(texts, `ip proto \`+name)
+	}
+	for name := range etherProtocols {
+		texts = append(texts, `ether proto \`+name)
+	}
+	for name := range llcTypes {
+		texts = append(texts, "llc "+name)
+	}
+	packets := makePackets(3000, 15)
+	parallel(texts, func(text string) {
+		program, err := Compile(text, Options{})
+		theirs := o.compile(text)
+		if err != nil || theirs.err != nil {
+			t.Errorf("%s: we say %v, tcpdump says %v", text, err, theirs.err)
+			return
+		}
+		compareOn(t, text, program.Instructions, theirs.program, packets)
+	})
+}
+
 // parallel calls f for every text, from as many goroutines as tcpdump has keepers.
 func parallel(texts []string, f func(text string)) {
 	var next atomic.Int64
