@@ -10,7 +10,21 @@ packages=(ca-certificates containerd runc containernetworking-plugins iproute2 i
 # TCP, of filters (with the names of ports) and of capture files.
 if [ "${1:-}" != cluster ]; then
 	packages+=(gcc libc6-dev clang-19 llvm-19 libbpf-dev iperf3 netbase tcpdump tshark)
+	command -v npm >/dev/null || packages+=(nodejs npm) # for Azure's stand-in
 fi
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# The stand-in for Azure's stores comes from npm. Without it, its tests say so and are skipped.
+azurite() {
+	local folder=hack/tools/azurite
+	if [ "${1:-}" = cluster ] || cmp -s $folder/package-lock.json $folder/node_modules/.installed; then return; fi
+	echo "prerequisites: installing azurite"
+	if (cd $folder && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null); then
+		cp $folder/package-lock.json $folder/node_modules/.installed
+	else
+		echo "prerequisites: npm could not install azurite; tests that need it are skipped" >&2
+	fi
+}
 
 if ! command -v go >/dev/null; then
 	echo "prerequisites: Go $go_wanted or later is missing; install it and put it on PATH" >&2
@@ -27,6 +41,7 @@ for package in "${packages[@]}"; do
 	dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")
 done
 if [ ${#missing[@]} -eq 0 ]; then
+	azurite "${1:-}"
 	echo "prerequisites: Go $have and all Debian packages are there"
 	exit 0
 fi
@@ -43,4 +58,5 @@ if ! { apt-get update -qq && apt-get install -y -qq --no-install-recommends "${m
 	echo "prerequisites: apt-get could not install: ${missing[*]}" >&2
 	exit 1
 fi
+azurite "${1:-}"
 echo "prerequisites: done"

@@ -26,7 +26,7 @@ staticcheck() { go list ./... | grep -v /apis/generated/ | xargs go tool -modfil
 
 modules_tidy() {
 	local dir
-	for dir in . hack/tools hack/tools/*/; do
+	for dir in . hack/tools hack/tools/*/ test/*/; do
 		[ -f "$dir/go.mod" ] || continue
 		(cd "$dir" && go mod tidy -diff >/dev/null) || { echo "not tidy: $dir" >&2; return 1; }
 	done

@@ -12,8 +12,6 @@ import (
 	"regexp"
 	"strings"
 	"syscall"
-
-	"golang.org/x/oauth2"
 )
 
 // A failure is why copying did not go on, in words of our own: what stores, libraries and name servers say may hold URLs
@@ -46,12 +44,9 @@ func explain(err error) *failure {
 	var known *failure
 	var name *net.DNSError
 	var number syscall.Errno
-	var refusedToken *oauth2.RetrieveError
 	switch {
 	case errors.As(err, &known):
 		return known
-	case errors.As(err, &refusedToken):
-		return &failure{reason: fmt.Sprintf("asking for a token: the answer was %d", refusedToken.Response.StatusCode), lasting: refusedToken.Response.StatusCode < 500}
 	case errors.As(err, &name) && name.IsNotFound:
 		return &failure{reason: "the store's name has no address"}
 	case errors.As(err, &name):

@@ -259,14 +259,15 @@ const googleScope = "https://www.googleapis.com/auth/devstorage.read_write"
 // googleToken answers with tokens of the key that was given, or of the agent's identity (Workload Identity Federation: the
 // metadata service of a cluster at Google does not serve pods in the node's network, which the agents are).
 func googleToken(ctx context.Context, o *v1alpha1.GCSOutput, c *client, config Config) (func(context.Context) (string, error), error) {
-	exchanging := &http.Client{Transport: c.http.Transport, CheckRedirect: c.http.CheckRedirect, Timeout: 2 * c.patience}
+	way := &remembering{RoundTripper: c.http.Transport}
+	exchanging := &http.Client{Transport: way, CheckRedirect: c.http.CheckRedirect, Timeout: 2 * c.patience}
 	ctx = context.WithValue(ctx, oauth2.HTTPClient, exchanging)
 	if o.ServiceAccountKey != "" {
 		key, err := parseGoogleKey(o)
 		if err != nil {
 			return nil, lasting("serviceAccountKey: %s", err)
 		}
-		return tokensOf(key.TokenSource(ctx)), nil
+		return tokensOf(key.TokenSource(ctx), way), nil
 	}
 	file := os.Getenv(googleFile)
 	if file == "" {
@@ -285,18 +286,41 @@ func googleToken(ctx context.Context, o *v1alpha1.GCSOutput, c *client, config C
 	if err != nil {
 		return nil, lasting("the file of the node agents' identity (%s) is not of the type external_account", googleFile)
 	}
-	return tokensOf(identity.TokenSource), nil
+	return tokensOf(identity.TokenSource, way), nil
 }
 
-func tokensOf(source oauth2.TokenSource) func(context.Context) (string, error) {
+func tokensOf(source oauth2.TokenSource, way *remembering) func(context.Context) (string, error) {
 	source = oauth2.ReuseTokenSourceWithExpiry(nil, source, renewBefore)
 	return func(context.Context) (string, error) {
 		token, err := source.Token()
-		if err != nil {
-			return "", explain(err)
+		switch {
+		case err == nil:
+			return token.AccessToken, nil
+		case way.err != nil:
+			return "", explain(way.err)
+		case way.status != http.StatusOK:
+			return "", refusal("asking for a token", way.status, "")
+		default:
+			return "", lasting("asking for a token: the answer cannot be read, or the key cannot be used")
 		}
-		return token.AccessToken, nil
 	}
+}
+
+// remembering remembers what came of the last request: what the libraries make of it may hold what was answered.
+type remembering struct {
+	http.RoundTripper
+	status int
+	err    error
+}
+
+// RoundTrip implements http.RoundTripper.
+func (r *remembering) RoundTrip(request *http.Request) (*http.Response, error) {
+	response, err := r.RoundTripper.RoundTrip(request)
+	r.err, r.status = err, http.StatusOK
+	if err == nil {
+		r.status = response.StatusCode
+	}
+	return response, err
 }
 
 // googleTokenURLs are where keys of service accounts are exchanged for tokens. What else a key names is believed only when
