@@ -94,7 +94,7 @@ func TestResume(t *testing.T) {
 		{"wrong marks", func(n *fakeNode) []*agentv1.CaptureMark { return marksOf(n, 2, -1000) }, 7},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			agents := randomAgents(t, 5, 3, 12)
+			agents := randomAgents(t, 5, 3, 5)
 			for _, node := range agents {
 				node.marks = test.marks(node)
 			}

@@ -87,7 +87,15 @@ type world struct {
 	store   *fakeStore
 	rights  *rights
 	streams *Streams
+
+	mu      sync.Mutex
 	matches []Match
+}
+
+func (w *world) match(matches ...Match) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.matches = matches
 }
 
 // newWorld has a Capture "c" in namespace shop of these agents. It has ended if they have.
@@ -111,7 +119,11 @@ func newWorld(t testing.TB, agents fakeAgents, change ...func(*Config)) *world {
 	}
 	config := Config{
 		Captures: w.store, ClusterCaptures: w.store, Source: agents, Authorizer: w.rights,
-		Matches:  func(runtime.Object) ([]Match, error) { return w.matches, nil },
+		Matches: func(runtime.Object) ([]Match, error) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			return w.matches, nil
+		},
 		Names:    func(a netip.Addr) []string { return []string{"shop/pod-" + a.String()} },
 		Register: metrics.NewKubeRegistry().Register,
 	}
