@@ -16,6 +16,7 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
 	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
+	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/apiserver/pkg/util/dryrun"
 	serverwarning "k8s.io/apiserver/pkg/warning"
 
@@ -45,20 +46,21 @@ func (a *admission) begin(ctx context.Context, object runtime.Object, options *m
 	prepare(ctx, object)
 	capture := partsOf(object)
 	*capture.status = v1alpha1.CaptureStatus{}
-	if len(validate(object, a.Clock.Now())) > 0 {
-		// The strategy finds the same errors and says so together with those of the metadata.
-		return done, nil
+	namespace := rest.ExpectedNamespaceForScope(genericapirequest.NamespaceValue(ctx), a.kind.namespaced)
+	if err := rest.EnsureObjectNamespaceMatchesRequestNamespace(namespace, capture.meta); err != nil {
+		return nil, err
 	}
 	requester, ok := genericapirequest.UserFrom(ctx)
 	if !ok {
 		return nil, apierrors.NewInternalError(errors.New("creating a capture: the request has no user"))
 	}
-	if a.kind.namespaced {
-		capture.meta.Namespace = genericapirequest.NamespaceValue(ctx)
-	}
-	r := &request{admission: a, user: requester, namespace: capture.meta.Namespace, capture: capture}
+	r := &request{admission: a, user: requester, namespace: namespace, capture: capture}
 	if cluster, ok := object.(*v1alpha1.ClusterCapture); ok {
 		r.recordsNodes = cluster.Spec.Nodes != nil
+	}
+	// The strategy checks the same, but by then it is a little later: nothing may be wrong here and right there.
+	if errs := validate(object, a.Clock.Now()); len(errs) > 0 {
+		return nil, r.invalid(errs)
 	}
 	for _, check := range []func(context.Context) error{r.outputs, r.filter} {
 		if err := check(ctx); err != nil {

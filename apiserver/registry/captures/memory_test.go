@@ -102,8 +102,11 @@ func (m *memory) Get(_ context.Context, key string, options storage.GetOptions, 
 	return m.load(key, out)
 }
 
-func (m *memory) Delete(ctx context.Context, key string, out runtime.Object, _ *storage.Preconditions, check storage.ValidateObjectFunc, _ runtime.Object, _ storage.DeleteOptions) error {
+func (m *memory) Delete(ctx context.Context, key string, out runtime.Object, preconditions *storage.Preconditions, check storage.ValidateObjectFunc, _ runtime.Object, _ storage.DeleteOptions) error {
 	if err := m.Get(ctx, key, storage.GetOptions{}, out); err != nil {
+		return err
+	}
+	if err := preconditions.Check(key, out); err != nil {
 		return err
 	}
 	if err := check(ctx, out); err != nil {
@@ -145,9 +148,12 @@ func (m *memory) GetList(_ context.Context, key string, options storage.ListOpti
 	return m.Versioner().UpdateList(list, m.version+1, "", nil)
 }
 
-func (m *memory) GuaranteedUpdate(ctx context.Context, key string, out runtime.Object, ignoreNotFound bool, _ *storage.Preconditions, update storage.UpdateFunc, _ runtime.Object) error {
+func (m *memory) GuaranteedUpdate(ctx context.Context, key string, out runtime.Object, ignoreNotFound bool, preconditions *storage.Preconditions, update storage.UpdateFunc, _ runtime.Object) error {
 	current := reflect.New(reflect.TypeOf(out).Elem()).Interface().(runtime.Object)
 	if err := m.Get(ctx, key, storage.GetOptions{IgnoreNotFound: ignoreNotFound}, current); err != nil {
+		return err
+	}
+	if err := preconditions.Check(key, current); err != nil {
 		return err
 	}
 	changed, _, err := update(current, storage.ResponseMeta{ResourceVersion: m.objects[key].version})

@@ -15,6 +15,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apiserver/pkg/authentication/user"
+	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
 
 	"github.com/networkobservability/networkobservability/apis/networkobservability/filtertext"
 	"github.com/networkobservability/networkobservability/apis/networkobservability/v1alpha1"
@@ -403,6 +405,17 @@ func TestClusterCapture(t *testing.T) {
 		if !slices.Contains(w.asked, right) {
 			t.Errorf("never asked whether %q: %q", right, w.asked)
 		}
+	}
+	w.denied = []string{"get clustercaptures/pcap"}
+	const misplaced = "{apiVersion: networkobservability.k8s.io/v1alpha1, kind: ClusterCapture, metadata: {name: x, namespace: shop}, spec: {nodes: {selector: {}}, filter: payload}}"
+	if got := w.do(http.MethodPost, base+"/clustercaptures", "application/yaml", misplaced); got.code < 400 {
+		t.Errorf("with a namespace answered %d: %s", got.code, got.body)
+	}
+	if object, err := w.storage.ClusterCaptures.Create(genericapirequest.WithUser(t.Context(), &user.DefaultInfo{Name: "alice"}),
+		&v1alpha1.ClusterCapture{ObjectMeta: metav1.ObjectMeta{Name: "x", Namespace: "shop"}, Spec: v1alpha1.ClusterCaptureSpec{
+			Nodes: &v1alpha1.CaptureNodes{Selector: &metav1.LabelSelector{}}, CaptureSettings: v1alpha1.CaptureSettings{Filter: "payload"},
+		}}, nil, &metav1.CreateOptions{}); err == nil {
+		t.Errorf("with a namespace became %v", object)
 	}
 	if got := create("", `{match: [{peers: [{pod: {name: a}}]}]}`); got.code != 422 ||
 		!strings.Contains(got.body, "spec.pods: Required value") || !strings.Contains(got.body, "spec.match[0].peers[0].pod.namespace: Required value") {

@@ -104,6 +104,9 @@ func eventually(t testing.TB, what string, is func() bool) {
 	}
 }
 
+// readOptions ask for everything.
+var readOptions = v1alpha1.CaptureReadOptions{}
+
 func runningAgents() fakeAgents {
 	return fakeAgents{
 		"a": newNode(partOf(0, "shop", "web-a", "eth0")),
