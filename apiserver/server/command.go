@@ -19,7 +19,7 @@ func NewCommand(ctx context.Context) *cobra.Command {
 		Use:   "networkobservability-apiserver",
 		Short: "Serve network telemetry of pods and nodes as Kubernetes objects",
 		Long: `Serve networkobservability.k8s.io behind the aggregator of a Kubernetes cluster: network telemetry of
-pods and nodes as objects, read live from the agents on the nodes. Nothing is stored.`,
+pods and nodes as objects, read live from the agents on the nodes, and captures of packets.`,
 		Version:       baseversion.Get().GitVersion,
 		Args:          cobra.NoArgs,
 		SilenceErrors: true,

@@ -53,6 +53,9 @@ func genericConfig(o *Options) (*genericapiserver.RecommendedConfig, error) {
 	if err := o.CoreAPI.ApplyTo(config); err != nil {
 		return nil, fmt.Errorf("finding the cluster: %w", err)
 	}
+	if err := o.Storage.ApplyTo(&config.Config, config.ClientConfig); err != nil {
+		return nil, fmt.Errorf("setting up the storage of captures: %w", err)
+	}
 	return config, applyClusterOptions(o, config)
 }
 

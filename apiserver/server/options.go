@@ -13,6 +13,8 @@ import (
 	cliflag "k8s.io/component-base/cli/flag"
 
 	agentv1 "github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
+	"github.com/networkobservability/networkobservability/apis/networkobservability/v1alpha1"
+	"github.com/networkobservability/networkobservability/apiserver/storage"
 )
 
 const (
@@ -33,6 +35,10 @@ type Options struct {
 	Features       *genericoptions.FeatureOptions
 	CoreAPI        *genericoptions.CoreAPIOptions
 	Admission      *genericoptions.AdmissionOptions
+	// Storage is where captures are kept.
+	Storage *storage.Options
+	// Config is a file with what the operator decides about captures.
+	Config string
 
 	// WatchInterval is how often watched objects are read.
 	WatchInterval time.Duration
@@ -76,6 +82,7 @@ func NewOptions() *Options {
 		Features:       genericoptions.NewFeatureOptions(),
 		CoreAPI:        genericoptions.NewCoreAPIOptions(),
 		Admission:      genericoptions.NewAdmissionOptions(),
+		Storage:        storage.NewOptions(codecs.LegacyCodec(v1alpha1.SchemeGroupVersion)),
 
 		WatchInterval: 10 * time.Second,
 		AgentTimeout:  3 * time.Second,
@@ -96,6 +103,9 @@ func (o *Options) addFlags(sets *cliflag.NamedFlagSets) {
 	o.addReadingFlags(sets.FlagSet("reading"))
 	o.addCertificateFlags(sets.FlagSet("certificates"))
 	o.addServingFlags(sets.FlagSet("serving"))
+	o.Storage.AddFlags(sets.FlagSet("captures"))
+	sets.FlagSet("captures").StringVar(&o.Config, "config", o.Config,
+		"File that says where packets of captures may be copied to. If omitted, they stay on the nodes.")
 	o.CoreAPI.AddFlags(sets.FlagSet("cluster"))
 	o.Authentication.AddFlags(sets.FlagSet("authentication"))
 	o.Authorization.AddFlags(sets.FlagSet("authorization"))
@@ -150,7 +160,7 @@ func (o *Options) Validate() error {
 	var errs []error
 	for _, generic := range [][]error{
 		o.SecureServing.Validate(), o.Authentication.Validate(), o.Authorization.Validate(), o.Audit.Validate(),
-		o.Features.Validate(), o.CoreAPI.Validate(), o.Admission.Validate(),
+		o.Features.Validate(), o.CoreAPI.Validate(), o.Admission.Validate(), o.Storage.Validate(),
 	} {
 		errs = append(errs, generic...)
 	}

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
 	"sync"
 
@@ -69,26 +70,32 @@ func Run(ctx context.Context, o *Options) error {
 		return err
 	}
 
-	server, err := newServer(config, pods, nodes, flows, healthz.NamedCheck("certificates", func(*http.Request) error { return manager.Ready() }))
+	capturing, err := newCapturing(o, config, cluster.kubernetes, fleet, names, expectation{pods, nodes})
 	if err != nil {
 		return err
 	}
-	return serve(ctx, server, manager.Run, fleet.Run, pods.Run, nodes.Run, names.Run, flows.Run)
+
+	server, err := newServer(config, pods, nodes, flows, capturing.storage,
+		healthz.NamedCheck("certificates", func(*http.Request) error { return manager.Ready() }),
+		healthz.NamedCheck("captures", func(*http.Request) error { return capturing.controller.Synced() }))
+	if err != nil {
+		return err
+	}
+	return serve(ctx, server, manager.Run, fleet.Run, pods.Run, nodes.Run, names.Run, flows.Run, capturing.controller.Run)
 }
 
-// newServer makes the generic server with our group, ready when the resources and the further checks are.
-func newServer(config *genericapiserver.RecommendedConfig, pods, nodes *live.REST, flows *networkflows.REST, checks ...healthz.HealthChecker) (*genericapiserver.GenericAPIServer, error) {
+// newServer makes the generic server with our group, ready when the resources and the further checks are. captures holds
+// what is stored, which may be nil.
+func newServer(config *genericapiserver.RecommendedConfig, pods, nodes *live.REST, flows *networkflows.REST, captures map[string]rest.Storage, checks ...healthz.HealthChecker) (*genericapiserver.GenericAPIServer, error) {
 	server, err := config.Complete().New(name, genericapiserver.NewEmptyDelegate())
 	if err != nil {
 		return nil, fmt.Errorf("making the server: %w", err)
 	}
 	group := genericapiserver.NewDefaultAPIGroupInfo(v1alpha1.GroupName, scheme, parameterCodec, codecs)
 	group.NegotiatedSerializer = config.Serializer
-	group.VersionedResourcesStorageMap[v1alpha1.SchemeGroupVersion.Version] = map[string]rest.Storage{
-		"podnetworkstats":  pods,
-		"nodenetworkstats": nodes,
-		"networkflows":     flows,
-	}
+	resources := map[string]rest.Storage{"podnetworkstats": pods, "nodenetworkstats": nodes, "networkflows": flows}
+	maps.Copy(resources, captures)
+	group.VersionedResourcesStorageMap[v1alpha1.SchemeGroupVersion.Version] = resources
 	if err := server.InstallAPIGroup(&group); err != nil {
 		return nil, fmt.Errorf("installing %s: %w", v1alpha1.GroupName, err)
 	}

@@ -103,7 +103,7 @@ func startWithFlows(t *testing.T, view *livetest.View, agents *livetest.Agents, 
 	nodes := nodenetworkstats.NewREST(client, agents, 100*time.Millisecond)
 	names, flows := flowsOf(t, client, histories)
 	pods.Observe(names)
-	server, err := newServer(config, pods, nodes, flows)
+	server, err := newServer(config, pods, nodes, flows, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

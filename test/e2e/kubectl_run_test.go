@@ -36,6 +36,26 @@ func (c *cluster) kubectlCommand(ctx context.Context, args ...string) *exec.Cmd 
 	return exec.CommandContext(ctx, c.kubectlPath(), append([]string{"--kubeconfig", c.kubeconfig}, args...)...)
 }
 
+// pluginCommand is a command of kubectl that one of our plugins answers: flags come behind it, and the plugins are on PATH.
+func (c *cluster) pluginCommand(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, c.kubectlPath(), args...)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+c.kubeconfig, "PATH="+filepath.Join(filepath.Dir(c.output), "bin")+":"+os.Getenv("PATH"))
+	return cmd
+}
+
+// plugin runs a command of a plugin, whatever comes of it.
+func (c *cluster) plugin(t *testing.T, args ...string) run {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), kubectlDeadline)
+	defer cancel()
+	cmd := c.pluginCommand(ctx, args...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	start := time.Now()
+	err := cmd.Run()
+	return run{stdout.String(), stderr.String(), err, time.Since(start)}
+}
+
 // kubectlRun runs kubectl, whatever comes of it.
 func (c *cluster) kubectlRun(t *testing.T, args ...string) run {
 	t.Helper()
