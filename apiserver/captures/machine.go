@@ -219,6 +219,7 @@ func (m *machine) adopt(control *v1alpha1.CaptureControl) {
 	for _, mem := range m.members {
 		mem.packets.adopt(0)
 		mem.bytes.adopt(0)
+		mem.whole, mem.withPeers = 0, 0 // Say it again, with a revision above those of the other.
 	}
 	for _, node := range control.Nodes {
 		mem := m.member(node.Node)
@@ -615,16 +616,16 @@ func (m *machine) makeCalls(now time.Time, d *decision) {
 	peers := m.peers()
 	for _, node := range slices.Sorted(maps.Keys(m.members)) {
 		mem := m.members[node]
-		if mem.busy {
+		switch {
+		case mem.busy:
+			continue
+		case now.Before(mem.retryAt):
+			d.soonest(mem.retryAt)
 			continue
 		}
 		c, at := m.callFor(mem, peers, now)
 		if c == nil {
 			d.soonest(at)
-			continue
-		}
-		if now.Before(mem.retryAt) {
-			d.soonest(mem.retryAt)
 			continue
 		}
 		mem.busy = true

@@ -75,6 +75,8 @@ type story struct {
 	version int
 	m       *machine
 	targets []*target
+	// held: what is to be written is not, until the command write.
+	held bool
 	// agents hold what each node was told and says.
 	agents map[string]*storyAgent
 	calls  map[string]*call
@@ -106,7 +108,11 @@ func (s *story) do(words []string) string {
 	case "silent":
 		s.m.failed(words[1], failedSilent, fmt.Errorf("%s: the agent did not answer in time", words[1]), s.now)
 		return s.decide()
+	case "hold":
+		s.held = true
+		return ""
 	case "write":
+		s.held = false
 		return s.write()
 	case "conflict":
 		return s.conflict()
@@ -246,6 +252,9 @@ func (s *story) decide() string {
 	}
 	if d.remove {
 		out.WriteString("delete the object\n")
+	}
+	if d.status != nil && !s.held {
+		out.WriteString(s.write())
 	}
 	return out.String()
 }
