@@ -37,6 +37,7 @@ const (
 const (
 	packetHeader  = 28 // up to the packet's data
 	packetTrailer = 16 // flags option, end of options, length
+	flagsOption   = 2 | 4<<16
 	// MaxBlock is the largest block that Next takes.
 	MaxBlock = 1 << 20
 )
@@ -59,8 +60,7 @@ func AppendPacket(b []byte, number uint32, time int64, data []byte, original uin
 	b = binary.LittleEndian.AppendUint32(b, original)
 	b = append(b, data...)
 	b = append(b, make([]byte, pad(len(data))-len(data))...)
-	const flagsOption = 2
-	b = binary.LittleEndian.AppendUint32(b, flagsOption|4<<16)
+	b = binary.LittleEndian.AppendUint32(b, flagsOption)
 	b = binary.LittleEndian.AppendUint32(b, uint32(direction))
 	b = binary.LittleEndian.AppendUint32(b, 0)
 	return binary.LittleEndian.AppendUint32(b, uint32(size))
@@ -258,6 +258,15 @@ func Next(blocks []byte) (packet Packet, rest []byte, err error) {
 	}
 	if last := binary.LittleEndian.Uint32(packet[size-4:]); last != size {
 		return nil, nil, fmt.Errorf("packet block of %d bytes ends as one of %d", size, last)
+	}
+	option, flags, end := binary.LittleEndian.Uint32(packet[size-16:]), binary.LittleEndian.Uint32(packet[size-12:]), binary.LittleEndian.Uint32(packet[size-8:])
+	if option != flagsOption || flags > uint32(Outbound) || end != 0 {
+		return nil, nil, errors.New("packet block with other options than a direction")
+	}
+	for _, b := range packet[packetHeader+len(packet.Data()) : size-packetTrailer] {
+		if b != 0 {
+			return nil, nil, errors.New("packet block with padding that is not 0")
+		}
 	}
 	return packet, blocks[size:], nil
 }

@@ -340,7 +340,7 @@ func (m *merge) look(in *input) {
 	case m.window == 0:
 		m.behind = math.MinInt64
 	default:
-		m.behind = min(m.behind, max(in.watermark, in.place-1))
+		m.behind = min(m.behind, max(in.watermark, max(in.place, math.MinInt64+1)-1))
 	}
 }
 

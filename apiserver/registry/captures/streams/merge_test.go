@@ -331,7 +331,7 @@ func benchmarkMerge(b *testing.B, nodes, size int) {
 	total := int64(0)
 	for n := range batches {
 		for i := 0; len(batches[n]) < 256<<10; i++ {
-			batches[n] = pcapng.AppendPacket(batches[n], 0, int64(i*nodes+n), make([]byte, size), uint32(size), pcapng.Inbound)
+			batches[n] = pcapng.AppendPacket(batches[n], uint32(n), int64(i*nodes+n), make([]byte, size), uint32(size), pcapng.Inbound)
 		}
 		total += int64(len(batches[n]))
 	}
@@ -343,7 +343,7 @@ func benchmarkMerge(b *testing.B, nodes, size int) {
 			in := newInput(strconv.Itoa(n), 2)
 			<-in.taken
 			m.register(in)
-			parts := []*agentv1.CapturePart{{Interface: "eth0"}}
+			parts := []*agentv1.CapturePart{{Number: uint32(n), Interface: "eth0"}}
 			m.events <- event{from: in, response: &agentv1.ReadCaptureResponse{Parts: parts, Blocks: batches[n]}}
 			m.events <- event{from: in}
 		}
