@@ -28,6 +28,7 @@ const (
 	PhasePending  = "Pending"
 	PhaseRunning  = "Running"
 	PhaseStopping = "Stopping"
+	PhaseStoring  = "Storing"
 	PhaseComplete = "Complete"
 	PhaseFailed   = "Failed"
 )
@@ -61,7 +62,7 @@ func orDefault[T any](value *T, otherwise T) *T {
 }
 
 func addCaptureFields(scheme *runtime.Scheme, kind string, labels ...string) {
-	phase := oneOf(PhasePending, PhaseRunning, PhaseStopping, PhaseComplete, PhaseFailed)
+	phase := oneOf(PhasePending, PhaseRunning, PhaseStopping, PhaseStoring, PhaseComplete, PhaseFailed)
 	convert := func(label, value string) (string, string, error) {
 		if !slices.Contains(labels, label) {
 			return "", "", fmt.Errorf("%q is not a field that %s can be selected by; known are %q", label, kind, labels)

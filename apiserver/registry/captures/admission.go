@@ -217,7 +217,7 @@ func (r *request) hostNetwork(ctx context.Context, object runtime.Object, matche
 	if !r.kind.namespaced || i < 0 {
 		return matches, nil, nil
 	}
-	err := r.need(ctx, r.clusterCaptures(), fmt.Sprintf("pod %s has the network of its node", matches[i].Pod))
+	err := r.need(ctx, r.clusterCaptures(), fmt.Sprintf("pod %s is in the network of its node, or may be", matches[i].Pod))
 	if err == nil || !apierrors.IsForbidden(err) {
 		return matches, nil, err
 	}
@@ -226,7 +226,7 @@ func (r *request) hostNetwork(ctx context.Context, object runtime.Object, matche
 	}
 	all := len(matches)
 	matches = slices.DeleteFunc(slices.Clone(matches), func(m Match) bool { return m.HostNetwork })
-	return matches, []string{fmt.Sprintf("pods with the network of their node are left out (%d): recording them needs the right to create clustercaptures", all-len(matches))}, nil
+	return matches, []string{fmt.Sprintf("pods in the network of their node are left out (%d): recording them needs the right to create clustercaptures", all-len(matches))}, nil
 }
 
 // Rights that may be needed, each in the requester's name.

@@ -174,7 +174,7 @@ func (r *request) mayReadStatistics(ctx context.Context, matches []Match) bool {
 	asked := map[string]bool{}
 	for _, m := range matches {
 		right := authorizer.AttributesRecord{Verb: "get", APIGroup: v1alpha1.GroupName, APIVersion: v1alpha1.SchemeGroupVersion.Version, Resource: "podnetworkstats", Namespace: m.Namespace}
-		if m.Pod == "" {
+		if m.Pod == "" || m.HostNetwork {
 			right.Resource, right.Namespace = "nodenetworkstats", ""
 		}
 		if asked[words(right)] {

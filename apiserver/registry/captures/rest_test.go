@@ -123,7 +123,7 @@ func TestRefused(t *testing.T) {
 		"name's right": {spec: `{pods: {selector: {}}, filter: host db}`, denied: "get services db in namespace shop", code: 403, says: []string{"the right to get services db"}},
 		"hostNetwork": {
 			spec: `{pods: {names: [web-0, node-exporter]}}`, denied: "create clustercaptures", host: true, code: 403,
-			says: []string{"pod node-exporter has the network of its node", "the right to create clustercaptures"},
+			says: []string{"pod node-exporter is in the network of its node", "the right to create clustercaptures"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -372,7 +372,7 @@ func TestFieldSelectors(t *testing.T) {
 		}
 	}
 	for selector, says := range map[string]string{
-		"status.phase=Dancing": `\"Dancing\" is none of [\"Pending\" \"Running\" \"Stopping\" \"Complete\" \"Failed\"]`,
+		"status.phase=Dancing": `\"Dancing\" is none of [\"Pending\" \"Running\" \"Stopping\" \"Storing\" \"Complete\" \"Failed\"]`,
 		"spec.nodeName=n1":     `is not a field that Capture can be selected by; known are`,
 	} {
 		if got := w.do(http.MethodGet, shop+"?fieldSelector="+escape(selector), "", ""); got.code != http.StatusBadRequest || !strings.Contains(got.body, says) {
@@ -469,7 +469,7 @@ func TestPreview(t *testing.T) {
 		"hostNetwork": {
 			matches: append(many(1), Match{Node: "n9", Namespace: "shop", Pod: "x", HostNetwork: true}), denied: []string{"create clustercaptures"}, rows: 1, pods: 1, nodes: 1, expected: "0 0",
 			warning: "dry run: 1 pod (web-0) on 1 node would be recorded; the filter has 3 instructions; they send and receive 0 packets/s, 0B/s before the filter" +
-				"; pods with the network of their node are left out (1): recording them needs the right to create clustercaptures",
+				"; pods in the network of their node are left out (1): recording them needs the right to create clustercaptures",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -21,7 +21,7 @@ const none = "-"
 
 var columns = []metav1.TableColumnDefinition{
 	{Name: "Name", Type: "string", Format: "name", Description: "Name of the capture."},
-	{Name: "Status", Type: "string", Description: "Pending, Running, Stopping, Complete or Failed with the reason."},
+	{Name: "Status", Type: "string", Description: "Pending, Running, Stopping, Storing (what was recorded is sealed or copied), Complete, or Failed with the reason."},
 	{Name: "Nodes", Type: "integer", Description: "Nodes that record, or did."},
 	{Name: "Pods", Type: "integer", Description: "Pods that are, or were, recorded."},
 	{Name: "Packets", Type: "string", Description: "Packets recorded, with decimal prefixes."},
@@ -70,6 +70,8 @@ func phase(object runtime.Object) string {
 		return install.PhaseFailed
 	case meta.IsStatusConditionTrue(conditions, v1alpha1.CaptureComplete):
 		return install.PhaseComplete
+	case capture.status.CompletionTime != nil:
+		return install.PhaseStoring
 	case capture.settings.Stop:
 		return install.PhaseStopping
 	case meta.IsStatusConditionTrue(conditions, v1alpha1.CaptureStarted):
