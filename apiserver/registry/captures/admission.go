@@ -163,7 +163,7 @@ func (r *request) compile(ctx context.Context, names *lookups) (v1alpha1.Capture
 	}
 	compiled, err = r.Compile(ctx, r.namespace, text, names.resolve)
 	if err != nil {
-		return compiled, field.ErrorList{field.Invalid(field.NewPath("spec", "match"), field.OmitValueType{}, "with spec.filter: "+err.Error())}
+		return compiled, field.ErrorList{field.Invalid(field.NewPath("spec", "match"), saidBack(text), "with spec.filter: "+err.Error())}
 	}
 	return compiled, nil
 }
