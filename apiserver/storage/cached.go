@@ -21,8 +21,7 @@ import (
 // have to learn that nothing has happened up to a version, which etcd tells on request and the host does not.
 type cached struct {
 	*store
-	cache   *cacher.CacheDelegator
-	newList func() runtime.Object
+	cache *cacher.CacheDelegator
 }
 
 var _ apistorage.Interface = (*cached)(nil)
@@ -92,7 +91,7 @@ func (c *cached) Watch(ctx context.Context, key string, opts apistorage.ListOpti
 // listAndWatch sends an event for each object, page by page, a bookmark that says that these were all, and then what has
 // happened since.
 func (c *cached) listAndWatch(ctx context.Context, key string, opts apistorage.ListOptions, send func(watch.Event) bool) {
-	version, err := c.sendAll(ctx, key, opts, send)
+	version, err := sendAll(ctx, c, c.newList, key, opts, send)
 	if err == nil && opts.Predicate.AllowWatchBookmarks {
 		err = c.sendInitialEventsEnd(version, send)
 	}
@@ -105,37 +104,6 @@ func (c *cached) listAndWatch(ctx context.Context, key string, opts apistorage.L
 	}
 }
 
-func (c *cached) sendAll(ctx context.Context, key string, opts apistorage.ListOptions, send func(watch.Event) bool) (string, error) {
-	if opts.ResourceVersionMatch == "" && opts.ResourceVersion != "" {
-		opts.ResourceVersionMatch = metav1.ResourceVersionMatchNotOlderThan
-	}
-	opts.SendInitialEvents = nil
-	opts.Predicate.Limit = pageSize
-	for {
-		list := c.newList()
-		if err := c.GetList(ctx, key, opts, list); err != nil {
-			return "", err
-		}
-		err := meta.EachListItem(list, func(object runtime.Object) error {
-			if !send(watch.Event{Type: watch.Added, Object: object}) {
-				return errWatchEnded
-			}
-			return nil
-		})
-		if err != nil {
-			return "", err
-		}
-		page, err := meta.ListAccessor(list)
-		if err != nil {
-			return "", err
-		}
-		if page.GetContinue() == "" {
-			return page.GetResourceVersion(), nil
-		}
-		opts.Predicate.Continue, opts.ResourceVersion, opts.ResourceVersionMatch = page.GetContinue(), "", ""
-	}
-}
-
 func (c *cached) sendInitialEventsEnd(version string, send func(watch.Event) bool) error {
 	bookmark := c.newFunc()
 	accessor, err := meta.Accessor(bookmark)
@@ -144,7 +112,9 @@ func (c *cached) sendInitialEventsEnd(version string, send func(watch.Event) boo
 	}
 	accessor.SetResourceVersion(version)
 	accessor.SetAnnotations(map[string]string{metav1.InitialEventsAnnotationKey: "true"})
-	send(watch.Event{Type: watch.Bookmark, Object: bookmark})
+	if !send(watch.Event{Type: watch.Bookmark, Object: bookmark}) {
+		return errWatchEnded
+	}
 	return nil
 }
 

@@ -131,9 +131,13 @@ func (h *host) delete(ctx context.Context, name, resourceVersion string) error {
 func (h *host) list(ctx context.Context, options metav1.ListOptions) (*envelopeList, error) {
 	ctx, cancel := context.WithTimeout(ctx, hostTimeout)
 	defer cancel()
+	request := h.client.Get().Namespace(agentv1.Namespace).Resource(h.kind.resource).VersionedParams(&options, h.parameters)
+	if options.ResourceVersionMatch == metav1.ResourceVersionMatchExact {
+		// The host waits for a version to come before it says that there is none: asking again would take half a minute.
+		request.MaxRetries(0)
+	}
 	got := &envelopeList{}
-	return got, h.client.Get().Namespace(agentv1.Namespace).Resource(h.kind.resource).
-		VersionedParams(&options, h.parameters).Do(ctx).Into(got)
+	return got, request.Do(ctx).Into(got)
 }
 
 func (h *host) watch(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {

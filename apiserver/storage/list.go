@@ -225,6 +225,11 @@ func (l *listing) finish(ctx context.Context, listObj runtime.Object) error {
 	if err != nil {
 		return err
 	}
+	if l.more {
+		if err := l.countRest(ctx, int64(version)); err != nil {
+			return err
+		}
+	}
 	if !l.more {
 		return l.store.versioner.UpdateList(listObj, version, "", nil)
 	}
@@ -232,33 +237,31 @@ func (l *listing) finish(ctx context.Context, listObj runtime.Object) error {
 	if err != nil {
 		return err
 	}
-	remaining, err := l.countRemaining(ctx, int64(version))
-	if err != nil {
-		return err
+	if !l.opts.Predicate.Empty() {
+		l.remaining = nil // how many of these match is not known
 	}
-	return l.store.versioner.UpdateList(listObj, version, token, remaining)
+	return l.store.versioner.UpdateList(listObj, version, token, l.remaining)
 }
 
-// countRemaining counts what is left of a list without selectors. The host counts only over everything, so what is left
-// of a namespace is the difference between what is behind the page and what is behind the namespace.
-func (l *listing) countRemaining(ctx context.Context, version int64) (*int64, error) {
-	if !l.opts.Predicate.Empty() {
-		return nil, nil
-	}
+// countRest finds out what is left of a namespace. The host counts only over everything, so that is the difference
+// between what is behind the page and what is behind the namespace. The host may also see more where only other
+// namespaces have.
+func (l *listing) countRest(ctx context.Context, version int64) error {
 	namespace, _ := l.store.host.kind.names.namespace(l.store.relative(l.prefix))
 	if namespace == "" {
-		return l.remaining, nil
+		return nil
 	}
 	behindPage, err := l.store.countFrom(ctx, l.lastName+"\x00", version)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	rest, err := l.store.countFrom(ctx, namespace+behindNamespace, version)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	count := behindPage - rest
-	return &count, nil
+	l.remaining, l.more = &count, count > 0
+	return nil
 }
 
 // countFrom counts the envelopes from a name on, which need not be there.

@@ -109,7 +109,7 @@ func decorator(host *host) generic.StorageDecorator {
 	return func(config *storagebackend.ConfigForResource, prefix string, keyFunc func(runtime.Object) (string, error),
 		newFunc, newList func() runtime.Object, attrs apistorage.AttrFunc, trigger apistorage.IndexerFuncs, indexers *cache.Indexers,
 	) (apistorage.Interface, factory.DestroyFunc, error) {
-		store := &store{host: host, codec: config.Codec, prefix: prefix, newFunc: newFunc}
+		store := &store{host: host, codec: config.Codec, prefix: prefix, newFunc: newFunc, newList: newList}
 		watchCache, err := cacher.NewCacherFromConfig(cacher.Config{
 			Storage: store, Versioner: store.versioner, GroupResource: config.GroupResource,
 			EventsHistoryWindow: config.EventsHistoryWindow, ResourcePrefix: prefix, KeyFunc: keyFunc,
@@ -124,6 +124,6 @@ func decorator(host *host) generic.StorageDecorator {
 			delegator.Stop()
 			watchCache.Stop()
 		})
-		return &cached{store: store, cache: delegator, newList: newList}, destroy, nil
+		return &cached{store: store, cache: delegator}, destroy, nil
 	}
 }

@@ -22,9 +22,10 @@ type store struct {
 	codec     runtime.Codec
 	versioner apistorage.APIObjectVersioner
 	// prefix begins every key, as "/captures".
-	prefix  string
-	newFunc func() runtime.Object
-	sizes   sizes
+	prefix string
+	// newFunc and newList make empty objects.
+	newFunc, newList func() runtime.Object
+	sizes            sizes
 }
 
 var _ apistorage.Interface = (*store)(nil)

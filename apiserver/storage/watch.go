@@ -7,6 +7,7 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -31,14 +32,55 @@ func (s *store) Watch(ctx context.Context, key string, opts apistorage.ListOptio
 	if p := opts.Predicate; p.Label != nil && !p.Label.Empty() || p.Field != nil && !p.Field.Empty() {
 		return nil, errSelectedWatch
 	}
-	if version == 0 {
-		return nil, errors.New("a watch of the storage itself begins at a version, which a list tells")
-	}
 	w := &hostWatch{store: s, version: opts.ResourceVersion, bookmarks: opts.ProgressNotify || opts.Predicate.AllowWatchBookmarks}
 	l := listing{store: s, prefix: key, opts: opts}
 	l.scope()
 	w.selector = l.query.FieldSelector
-	return stream(ctx, w.run), nil
+	if version > 0 {
+		return stream(ctx, w.run), nil
+	}
+	return stream(ctx, func(ctx context.Context, send func(watch.Event) bool) {
+		version, err := sendAll(ctx, s, s.newList, key, opts, send)
+		if err != nil {
+			send(watch.Event{Type: watch.Error, Object: statusOf(err)})
+			return
+		}
+		w.version = version
+		w.run(ctx, send)
+	}), nil
+}
+
+// sendAll sends an event for each object of a list, reading it page by page, and returns the list's version.
+func sendAll(ctx context.Context, from apistorage.Interface, newList func() runtime.Object, key string, opts apistorage.ListOptions,
+	send func(watch.Event) bool) (string, error) {
+	if opts.ResourceVersionMatch == "" && opts.ResourceVersion != "" {
+		opts.ResourceVersionMatch = metav1.ResourceVersionMatchNotOlderThan
+	}
+	opts.SendInitialEvents = nil
+	opts.Predicate.Limit = pageSize
+	for {
+		list := newList()
+		if err := from.GetList(ctx, key, opts, list); err != nil {
+			return "", err
+		}
+		err := meta.EachListItem(list, func(object runtime.Object) error {
+			if !send(watch.Event{Type: watch.Added, Object: object}) {
+				return errWatchEnded
+			}
+			return nil
+		})
+		if err != nil {
+			return "", err
+		}
+		page, err := meta.ListAccessor(list)
+		if err != nil {
+			return "", err
+		}
+		if page.GetContinue() == "" {
+			return page.GetResourceVersion(), nil
+		}
+		opts.Predicate.Continue, opts.ResourceVersion, opts.ResourceVersionMatch = page.GetContinue(), "", ""
+	}
 }
 
 // IsWatchListSemanticsUnSupported tells client-go's reflector, by which the cache reads, to list before it watches.
@@ -158,6 +200,9 @@ func stream(ctx context.Context, run func(ctx context.Context, send func(watch.E
 		defer cancel()
 		defer close(g.events)
 		run(ctx, func(event watch.Event) bool {
+			if ctx.Err() != nil {
+				return false
+			}
 			select {
 			case g.events <- event:
 				return true
