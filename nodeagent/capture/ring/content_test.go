@@ -292,7 +292,7 @@ func TestWithoutEthernetHeader(t *testing.T) {
 	for _, kind := range []int{0, unix.ARPHRD_RAWIP, unix.ARPHRD_PPP, unix.ARPHRD_TUNNEL, unix.ARPHRD_TUNNEL6, unix.ARPHRD_SIT, unix.ARPHRD_IPGRE, unix.ARPHRD_IP6GRE} {
 		t.Run(fmt.Sprint(kind), func(t *testing.T) {
 			n := fakepod.NewNamespace(t)
-			n.Run("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1")
+			n.Run("sysctl", "-eqw", "net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1")
 			socket := tun(t, n, kind)
 			everything := record(t, n, ring.Config{Interface: "tun", EthernetFilter: refuseAll})
 			cut := record(t, n, ring.Config{Interface: "tun", SnapLength: 20, EthernetFilter: refuseAll, RawFilter: onlyIPv6})

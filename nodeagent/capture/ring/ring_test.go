@@ -28,7 +28,7 @@ func connect(t testing.TB) cable {
 	l := cable{near: fakepod.NewNamespace(t), far: fakepod.NewNamespace(t)}
 	for _, n := range []*fakepod.Namespace{l.near, l.far} {
 		// Nothing is sent but by the tests.
-		n.Run("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1")
+		n.Run("sysctl", "-eqw", "net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1")
 	}
 	l.near.Run("ip", "link", "add", "name", nearName, "type", "veth", "peer", "name", farName, "netns", pid(l.far))
 	l.near.Run("ip", "link", "set", "dev", nearName, "up", "mtu", "9000")
