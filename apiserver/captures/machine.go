@@ -258,6 +258,9 @@ func (m *machine) wrote(s *subject, now time.Time) {
 	m.saw(s)
 }
 
+// uncertain notes that a write may have been made, or not: what is stored is not known before the next one.
+func (m *machine) uncertain() { m.claimed = false }
+
 // setTargets takes over who matches now.
 func (m *machine) setTargets(targets []*target) {
 	if m.ending != "" {
@@ -540,7 +543,7 @@ func (m *machine) apportion(now time.Time) {
 func (m *machine) prepare(mem *member, s *memberShare, counts v1alpha1.CaptureCounts, used, held, largest int64) *share {
 	s.used, s.held = used, held
 	s.settled = mem.state != nil && mem.revision != 0 && mem.state.Revision >= mem.revision && s.sent == s.ask
-	s.ended = mem.ended() || mem.absent && !mem.told && !mem.recorded
+	s.ended = mem.ended()
 	s.live = !s.ended && !mem.lost && mem.err == nil && (mem.running() || len(m.targets[mem.node]) > 0)
 	s.begun = mem.state != nil
 	s.starved = false
@@ -664,7 +667,7 @@ func (m *machine) ensureCall(mem *member, peers [][]byte, now time.Time) (*call,
 	switch {
 	case m.program == nil, mem.recorded && mem.state == nil, len(targets) == 0 && !mem.running():
 		return nil, time.Time{} // There is news when the first look at the node is done, or pods come.
-	case m.shared() && !m.claimed:
+	case m.shared() && !m.claimed && mem.state == nil:
 		return nil, time.Time{} // Nothing is granted that was not written.
 	}
 	left := m.duration()
@@ -724,10 +727,11 @@ func (m *machine) request(mem *member, targets []*target) *agentv1.EnsureCapture
 	if limits.BytesPerNode != nil {
 		r.BytesLimit = limits.BytesPerNode.Value()
 	}
-	if m.packets() != none {
+	// Without a lease the request leaves it as it is. Only who has written the object last may change it.
+	if m.packets() != none && m.claimed {
 		r.PacketsLease = new(min(mem.packets.ask, mem.packets.written))
 	}
-	if m.bytes() != none {
+	if m.bytes() != none && m.claimed {
 		r.BytesLease = new(min(mem.bytes.ask, mem.bytes.written))
 	}
 	if ring := m.settings.Ring; ring != nil {

@@ -8,6 +8,7 @@ package captures
 //  1. The leases in the stored object never sum up to more than the limit. It is written on condition that nobody else
 //     has written it since, so leaders that overlap cannot both spend the same rest.
 //  2. A node is never told more than its lease in the object that this leader wrote last.
+//     A write of which it is not known whether it was made makes the leader stop granting until another one succeeded.
 //  3. A lease falls only when the node has said, in answer to the last request that it was sent by anybody (which the
 //     revision tells), that it holds no more; or that it has ended, and what it used is final.
 type share struct {

@@ -401,6 +401,9 @@ func (t *term) write(ctx context.Context, e *entry, s *subject, status *v1alpha1
 		err = t.reread(ctx, e)
 	default:
 		t.metrics.writes.WithLabelValues("error").Inc()
+		e.mu.Lock()
+		e.m.uncertain()
+		e.mu.Unlock()
 	}
 	if err != nil && ctx.Err() == nil {
 		t.warn(ctx, e, err, "The status of a capture cannot be written and is tried again")
