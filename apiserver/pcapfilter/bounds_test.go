@@ -19,6 +19,7 @@ func list(n int, before, between string, f func(i int) string) string {
 // TestBounds compiles texts that are as large as they may be, or larger. The optimizer's steps are bounded, so none
 // takes long; what does not fit is refused with an error that says so.
 func TestBounds(t *testing.T) {
+	t.Parallel()
 	address := func(i int) string { return fmt.Sprintf("10.%d.%d.%d", i>>16&255, i>>8&255, i&255) }
 	for name, c := range map[string]struct{ text, want string }{
 		"too long":          {strings.Repeat(" ", MaxText+1), "longer than 65536 bytes"},
@@ -49,6 +50,7 @@ func TestBounds(t *testing.T) {
 		"tunnels":           {list(6, "", " and ", func(int) string { return "geneve" }), "registers"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			p, err := Compile(c.text, Options{Resolve: resolveFixed})
 			switch {
 			case err != nil && (c.want == "" && name != "alternating" && name != "colons" || !strings.Contains(err.Error(), c.want)):
@@ -67,6 +69,7 @@ func TestBounds(t *testing.T) {
 
 // TestAddressesAreBounded gives a name more addresses than a filter may have, and as many as it may.
 func TestAddressesAreBounded(t *testing.T) {
+	t.Parallel()
 	resolve := func(n int) func(Name) ([]netip.Addr, error) {
 		return func(Name) ([]netip.Addr, error) {
 			var all []netip.Addr

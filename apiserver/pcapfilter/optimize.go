@@ -80,7 +80,27 @@ func optimize(first *block) (*block, error) {
 		}
 	}
 	o.unify()
-	return o.skipFirst(), nil
+	return o.skipFirst(), o.checkJumps()
+}
+
+// checkJumps refuses what tcpdump gets wrong: it counts jumps inside a block as if no statement before their targets
+// had been removed. That is so when the type of the frame is known before vlan N is tested.
+func (o *optimizer) checkJumps() error {
+	var err error
+	o.downward(func(b *block) {
+		removed := false
+		jumps := 0
+		for _, s := range b.statements {
+			removed = removed || s.gone && jumps == 0
+			if s.jt != nil {
+				jumps++
+			}
+		}
+		if removed && jumps > 0 {
+			err = errorAt(b.word, "tcpdump gets this wrong behind a test of the frame's type, as ip: it misses the tags that the kernel has taken out of frames; write vlan first, as in vlan 5 and ip")
+		}
+	})
+	return err
 }
 
 // number gives ids to blocks, each before those that it leads to.

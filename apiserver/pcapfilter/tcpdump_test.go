@@ -34,6 +34,7 @@ func lines(t testing.TB, file string) []string {
 // TestAgainstTcpdump compiles every expression of the corpus with tcpdump and here, and lets both programs judge
 // the same packets.
 func TestAgainstTcpdump(t *testing.T) {
+	t.Parallel()
 	o := newOracle(t)
 	packets := makePackets(comparedPackets, 1)
 	expressions := lines(t, "testdata/expressions.txt")
@@ -65,12 +66,13 @@ func TestAgainstTcpdump(t *testing.T) {
 
 // TestAgainstTcpdumpOnRawIP does the same for a device without a link header.
 func TestAgainstTcpdumpOnRawIP(t *testing.T) {
+	t.Parallel()
 	o := newOracle(t)
 	if answer := o.compileFor(rawIPDevice, "ip"); answer.err != nil {
 		t.Skipf("comparing with tcpdump on raw IP needs a tun device: %v", answer.err)
 	}
 	var packets []*packet
-	for _, p := range makePackets(12000, 14) {
+	for _, p := range makePackets(6000, 14) {
 		if len(p.data) > 14 && !p.tagged {
 			raw := *p
 			raw.data = p.data[14:]
@@ -97,6 +99,7 @@ func TestAgainstTcpdumpOnRawIP(t *testing.T) {
 
 // TestNamesOfPortsAndProtocols compares the built-in names with those that tcpdump reads from the machine's files.
 func TestNamesOfPortsAndProtocols(t *testing.T) {
+	t.Parallel()
 	o := newOracle(t)
 	if o.compile("port http or ip proto gre").err != nil {
 		t.Skip("this machine has no names of ports and protocols (netbase)")
