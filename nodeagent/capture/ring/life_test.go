@@ -337,6 +337,16 @@ func TestInterfaceEnds(t *testing.T) {
 	}
 }
 
+// A ring can be opened on an interface that is down, and says so at once.
+func TestInterfaceIsDown(t *testing.T) {
+	l := connect(t)
+	l.near.Run("ip", "link", "set", "dev", nearName, "down")
+	r := record(t, l.near, ring.Config{Interface: nearName})
+	if err := <-r.ended; !errors.Is(err, ring.ErrDown) {
+		t.Errorf("running ended with %v", err)
+	}
+}
+
 func TestInterfaceEndsUnderTraffic(t *testing.T) {
 	l := connect(t)
 	s := l.sender(t)
