@@ -75,6 +75,7 @@ func (p *program) connect(k kind) (*captures, error) {
 	if err != nil {
 		return nil, err
 	}
+	config.WarningHandler = restclient.NewWarningWriter(p.streams.ErrOut, restclient.WarningWriterOptions{Deduplicate: true})
 	namespace, _, err := p.config.ToRawKubeConfigLoader().Namespace()
 	if err != nil {
 		return nil, err

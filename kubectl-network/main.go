@@ -91,7 +91,7 @@ type program struct {
 }
 
 func newProgram(streams genericiooptions.IOStreams) *program {
-	return &program{config: genericclioptions.NewConfigFlags(true).WithDeprecatedPasswordFlag().WithWarningPrinter(streams), streams: streams}
+	return &program{config: genericclioptions.NewConfigFlags(true), streams: streams}
 }
 
 func newRoot(streams genericiooptions.IOStreams) *cobra.Command {

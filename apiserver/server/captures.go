@@ -10,6 +10,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apiserver/pkg/registry/rest"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	genericfilters "k8s.io/apiserver/pkg/server/filters"
@@ -94,6 +95,13 @@ func newCapturing(o *Options, config *genericapiserver.RecommendedConfig, client
 	c.storage["captures"], c.storage["captures/status"] = stored.Captures, stored.CapturesStatus
 	c.storage["clustercaptures"], c.storage["clustercaptures/status"] = stored.ClusterCaptures, stored.ClusterCapturesStatus
 	return c, nil
+}
+
+// run makes captures happen, from when this server can be called over TLS on.
+func (c *capturing) run(ctx context.Context, ready func() error) {
+	if wait.PollUntilContextCancel(ctx, 100*time.Millisecond, true, func(context.Context) (bool, error) { return ready() == nil, nil }) == nil {
+		c.controller.Run(ctx)
+	}
 }
 
 // matches is what a capture would record, as the registry wants to see it.

@@ -81,7 +81,8 @@ func Run(ctx context.Context, o *Options) error {
 	if err != nil {
 		return err
 	}
-	return serve(ctx, server, manager.Run, fleet.Run, pods.Run, nodes.Run, names.Run, flows.Run, capturing.controller.Run)
+	return serve(ctx, server, manager.Run, fleet.Run, pods.Run, nodes.Run, names.Run, flows.Run,
+		func(ctx context.Context) { capturing.run(ctx, manager.Ready) })
 }
 
 // newServer makes the generic server with our group, ready when the resources and the further checks are. captures holds
