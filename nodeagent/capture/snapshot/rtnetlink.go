@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 
 	"github.com/vishvananda/netlink"
@@ -84,7 +85,7 @@ func readAddresses(_ context.Context, s *items) error {
 	for _, a := range all {
 		item := address{
 			Link: a.LinkIndex, Address: a.IPNet.String(), Broadcast: text(a.Broadcast), Label: a.Label, Scope: netlink.Scope(a.Scope).String(),
-			Flags: a.Flags, ValidSeconds: a.ValidLft, PreferredSeconds: a.PreferedLft,
+			Flags: a.Flags, ValidSeconds: seconds(a.ValidLft), PreferredSeconds: seconds(a.PreferedLft),
 		}
 		if a.Peer != nil && a.Peer.String() != item.Address {
 			item.Peer = a.Peer.String()
@@ -92,6 +93,14 @@ func readAddresses(_ context.Context, s *items) error {
 		s.add(item)
 	}
 	return err
+}
+
+// seconds of a lifetime; 0, which is left out, for ever.
+func seconds(n int) int {
+	if n == math.MaxUint32 {
+		return 0
+	}
+	return n
 }
 
 func text(ip net.IP) string {

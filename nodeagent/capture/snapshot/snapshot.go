@@ -24,7 +24,7 @@ type section struct {
 	read  func(ctx context.Context, s *items) error
 }
 
-// sections in the order in which they are written. Their bounds, and some bytes for what is around them, are MaximumBytes.
+// sections in the order in which they are read. Their bounds, and some bytes for what is around them, are MaximumBytes.
 var sections = []section{
 	{"links", 512 << 10, readLinks},
 	{"addresses", 256 << 10, readAddresses},
