@@ -84,7 +84,7 @@ type story struct {
 
 type storyAgent struct {
 	state *agentv1.CaptureState
-	lease *int64
+	names []*agentv1.CaptureName
 }
 
 func (s *story) do(words []string) string {

@@ -1,0 +1,277 @@
+package captures
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	agentv1 "github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
+	"github.com/networkobservability/networkobservability/apis/networkobservability/v1alpha1"
+)
+
+// TestLife follows a capture from its creation to its deletion.
+func TestLife(t *testing.T) {
+	w := newWorld(t, "n1", "n2")
+	w.pod("n1", "a", web)
+	w.pod("n2", "other", map[string]string{"app": "other"})
+	w.controller("one")
+	w.capture("web")
+	w.eventually("recording", func() bool { return w.condition("web", v1alpha1.CaptureStarted) == "True Recording" })
+	if on := w.fleet.capturesOn("n2"); len(on) != 0 {
+		t.Errorf("n2, which hosts nothing that matches, records %v", on)
+	}
+
+	w.pod("n2", "b", web)
+	w.eventually("joining", func() bool { return w.get("web").Status.Pods == 2 })
+
+	w.stop("web")
+	w.eventually("the end", func() bool { return w.condition("web", v1alpha1.CaptureComplete) == "True Stopped" })
+	status := w.get("web").Status
+	if status.File == nil || len(status.File.Digest) != 32 || status.File.Bytes <= 200 || status.CompletionTime == nil {
+		t.Errorf("the file is %+v", status.File)
+	}
+	if len(status.Targets) != 2 || status.Targets[0].Phase != v1alpha1.CaptureEnded || status.Control.Ending != endStopped {
+		t.Errorf("the status is %+v", status)
+	}
+	w.eventually("an Event about the end", func() bool {
+		events, err := w.kube.CoreV1().Events("shop").List(t.Context(), metav1.ListOptions{})
+		must(t, err)
+		return slices.ContainsFunc(events.Items, func(e corev1.Event) bool { return e.Reason == "Completed" && e.InvolvedObject.Name == "web" })
+	})
+
+	w.delete("web")
+	w.eventually("removal from the nodes", func() bool { return len(w.fleet.capturesOn("n1"))+len(w.fleet.capturesOn("n2")) == 0 })
+}
+
+// TestTakeover: another replica goes on where the first one left off.
+func TestTakeover(t *testing.T) {
+	w := newWorld(t, "n1", "n2")
+	w.pod("n1", "a", web)
+	w.pod("n2", "b", web)
+	_, stop := w.controller("one")
+	w.capture("web", func(s *v1alpha1.CaptureSpec) { s.Limits.Packets = new(int64(1000)) })
+	w.eventually("recording", func() bool { return w.get("web").Status.Pods == 2 })
+	stop()
+	first := w.get("web").Status.Control.Revision
+	w.controller("two")
+	w.eventually("the takeover", func() bool { return w.get("web").Status.Control.Revision > first })
+	w.eventually("requests of the new leader", func() bool {
+		state, err := w.fleet.with("n1", "uid-of-web", func(*storyAgent) error { return nil })
+		return err == nil && state.Revision > first+revisions
+	})
+	w.stop("web")
+	w.eventually("the end", func() bool { return w.condition("web", v1alpha1.CaptureComplete) == "True Stopped" })
+}
+
+// TestOrphans: what was recorded for captures that are gone, or for another one of the same name, is deleted; what belongs to one
+// that exists is not.
+func TestOrphans(t *testing.T) {
+	w := newWorld(t, "n1")
+	w.pod("n1", "a", web)
+	w.capture("web")
+	for _, uid := range []string{"gone", "older", "nameless"} {
+		name := map[string]string{"gone": "nobody", "older": "web"}[uid]
+		_, err := w.fleet.Ensure(t.Context(), "n1", &agentv1.EnsureCaptureRequest{Uid: uid, Namespace: "shop", Name: name})
+		must(t, err)
+	}
+	w.controller("one")
+	w.eventually("the sweep", func() bool {
+		return slices.Equal(w.fleet.capturesOn("n1"), []string{"nameless", "uid-of-web"})
+	})
+}
+
+// TestStore: credentials are read for the requester, and only while it may.
+func TestStore(t *testing.T) {
+	output := func(s *v1alpha1.CaptureSpec) {
+		s.Outputs = []v1alpha1.CaptureOutput{{Name: "bucket", S3: &v1alpha1.CaptureOutputS3{Bucket: "b", Prefix: "p", SecretName: "keys"}}}
+	}
+	for name, test := range map[string]struct {
+		denied string
+		want   string
+	}{
+		"allowed":    {"", "True Stored"},
+		"no secret":  {"secrets", "False UploadFailed"},
+		"no packets": {"captures", "False UploadFailed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, "n1")
+			w.mayDo(func(spec *authorizationv1.SubjectAccessReviewSpec) bool {
+				return spec.User == "alice" && spec.ResourceAttributes.Resource != test.denied
+			})
+			must(t, w.kube.Tracker().Add(&corev1.Secret{
+				ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "keys"},
+				Data:       map[string][]byte{"accessKeyID": []byte("canary-id"), "secretAccessKey": []byte("canary-key")},
+			}))
+			w.pod("n1", "a", web)
+			w.controller("one")
+			w.capture("web", output)
+			w.eventually("recording", func() bool { return w.condition("web", v1alpha1.CaptureStarted) == "True Recording" })
+			w.stop("web")
+			w.eventually("storing", func() bool { return w.condition("web", v1alpha1.CaptureStored) == test.want })
+			complete := w.condition("web", v1alpha1.CaptureComplete)
+			if stored := strings.HasPrefix(test.want, "True"); stored != strings.HasPrefix(complete, "True") {
+				t.Errorf("Complete is %s", complete)
+			}
+			if text := fmt.Sprint(w.get("web")); strings.Contains(text, "canary") {
+				t.Errorf("credentials are in the object: %s", text)
+			}
+			w.fleet.mu.Lock()
+			defer w.fleet.mu.Unlock()
+			for _, request := range w.fleet.stored {
+				to := request.Outputs[0]
+				if test.denied != "" || to.GetS3().SecretAccessKey != "canary-key" || to.Prefix != "p" || !slices.Equal(to.AllowedNetworks, []string{"192.0.2.0/24"}) {
+					t.Errorf("told to store to %v", to)
+				}
+			}
+		})
+	}
+}
+
+// TestHostNetwork: a pod in its node's network is recorded for those who may record nodes.
+func TestHostNetwork(t *testing.T) {
+	for _, allowed := range []bool{false, true} {
+		w := newWorld(t, "n1")
+		w.mayDo(func(spec *authorizationv1.SubjectAccessReviewSpec) bool {
+			return allowed && spec.ResourceAttributes.Resource == "clustercaptures" && spec.ResourceAttributes.Verb == "create"
+		})
+		must(t, w.kube.Tracker().Add(&corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "host", UID: "uid-host", Labels: web},
+			Spec:       corev1.PodSpec{NodeName: "n1", HostNetwork: true}, Status: corev1.PodStatus{Phase: corev1.PodRunning},
+		}))
+		w.controller("one")
+		w.capture("web")
+		want := v1alpha1.CaptureTargetFailed
+		if allowed {
+			want = v1alpha1.CaptureRunning
+		}
+		w.eventually(string(want), func() bool {
+			rows := w.get("web").Status.Targets
+			return len(rows) == 1 && rows[0].Phase == want
+		})
+		if !allowed && len(w.fleet.capturesOn("n1")) != 0 {
+			t.Error("it is recorded")
+		}
+	}
+}
+
+// TestForeignPods: an agent that tells of pods that it cannot have recorded is not believed.
+func TestForeignPods(t *testing.T) {
+	w := newWorld(t, "n1", "n2")
+	w.pod("n1", "a", web)
+	w.pod("n2", "c", nil)
+	c, _ := w.controller("one")
+	w.capture("web")
+	w.eventually("recording", func() bool { return w.get("web").Status.Pods == 1 })
+	s, err := subjectOf(w.get("web"))
+	must(t, err)
+	for name, part := range map[string]*agentv1.CapturePart{
+		"another namespace": {Namespace: "bank", Pod: "a", PodUid: "uid-x"},
+		"another node":      {Namespace: "shop", Pod: "c", PodUid: "uid-c"},
+	} {
+		if err := c.check(s, "n1", &agentv1.CaptureState{Parts: []*agentv1.CapturePart{part}}); err == nil {
+			t.Errorf("a pod of %s is believed", name)
+		}
+	}
+}
+
+// TestFresh: a single get shows what agents say now, in a replica that does not lead, too, and stored rows of those that do not answer.
+func TestFresh(t *testing.T) {
+	w := newWorld(t, "n1", "n2")
+	w.pod("n1", "a", web)
+	w.pod("n2", "b", web)
+	w.controller("one")
+	w.capture("web")
+	w.eventually("recording", func() bool { return w.get("web").Status.Pods == 2 })
+	other, _ := w.controller("two")
+	w.fleet.mu.Lock()
+	w.fleet.nodes["n1"].captures["uid-of-web"].state.Parts[0].Counts = &agentv1.CaptureCounts{Matched: 9, Packets: 9, Bytes: 900}
+	w.fleet.nodes["n2"].silent = true
+	w.fleet.mu.Unlock()
+	stored := w.get("web")
+	status, err := other.Fresh(t.Context(), stored)
+	must(t, err)
+	if status.Totals.Packets < 9 || len(status.Targets) != 2 || status.Targets[0].Packets != 9 || status.Targets[1].Pod != "b" {
+		t.Errorf("fresh is %+v", status)
+	}
+}
+
+// TestExpiry deletes what has ended when its time is over.
+func TestExpiry(t *testing.T) {
+	w := newWorld(t, "n1")
+	w.pod("n1", "a", web)
+	w.controller("one")
+	w.capture("web", func(s *v1alpha1.CaptureSpec) { s.TTLSecondsAfterFinished = new(int32(0)) })
+	w.eventually("recording", func() bool { return w.condition("web", v1alpha1.CaptureStarted) == "True Recording" })
+	w.stop("web")
+	w.eventually("deletion", func() bool {
+		_, err := w.captures.NetworkobservabilityV1alpha1().Captures("shop").Get(t.Context(), "web", metav1.GetOptions{})
+		return apierrors.IsNotFound(err) && len(w.fleet.capturesOn("n1")) == 0
+	})
+}
+
+// TestMatches: a dry run is told what would be recorded.
+func TestMatches(t *testing.T) {
+	w := newWorld(t, "n1")
+	w.pod("n1", "a", web)
+	w.pod("", "unscheduled", web)
+	c, _ := w.controller("one")
+	w.eventually("knowing the cluster", func() bool { return c.Synced() == nil })
+	capture := &v1alpha1.Capture{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web"}}
+	capture.Spec.Pods.Selector = &metav1.LabelSelector{}
+	matches, err := c.Matches(capture)
+	if err != nil || len(matches) != 1 || matches[0] != (Match{Node: "n1", Namespace: "shop", Pod: "a", UID: "uid-a"}) {
+		t.Errorf("matches are %v, %v", matches, err)
+	}
+	nodes := &v1alpha1.ClusterCapture{Spec: v1alpha1.ClusterCaptureSpec{Nodes: &v1alpha1.CaptureNodes{Selector: &metav1.LabelSelector{}}}}
+	if matches, err := c.Matches(nodes); err != nil || len(matches) != 1 || matches[0] != (Match{Node: "n1"}) {
+		t.Errorf("nodes that match are %v, %v", matches, err)
+	}
+	if addresses, err := c.Resolve(Host, "shop", "a"); err != nil || len(addresses) != 1 {
+		t.Errorf("resolved %v, %v", addresses, err)
+	}
+	if _, err := c.Resolve(Host, "shop", "nobody"); err == nil || !strings.Contains(err.Error(), "shop/nobody") {
+		t.Errorf("resolved nobody: %v", err)
+	}
+}
+
+// TestCrowd: a thousand captures at once, all of which are recorded and end, with lists that are shared.
+func TestCrowd(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a thousand captures take a while")
+	}
+	w := newWorld(t, "n1", "n2", "n3")
+	for i := range 30 {
+		w.pod(fmt.Sprintf("n%d", 1+i%3), fmt.Sprintf("p%d", i), web)
+	}
+	w.controller("one")
+	const captures = 1000
+	for i := range captures {
+		w.capture(fmt.Sprintf("c%d", i))
+	}
+	count := func(is func(*v1alpha1.CaptureStatus) bool) (n int) {
+		list, err := w.captures.NetworkobservabilityV1alpha1().Captures("shop").List(context.Background(), metav1.ListOptions{})
+		must(t, err)
+		for i := range list.Items {
+			if is(&list.Items[i].Status) {
+				n++
+			}
+		}
+		return n
+	}
+	w.eventually("recording", func() bool {
+		return count(func(s *v1alpha1.CaptureStatus) bool { return s.Pods == 30 }) == captures
+	})
+	for i := range captures {
+		w.delete(fmt.Sprintf("c%d", i))
+	}
+	w.eventually("removal", func() bool {
+		return len(w.fleet.capturesOn("n1"))+len(w.fleet.capturesOn("n2"))+len(w.fleet.capturesOn("n3")) == 0
+	})
+}
