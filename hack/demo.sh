@@ -39,6 +39,13 @@ show kubectl get networkflows -n shop -l app=broken --field-selector verdict=Rej
 names='{range .items[*].dns.topNames[?(@.failed>0)]}{.failed}{" failed look-ups of "}{.name}{"\n"}{end}'
 printf "\n\$ kubectl get podnetworkstats -n shop -l app=broken -o jsonpath='%s'\n" "$names"
 kubectl get podnetworkstats -n shop -l app=broken -o jsonpath="$names"
+printf '\nWhat do they say to each other? Live, from both nodes, until tcpdump has seen enough:\n'
+printf "\n\$ kubectl create capture look -n shop -l app=web --filter 'tcp port 8080' --follow --rm | tcpdump -nr - -c 4\n"
+kubectl create capture look -n shop -l app=web --filter 'tcp port 8080' --follow --rm 2>/dev/null | tcpdump -nr - -c 4 2>/dev/null
+printf '\nAnd as one file, with the names of pods in it for Wireshark:\n'
+show kubectl create capture web -n shop -l app=web --duration 3s -o _output/demo/web.pcapng
+show kubectl get captures -n shop
+show kubectl auth can-i get captures/pcap -n shop --as=system:serviceaccount:shop:default || true
 show kubectl auth can-i get podnetworkstats -n shop --as=system:serviceaccount:shop:default || true
 cat <<TXT
 
@@ -53,6 +60,9 @@ The cluster keeps running. Go on from a plain shell:
   kubectl get nf -n shop --field-selector peer.service=web,since=1m
   kubectl explain podnetworkstats.drops --recursive
   kubectl get nnst -o wide                                 # nodes, their uplinks and agents
+  kubectl create capture dns -n shop -l app=client --filter 'port 53' --follow | tcpdump -nr -
+  kubectl create capture why -n shop -l app=broken --dry-run=server    # what would be recorded, and how much
+  kubectl network capture download web -n shop --headers-only -o headers.pcapng
 
 make demo-down removes every trace.
 TXT

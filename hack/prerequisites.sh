@@ -5,11 +5,11 @@ set -euo pipefail
 
 go_wanted=1.26.0
 # What the local cluster runs and calls.
-packages=(ca-certificates containerd runc containernetworking-plugins iproute2 iptables nftables busybox-static util-linux procps git make)
+packages=(ca-certificates containerd runc containernetworking-plugins iproute2 iptables nftables busybox-static util-linux procps git make tcpdump)
 # What only those need who check, measure or change the tree: the race detector's C compiler and BPF's, and judges of
 # TCP, of filters (with the names of ports) and of capture files.
 if [ "${1:-}" != cluster ]; then
-	packages+=(gcc libc6-dev clang-19 llvm-19 libbpf-dev iperf3 netbase tcpdump tshark)
+	packages+=(gcc libc6-dev clang-19 llvm-19 libbpf-dev iperf3 netbase tshark)
 	command -v npm >/dev/null || packages+=(nodejs npm) # for Azure's stand-in
 fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
