@@ -38,6 +38,8 @@ const (
 type admission struct {
 	Config
 	kind kind
+	// crowd is nil where a ResourceQuota counts.
+	crowd *crowd
 }
 
 // begin is the Store's BeginCreate. It runs before the strategy and is the only hook that may refuse for want of a right
@@ -80,10 +82,16 @@ func (a *admission) begin(ctx context.Context, object runtime.Object, options *m
 	} else if len(matches) == 0 {
 		warnings = append(warnings, "nothing matches now; pods and nodes that match later will be recorded")
 	}
+	finish := done
+	if a.crowd != nil {
+		if finish, err = a.crowd.enter(ctx, capture.meta.Name); err != nil {
+			return nil, err
+		}
+	}
 	if len(warnings) > 0 {
 		serverwarning.AddWarning(ctx, "", strings.Join(warnings, "; "))
 	}
-	return done, nil
+	return finish, nil
 }
 
 func done(context.Context, bool) {}

@@ -156,11 +156,17 @@ func (m *memory) GuaranteedUpdate(ctx context.Context, key string, out runtime.O
 	if err := preconditions.Check(key, current); err != nil {
 		return err
 	}
-	changed, _, err := update(current, storage.ResponseMeta{ResourceVersion: m.objects[key].version})
+	m.mu.Lock()
+	version := m.objects[key].version
+	m.mu.Unlock()
+	changed, _, err := update(current, storage.ResponseMeta{ResourceVersion: version})
 	if err != nil {
 		return err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.objects[key].version != version {
+		return storage.NewResourceVersionConflictsError(key, int64(version))
+	}
 	return m.put(key, changed, out)
 }

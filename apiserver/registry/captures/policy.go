@@ -24,6 +24,8 @@ type Policy struct {
 	Outputs []AllowedOutput `json:"outputs,omitempty"`
 	// Volumes are the names of volumes that are mounted into the agents and may be written to.
 	Volumes []string `json:"volumes,omitempty"`
+	// MaxClusterCaptures is how many ClusterCaptures there may be, which no ResourceQuota counts. By default 100.
+	MaxClusterCaptures *int `json:"maxClusterCaptures,omitempty"`
 }
 
 // An AllowedOutput is a store of one kind.
@@ -47,7 +49,10 @@ type AllowedStore struct {
 	AgentIdentity bool `json:"agentIdentity,omitempty"`
 }
 
-const anyBucket = "*"
+const (
+	anyBucket                 = "*"
+	defaultMaxClusterCaptures = 100
+)
 
 // ParsePolicy reads the part captures of the file that --config names. Errors name the field.
 func ParsePolicy(data []byte) (Policy, error) {
@@ -71,6 +76,9 @@ func ParsePolicy(data []byte) (Policy, error) {
 		for _, message := range validation.IsDNS1123Label(volume) {
 			errs = append(errs, field.Invalid(path.Child("volumes").Index(i), volume, message))
 		}
+	}
+	if most := file.Captures.MaxClusterCaptures; most != nil && (*most < 0 || *most > 10_000) {
+		errs = append(errs, field.Invalid(path.Child("maxClusterCaptures"), *most, "must be 0 to 10000"))
 	}
 	return file.Captures, errors.Join(append(unknown, errs.ToAggregate())...)
 }

@@ -85,6 +85,8 @@ func TestPolicyFile(t *testing.T) {
 		"captures: {outputs: [{azureBlob: {buckets: [a]}}]}":                              "captures.outputs[0].azureBlob.accounts: Invalid value",
 		"captures: {outputs: [{s3: {buckets: [a], networks: [10.0.0.1]}}]}":               "captures.outputs[0].s3.networks[0]: Invalid value",
 		`captures: {outputs: [{s3: {buckets: [a], endpoint: "https://a:SECRET@b"}}]}`:     "captures.outputs[0].s3.endpoint: Invalid value: must not have a user",
+		"captures: {maxClusterCaptures: -1}":                                              "captures.maxClusterCaptures: Invalid value: -1: must be 0 to 10000",
+		"captures: {maxClusterCaptures: 0}":                                               "",
 		"captures: {volumes: [../etc]}":                                                   "captures.volumes[0]: Invalid value",
 	} {
 		_, err := ParsePolicy([]byte(text))

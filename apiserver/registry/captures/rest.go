@@ -14,6 +14,7 @@ import (
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/apiserver/pkg/storage/names"
 	"k8s.io/utils/clock"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/networkobservability/networkobservability/apis/networkobservability/filtertext"
@@ -113,6 +114,12 @@ func newREST(kind kind, config Config) (*REST, error) {
 	}
 	if err := store.CompleteWithOptions(&generic.StoreOptions{RESTOptions: config.Getter, AttrFunc: attributes}); err != nil {
 		return nil, fmt.Errorf("making the storage of %s: %w", kind.resource, err)
+	}
+	if !kind.namespaced {
+		admission.crowd = &crowd{
+			resource: kind.resource, most: ptr.Deref(config.Policy.MaxClusterCaptures, defaultMaxClusterCaptures), creating: make(chan struct{}, 1),
+			list: func(ctx context.Context) (runtime.Object, error) { return store.List(ctx, nil) },
+		}
 	}
 	return &REST{Store: store, kind: kind, fresh: config.Fresh}, nil
 }
