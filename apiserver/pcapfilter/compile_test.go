@@ -201,3 +201,23 @@ func TestSnapLen(t *testing.T) {
 		t.Errorf("an ARP packet is answered %d, want 0", got)
 	}
 }
+
+func BenchmarkCompile(b *testing.B) {
+	var hosts []string
+	for i := range 100 {
+		hosts = append(hosts, fmt.Sprintf("10.1.2.%d", i))
+	}
+	for name, text := range map[string]string{
+		"port":     "tcp port 80",
+		"flags":    "tcp[tcpflags] & (tcp-syn|tcp-fin) != 0 and not net 10.1.0.0/16",
+		"100hosts": "host " + strings.Join(hosts, " or "),
+	} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				if _, err := Compile(text, Options{}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

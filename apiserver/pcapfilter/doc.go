@@ -5,6 +5,45 @@
 // is a filter taken and understood otherwise. docs/filters.md is for those who write filters and lists what is
 // refused.
 //
+// # Grammar
+//
+//	filter    = [ expr ]
+//	expr      = term { ("and" | "or") ( term | id ) }          both bind equally, from the left
+//	term      = "not" term | "(" expr ")" | match | protocol | relation | special
+//	match     = [ protocol ] ( direction [ type ] | type | "proto" ) ids
+//	direction = "src" | "dst" | "src or dst" | "src and dst"
+//	type      = "host" | "net" | "port" | "portrange"
+//	ids       = id | "not" ids | "(" id { ("and" | "or") id } ")"
+//	id        = address | address "/" bits | address "mask" mask | name | number | svc/name | pod/name
+//	relation  = sum ("=" | "==" | "!=" | "<" | "<=" | ">" | ">=") sum
+//	sum       = number | "len" | protocol "[" sum [ ":" size ] "]" | "-" sum | "(" sum ")" | sum operator sum
+//	special   = [ protocol ] ("broadcast" | "multicast") | "less" n | "greater" n | "byte" n ("=" | "<" | ">") n
+//	          | "inbound" | "outbound" | "ifindex" n | "vlan" [ n ] | "mpls" [ n ] | "pppoes" [ n ] | "pppoed"
+//	          | "geneve" [ n ] | "llc" [ type ]
+//
+// An id without qualifiers of its own has those of the match before it. Of the operators | binds least, then &, then
+// << and >>, then + and -, then * and /; what follows % or ^ is all theirs, as in tcpdump.
+//
+// # Differences from tcpdump
+//
+// Names of hosts are those of Services and Pods, which the caller resolves; those of ports and protocols are a fixed
+// list (tables.go). tcpdump compiles these and we refuse them:
+//
+//   - ip broadcast: the network's mask is unknown to the server
+//   - protochain: needs a loop, which the kernel does not run
+//   - byte N & M and byte N | M: tcpdump forgets the load
+//   - a comparison under the mask 0xffffffff: tcpdump takes it for always true
+//   - vlan N where the frame's type is known already, as in ip and vlan 5: tcpdump makes a wrong jump
+//   - tests that are made where geneve did not match: tcpdump's program reads registers that nothing has set
+//   - inbound, outbound and ifindex behind pppoes or geneve: tcpdump reads another field
+//   - DECnet addresses, networks and Ethernet addresses by name, names of ports and protocols that are not in the list
+//   - a range of ports with more than two numbers: tcpdump leaves out the third
+//   - what exceeds the bounds below
+//
+// testdata/refusals.txt has an example of each, which tests give to both. With packets that are cut short within their
+// headers verdicts depend on which test comes first, so the blocks and their order are tcpdump's, too: nearly all
+// programs are the same instruction for instruction. The others give registers a value that tcpdump leaves unset.
+//
 // # How it works
 //
 // A text goes through these files, in this order:

@@ -84,7 +84,10 @@ func next(text string, at int) (token, error) {
 		return ipv6Token(found, t)
 	}
 	if rest[0] == '\\' {
-		t.text = rest[:1+strings.IndexAny(rest[1:]+" ", " !()\n\t")]
+		t.text = rest
+		if end := strings.IndexAny(rest[1:], " !()\n\t"); end >= 0 {
+			t.text = rest[:1+end]
+		}
 		if len(t.text) == 1 {
 			return token{}, errorAt(t, `a backslash makes a name of the keyword behind it, as in ip proto \tcp`)
 		}
