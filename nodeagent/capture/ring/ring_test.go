@@ -121,3 +121,32 @@ func TestDeliversWhatComes(t *testing.T) {
 		}
 	}
 }
+
+// A ring takes from its own interface and namespace only, whatever its neighbours do.
+func TestScope(t *testing.T) {
+	l, neighbour := connect(t), connect(t)
+	l.near.Run("ip", "link", "add", "name", "other", "type", "veth", "peer", "name", "otherfar", "netns", pid(l.far))
+	l.near.Run("ip", "link", "set", "dev", "other", "up")
+	l.far.Run("ip", "link", "set", "dev", "otherfar", "up")
+	r := record(t, l.near, ring.Config{Interface: nearName})
+	others := []sender{
+		newSender(t, l.near, "other"), newSender(t, l.far, "otherfar"), newSender(t, l.near, "lo"),
+		neighbour.sender(t), newSender(t, neighbour.near, nearName),
+	}
+	own := l.sender(t)
+	for range 10 {
+		for _, s := range others {
+			s.send(frame(60, 0xee))
+		}
+		own.send(frame(60, 1))
+	}
+	packets, _, _ := r.stop()
+	if len(packets) != 10 {
+		t.Errorf("%d packets, 10 were sent to it", len(packets))
+	}
+	for _, p := range packets {
+		if p.data[20] != 1 {
+			t.Errorf("a neighbour's packet: %x", p.data)
+		}
+	}
+}
