@@ -1,0 +1,160 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/networkobservability/networkobservability/apis/networkobservability/v1alpha1"
+)
+
+// allow makes a role of a namespace and binds it to a service account there.
+func (c *cluster) allow(t *testing.T, namespace, account string, rules ...rbacv1.PolicyRule) {
+	t.Helper()
+	role := &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Name: account}, Rules: rules}
+	if _, err := c.kube.RbacV1().Roles(namespace).Create(t.Context(), role, metav1.CreateOptions{}); err != nil {
+		t.Fatalf("creating role %s: %v", account, err)
+	}
+	c.bind(t, namespace, account, rbacv1.RoleRef{Kind: "Role", Name: account})
+}
+
+func may(verb string, resources ...string) rbacv1.PolicyRule {
+	return rbacv1.PolicyRule{APIGroups: []string{v1alpha1.GroupName}, Resources: resources, Verbs: []string{verb}}
+}
+
+// read reads a subresource of a capture to its end, or as much as comes within a moment.
+func (c *cluster) read(ctx context.Context, namespace, name, subresource string, parameters ...string) error {
+	request := c.stats.NetworkobservabilityV1alpha1().RESTClient().Get().Namespace(namespace).
+		Resource("captures").Name(name).SubResource(subresource).MaxRetries(0)
+	for i := 0; i < len(parameters); i += 2 {
+		request = request.Param(parameters[i], parameters[i+1])
+	}
+	stream, err := request.Stream(ctx)
+	if err != nil {
+		return err
+	}
+	defer stream.Close()
+	_, err = io.Copy(io.Discard, stream)
+	return err
+}
+
+// TestCaptureRights tries everything with real tokens and exactly those rights that each case names.
+func TestCaptureRights(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	namespace := c.namespace(t)
+	pods := c.start(t, namespace, sink("target", c.nodes(t)[0]), hostNetworked("host", c.nodes(t)[0]))
+	named := func(name, filter string, names ...string) *v1alpha1.Capture {
+		capture := newCapture(name, filter)
+		capture.Spec.Pods = v1alpha1.CapturePods{Names: names}
+		return capture
+	}
+	c.capture(t, namespace, named("finished", "", "target"), 1)
+	c.finish(t, namespace, "finished")
+	target, host := pods[0].Name, pods[1].Name
+	create := func(capture *v1alpha1.Capture) func(context.Context, *cluster) error {
+		return func(ctx context.Context, as *cluster) error {
+			_, err := as.stats.NetworkobservabilityV1alpha1().Captures(namespace).Create(ctx, capture, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+			return err
+		}
+	}
+	read := func(subresource string, parameters ...string) func(context.Context, *cluster) error {
+		return func(ctx context.Context, as *cluster) error {
+			return as.read(ctx, namespace, "finished", subresource, parameters...)
+		}
+	}
+	headers, payload := create(named("a", "tcp port 80", target)), create(named("b", "tcp[20] = 71", target))
+	for i, test := range []struct {
+		name    string
+		rules   []rbacv1.PolicyRule
+		do      func(context.Context, *cluster) error
+		allowed bool
+	}{
+		{"create without the right", nil, headers, false},
+		{"create", []rbacv1.PolicyRule{may("create", "captures")}, headers, true},
+		{"create with a filter of payload", []rbacv1.PolicyRule{may("create", "captures")}, payload, false},
+		{"create with a filter of payload, and pcap", []rbacv1.PolicyRule{may("create", "captures"), may("get", "captures/pcap")}, payload, true},
+		{"create with a pod of the node's network", []rbacv1.PolicyRule{may("create", "captures")}, create(named("c", "", host)), false},
+		{"pcap without the right", []rbacv1.PolicyRule{may("get", "captures"), may("get", "captures/headers", "captures/attach")}, read("pcap"), false},
+		{"pcap", []rbacv1.PolicyRule{may("get", "captures/pcap")}, read("pcap"), true},
+		{"headers without the right", []rbacv1.PolicyRule{may("get", "captures", "captures/attach")}, read("headers"), false},
+		{"headers", []rbacv1.PolicyRule{may("get", "captures/headers")}, read("headers"), true},
+		{"attach without the right", []rbacv1.PolicyRule{may("get", "captures", "captures/pcap", "captures/headers")}, read("attach"), false},
+		{"attach without payload's", []rbacv1.PolicyRule{may("get", "captures/attach", "captures/headers")}, read("attach"), false},
+		{"attach", []rbacv1.PolicyRule{may("get", "captures/attach", "captures/pcap")}, read("attach"), true},
+		{"attach to headers", []rbacv1.PolicyRule{may("get", "captures/attach", "captures/headers")}, read("attach", "headersOnly", "true"), true},
+		{"attach to headers without headers'", []rbacv1.PolicyRule{may("get", "captures/attach")}, read("attach", "headersOnly", "true"), false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			account := fmt.Sprintf("user-%d", i)
+			as := c.user(t, namespace, account)
+			if len(test.rules) > 0 {
+				c.allow(t, namespace, account, test.rules...)
+			}
+			if !test.allowed {
+				if err := test.do(t.Context(), as); !apierrors.IsForbidden(err) {
+					t.Errorf("answered %v, want 403", err)
+				}
+				return
+			}
+			// A right that is new takes up to 10 s to be seen where the lack of it was asked for before.
+			eventually(t, 15*time.Second, "the right to be seen", func(ctx context.Context) error { return test.do(ctx, as) })
+		})
+	}
+}
+
+func hostNetworked(name, node string) *corev1.Pod {
+	pod := toolbox(name, node, "/bin/sleep", "3600")
+	pod.Spec.HostNetwork = true
+	return pod
+}
+
+// TestCaptureRightRevoked takes the right to payload away in the middle of a stream of it.
+func TestCaptureRightRevoked(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	namespace := c.namespace(t)
+	c.start(t, namespace, sink("target", c.nodes(t)[0]))
+	c.capture(t, namespace, newCapture("running", ""), 1)
+	const account = "reader"
+	as := c.user(t, namespace, account)
+	c.allow(t, namespace, account, may("get", "captures/attach", "captures/pcap"))
+
+	var stream io.ReadCloser
+	eventually(t, 15*time.Second, "the right to be seen", func(ctx context.Context) (err error) {
+		// Not the context of one try: the stream lives on.
+		stream, err = as.stats.NetworkobservabilityV1alpha1().RESTClient().Get().Namespace(namespace).
+			Resource("captures").Name("running").SubResource("attach").MaxRetries(0).Stream(t.Context())
+		return err
+	})
+	defer stream.Close()
+	ended := make(chan error, 1)
+	go func() { _, err := io.Copy(io.Discard, stream); ended <- err }()
+	select {
+	case err := <-ended:
+		t.Fatalf("the stream ended before: %v", err)
+	case <-time.After(4 * time.Second): // it is re-checked once, and goes on
+	}
+	revoked := time.Now()
+	if err := c.kube.RbacV1().RoleBindings(namespace).Delete(t.Context(), account, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-ended:
+		if err == nil || errors.Is(err, context.Canceled) {
+			t.Errorf("the stream ended with %v, and should have been broken off", err)
+		}
+		t.Logf("the stream was closed %v after the right was gone", time.Since(revoked).Round(time.Millisecond))
+	case <-time.After(15 * time.Second):
+		t.Error("the stream is open 15 s after the right was gone")
+	}
+}
