@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"regexp"
 	"strings"
@@ -82,7 +83,7 @@ func isCertificate(err error) bool {
 func isTLS(err error) bool {
 	var alert tls.AlertError
 	var record tls.RecordHeaderError
-	return errors.As(err, &alert) || errors.As(err, &record)
+	return errors.As(err, &alert) || errors.As(err, &record) || errors.Is(err, http.ErrSchemeMismatch)
 }
 
 // storeCode is what names of failures look like at all three stores. Anything else is not repeated.
