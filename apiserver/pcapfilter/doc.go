@@ -34,6 +34,7 @@
 //   - byte N & M and byte N | M: tcpdump forgets the load
 //   - a comparison under the mask 0xffffffff: tcpdump takes it for always true
 //   - vlan N where the frame's type is known already, as in ip and vlan 5: tcpdump makes a wrong jump
+//   - arithmetic that comes out as a constant, where tcpdump then leaves out what a later test needs
 //   - tests that are made where geneve did not match: tcpdump's program reads registers that nothing has set
 //   - inbound, outbound and ifindex behind pppoes or geneve: tcpdump reads another field
 //   - DECnet addresses, networks and Ethernet addresses by name, names of ports and protocols that are not in the list

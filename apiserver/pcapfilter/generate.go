@@ -9,23 +9,23 @@ type generator struct {
 	options Options
 	word    token // what is being compiled, for errors
 
-	link         linkKind
-	linkHeader   offset
-	linkType     offset
-	payload      offset // of the link layer
-	network      uint32 // from payload to the network header
-	noSNAP       uint32 // from payload to what follows an LLC header
-	labels       int    // mpls so far
-	tags         int    // vlan so far
-	tunnelled    bool   // behind geneve
-	tagMoves     []int  // registers that depend on where the outermost VLAN tag is
-	unoptimized  bool
-	used         [scratchWords]bool
-	register     int
-	blocks       int
-	addresses    int
-	proof        proof
-	nameResolved map[Name][]netip.Addr
+	link        linkKind
+	linkHeader  offset
+	linkType    offset
+	payload     offset // of the link layer
+	network     uint32 // from payload to the network header
+	noSNAP      uint32 // from payload to what follows an LLC header
+	labels      int    // mpls so far
+	tags        int    // vlan so far
+	tunnelled   bool   // behind geneve
+	tagMoves    []int  // registers that depend on where the outermost VLAN tag is
+	unoptimized bool
+	used        [scratchWords]bool
+	register    int
+	blocks      int
+	addresses   int
+	proof       proof
+	resolved    map[Name][]netip.Addr
 }
 
 type linkKind int
@@ -44,7 +44,7 @@ type offset struct {
 }
 
 func newGenerator(o Options) *generator {
-	g := &generator{options: o, nameResolved: map[Name][]netip.Addr{}}
+	g := &generator{options: o, resolved: map[Name][]netip.Addr{}}
 	if o.Link == RawIP {
 		g.link = onRawIP
 	} else {

@@ -64,7 +64,7 @@ func (g *generator) resolve(t token) ([]netip.Addr, error) {
 	if err != nil {
 		return nil, err
 	}
-	addresses, ok := g.nameResolved[n]
+	addresses, ok := g.resolved[n]
 	if !ok {
 		if g.options.Resolve == nil {
 			return nil, errorAt(t, "names cannot be used here; write the address")
@@ -78,7 +78,7 @@ func (g *generator) resolve(t token) ([]netip.Addr, error) {
 				addresses = append(addresses, a.Unmap().WithZone(""))
 			}
 		}
-		g.nameResolved[n] = addresses
+		g.resolved[n] = addresses
 	}
 	if len(addresses) == 0 {
 		return nil, errorAt(t, "this has no address now; write the address, or wait until it has one")

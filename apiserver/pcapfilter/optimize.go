@@ -51,6 +51,8 @@ type optimizer struct {
 	alike     map[comparison]bits64
 	last      uint32
 	work      int
+	careless  bool
+	forgotten token
 	failed    error
 }
 
@@ -68,19 +70,24 @@ type constantValue struct {
 // maxWork bounds the optimizer's steps, and so its time.
 const maxWork = 3e8
 
-// optimize returns the block that does with fewer instructions what first does.
-func optimize(first *block) (*block, error) {
-	o := &optimizer{first: first, numbers: map[computation]uint32{}, alike: map[comparison]bits64{}}
+// optimize returns the block that does with fewer instructions what first does. A register that a removed statement
+// would have set has an unknown value from then on, and forgotten says which word that statement was for. libpcap
+// 1.10.3 goes on as if it had been set, and so does a careless optimizer.
+func optimize(first *block, careless bool) (optimized *block, forgotten token, err error) {
+	o := &optimizer{first: first, careless: careless, numbers: map[computation]uint32{}, alike: map[comparison]bits64{}}
 	o.visit++
 	o.number(first)
 	o.allocateSets()
 	for _, statements := range []bool{false, true} {
 		if err := o.repeat(statements); err != nil {
-			return nil, err
+			return nil, token{}, err
 		}
 	}
 	o.unify()
-	return o.skipFirst(), o.checkJumps()
+	if err := o.checkJumps(); err != nil {
+		return nil, token{}, err
+	}
+	return o.skipFirst(), o.forgotten, nil
 }
 
 // checkJumps refuses what tcpdump gets wrong: it counts jumps inside a block as if no statement before their targets

@@ -328,9 +328,19 @@ func (o *optimizer) dropDead(b *block) {
 	for register, s := range last {
 		if s != nil && b.usedAfter&(1<<register) == 0 {
 			s.gone = true
-			b.values[register] = 0
+			o.forget(b, register)
 			o.rewritten()
 		}
+	}
+}
+
+// forget makes the value of a register unknown, which nothing sets any more.
+func (o *optimizer) forget(b *block, register int) {
+	if b.values[register] != 0 && o.forgotten.kind == tEnd {
+		o.forgotten = b.word
+	}
+	if !o.careless {
+		b.values[register] = 0
 	}
 }
 
