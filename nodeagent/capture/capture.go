@@ -323,7 +323,7 @@ func (c *capture) watch() {
 			continue
 		}
 		// Another process of the pod may stand for it now, in the same network namespace.
-		if next := c.manager.places.find(p.target); next != nil && next.Namespace() == p.place.Namespace() && next.Alive() {
+		if next := c.manager.find(p.target); next != nil && next.Namespace() == p.place.Namespace() && next.Alive() {
 			p.place = next
 			continue
 		}
@@ -424,7 +424,7 @@ func targets(targets []*v1alpha1.CaptureTarget, p *part) bool {
 
 // record opens what of a target is not being recorded, and answers what is missing.
 func (c *capture) record(target *v1alpha1.CaptureTarget, request *v1alpha1.EnsureCaptureRequest) (missing string) {
-	at := c.manager.places.find(target)
+	at := c.manager.find(target)
 	if at == nil {
 		return "no process of the pod was found on this node"
 	}
@@ -451,12 +451,7 @@ func (c *capture) record(target *v1alpha1.CaptureTarget, request *v1alpha1.Ensur
 
 // open opens what is not being recorded, on a thread in the target's network namespace.
 func (c *capture) open(target *v1alpha1.CaptureTarget, at place, request *v1alpha1.EnsureCaptureRequest) (absent []string, err error) {
-	if want := at.Namespace(); want != 0 {
-		if cookie, err := podmap.Cookie(); err != nil || cookie != want {
-			return nil, errors.Join(errors.New("the pod's process has changed its network namespace"), err)
-		}
-	}
-	links, err := listLinks()
+	links, err := c.manager.links()
 	if err != nil {
 		return nil, err
 	}
@@ -464,8 +459,7 @@ func (c *capture) open(target *v1alpha1.CaptureTarget, at place, request *v1alph
 	if err != nil {
 		return nil, err
 	}
-	_, isPod := at.(podPlace)
-	found, absent := wanted(target, links, uplinks, isPod)
+	found, absent := wanted(target, links, uplinks)
 	for _, l := range found {
 		d := device{Namespace: at.Namespace(), Index: l.index, Name: l.name}
 		if c.records(target.GetKey(), d) {

@@ -65,7 +65,7 @@ func start(t testing.TB, dir string, change ...func(*Config)) *engine {
 			manager.Follow(all)
 		}
 	})
-	e := launch(t, dir, append([]func(*Config){func(c *Config) { c.Pods = found }}, change...)...)
+	e := launch(t, dir, nil, append([]func(*Config){func(c *Config) { c.Pods = found }}, change...)...)
 	mu.Lock()
 	manager = e.Manager
 	mu.Unlock()
@@ -77,8 +77,8 @@ type noPods struct{}
 
 func (noPods) Lookup(string) (*podmap.Pod, bool) { return nil, false }
 
-// launch makes a manager that runs until the test ends.
-func launch(t testing.TB, dir string, change ...func(*Config)) *engine {
+// launch makes a manager that runs until the test ends, with fakes unless they are nil.
+func launch(t testing.TB, dir string, f *fakes, change ...func(*Config)) *engine {
 	t.Helper()
 	options := DefaultOptions()
 	config := Config{
@@ -92,6 +92,9 @@ func launch(t testing.TB, dir string, change ...func(*Config)) *engine {
 	m, err := New(config)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if f != nil {
+		f.serve(m)
 	}
 	e := &engine{Manager: m, t: t, dir: dir}
 	e.stop = run(t, m)

@@ -41,8 +41,10 @@ type Manager struct {
 	root   *os.Root
 	folder *os.File // for statfs
 	disk   disk
-	places places
-	// open opens a ring in the current thread's network namespace; another one in tests.
+	// find finds where a target is, nil when it is not here; links lists the interfaces of the current thread's network
+	// namespace, and open opens a ring in it. They are others in tests.
+	find    func(*v1alpha1.CaptureTarget) place
+	links   func() ([]link, error)
 	open    func(request *v1alpha1.EnsureCaptureRequest, name string, bytes int64) (source, error)
 	readers chan struct{} // a token for each reader
 	hashing chan struct{} // a token while recorded packets are hashed
@@ -75,8 +77,8 @@ func New(config Config) (*Manager, error) {
 		return nil, fmt.Errorf("opening the folder for captures: %w", err)
 	}
 	m := &Manager{
-		config: config, root: root, folder: folder, open: openRing,
-		places:  places{pods: config.Pods, uplinks: config.Uplinks},
+		config: config, root: root, folder: folder,
+		find: places{pods: config.Pods, uplinks: config.Uplinks}.find, links: listLinks, open: openRing,
 		readers: make(chan struct{}, maxReaders), hashing: make(chan struct{}, 1),
 		changed:    make(chan struct{}, 1),
 		ringMemory: config.Options.RingMemory.Value(),
@@ -222,7 +224,7 @@ func (m *Manager) mayMake(request *v1alpha1.EnsureCaptureRequest) error {
 	return nil
 }
 
-func (m *Manager) find(uid string) (*capture, error) {
+func (m *Manager) known(uid string) (*capture, error) {
 	if err := validateUID(uid); err != nil {
 		return nil, err
 	}
@@ -239,7 +241,7 @@ func (m *Manager) find(uid string) (*capture, error) {
 
 // Stop ends a capture, and answers when everything is written.
 func (m *Manager) Stop(ctx context.Context, request *v1alpha1.StopCaptureRequest) (*v1alpha1.CaptureState, error) {
-	c, err := m.find(request.GetUid())
+	c, err := m.known(request.GetUid())
 	if err != nil {
 		return nil, err
 	}

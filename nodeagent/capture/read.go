@@ -40,7 +40,7 @@ func (m *Manager) Read(ctx context.Context, request *v1alpha1.ReadCaptureRequest
 	if request.GetHeadersOnly() && request.GetFromUnixNano() != 0 {
 		return invalid("from_unix_nano", "is not for headers_only")
 	}
-	c, err := m.find(request.GetUid())
+	c, err := m.known(request.GetUid())
 	if err != nil {
 		return err
 	}
@@ -260,7 +260,7 @@ func (r *reading) sendWatermark(now int64) error {
 
 // Describe sends what is needed to read or seal a capture.
 func (m *Manager) Describe(_ context.Context, request *v1alpha1.DescribeCaptureRequest, send func(*v1alpha1.DescribeCaptureResponse) error) error {
-	c, err := m.find(request.GetUid())
+	c, err := m.known(request.GetUid())
 	if err != nil {
 		return err
 	}

@@ -30,7 +30,7 @@ func (m *Manager) Seal(ctx context.Context, request *v1alpha1.SealCaptureRequest
 	if err := validateSeal(request); err != nil {
 		return nil, err
 	}
-	c, err := m.find(request.GetUid())
+	c, err := m.known(request.GetUid())
 	if err != nil {
 		return nil, err
 	}

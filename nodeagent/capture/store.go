@@ -19,7 +19,7 @@ import (
 
 // Store copies a capture that has ended to outputs, in the background.
 func (m *Manager) Store(_ context.Context, request *v1alpha1.StoreCaptureRequest) (*v1alpha1.CaptureState, error) {
-	c, err := m.find(request.GetUid())
+	c, err := m.known(request.GetUid())
 	if err != nil {
 		return nil, err
 	}
@@ -210,7 +210,7 @@ func (c *capture) snapshot(target *v1alpha1.CaptureTarget, request *v1alpha1.Ens
 	if !request.GetNetworkSnapshot() || c.snapped[target.GetKey()] || len(c.snapped) >= maxSnapshots {
 		return
 	}
-	at := c.manager.places.find(target)
+	at := c.manager.find(target)
 	if at == nil {
 		return
 	}

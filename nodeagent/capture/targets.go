@@ -38,7 +38,7 @@ type place interface {
 	Namespace() uint64
 	// Revision changes when interfaces may have come or gone.
 	Revision() uint64
-	// Uplinks are the interfaces that stand for a place without any of its own; nil where it has its own.
+	// Uplinks are the interfaces of the node that stand for those of the place; nil where it has its own.
 	Uplinks() ([]string, error)
 }
 
@@ -70,11 +70,24 @@ func (p places) find(target *v1alpha1.CaptureTarget) place {
 
 type podPlace struct{ pod *podmap.Pod }
 
-func (p podPlace) Enter(do func() error) error { return p.pod.Enter(do) }
-func (p podPlace) Alive() bool                 { return p.pod.Alive() }
-func (p podPlace) Namespace() uint64           { return p.pod.NetnsCookie }
-func (p podPlace) Revision() uint64            { return p.pod.Revision }
-func (podPlace) Uplinks() ([]string, error)    { return nil, nil }
+// Enter makes sure that the process has not moved since it was found.
+func (p podPlace) Enter(do func() error) error {
+	return p.pod.Enter(func() error {
+		cookie, err := podmap.Cookie()
+		if err != nil {
+			return err
+		}
+		if cookie != p.pod.NetnsCookie {
+			return errors.New("the pod's process has changed its network namespace")
+		}
+		return do()
+	})
+}
+
+func (p podPlace) Alive() bool              { return p.pod.Alive() }
+func (p podPlace) Namespace() uint64        { return p.pod.NetnsCookie }
+func (p podPlace) Revision() uint64         { return p.pod.Revision }
+func (podPlace) Uplinks() ([]string, error) { return nil, nil }
 
 // nodePlace is the agent's own network namespace.
 type nodePlace struct{ uplinks func() ([]string, error) }
@@ -86,10 +99,15 @@ func (nodePlace) Enter(do func() error) error {
 	return do()
 }
 
-func (nodePlace) Alive() bool                  { return true }
-func (nodePlace) Namespace() uint64            { return 0 }
-func (nodePlace) Revision() uint64             { return 0 }
-func (n nodePlace) Uplinks() ([]string, error) { return n.uplinks() }
+func (nodePlace) Alive() bool       { return true }
+func (nodePlace) Namespace() uint64 { return 0 }
+func (nodePlace) Revision() uint64  { return 0 }
+
+// Uplinks is not nil, even when there is none.
+func (n nodePlace) Uplinks() ([]string, error) {
+	names, err := n.uplinks()
+	return append([]string{}, names...), err
+}
 
 // hostPlace is that of a pod in the node's network.
 type hostPlace struct {
@@ -117,9 +135,9 @@ func listLinks() ([]link, error) {
 }
 
 // wanted are the links that a target asks for. absent says which of those that it names are not there.
-func wanted(target *v1alpha1.CaptureTarget, links []link, uplinks []string, own bool) (found []link, absent []string) {
+func wanted(target *v1alpha1.CaptureTarget, links []link, uplinks []string) (found []link, absent []string) {
 	names := target.GetInterfaces()
-	if len(names) == 0 && own {
+	if len(names) == 0 && uplinks == nil {
 		for _, l := range links {
 			if l.up && !l.loopback {
 				found = append(found, l)
