@@ -23,7 +23,7 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
-	"k8s.io/client-go/kubernetes/scheme"
+	kubescheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/util/cert"
 	"sigs.k8s.io/yaml"
@@ -128,7 +128,7 @@ func startCluster(ctx context.Context, dir string) (wait func(), err error) {
 		Host: fmt.Sprintf("https://localhost:%d", ports[2]), BearerToken: bearer, QPS: -1,
 		TLSClientConfig: rest.TLSClientConfig{CAFile: filepath.Join(dir, "server.crt")},
 	}
-	if err := install(starting); err != nil {
+	if err := installEnvelopes(starting); err != nil {
 		return wait, fmt.Errorf("%w\n%s", err, lastWords(dir, "kube-apiserver"))
 	}
 	return wait, nil
@@ -199,10 +199,10 @@ func apiserverArgs(dir string, port int) []string {
 	}
 }
 
-// install applies artifacts/deploy/storage, and an envelope for each of the suite's kinds.
-func install(ctx context.Context) error {
+// installEnvelopes applies artifacts/deploy/storage, and an envelope for each of the suite's kinds.
+func installEnvelopes(ctx context.Context) error {
 	config := rest.CopyConfig(cluster.config)
-	config.NegotiatedSerializer = scheme.Codecs.WithoutConversion()
+	config.NegotiatedSerializer = kubescheme.Codecs.WithoutConversion()
 	client, err := rest.UnversionedRESTClientFor(config)
 	if err != nil {
 		return err

@@ -33,7 +33,7 @@ type Options struct {
 
 // NewOptions holds the defaults. The codec writes and reads the stored version; its form has to be text.
 func NewOptions(codec runtime.Codec) *Options {
-	o := &Options{etcd: genericoptions.NewEtcdOptions(storagebackend.NewDefaultConfig(etcdPrefix, codec))}
+	o := &Options{etcd: genericoptions.NewEtcdOptions(storagebackend.NewDefaultConfig(etcdPrefix, unkinded{codec}))}
 	o.etcd.DeleteCollectionWorkers = deleteWorkers
 	return o
 }
@@ -126,4 +126,16 @@ func decorator(host *host) generic.StorageDecorator {
 		})
 		return &cached{store: store, cache: delegator}, destroy, nil
 	}
+}
+
+// An unkinded codec reads objects without kind and apiVersion, as objects of an internal version are. Ours are of the
+// same types in all versions, so that they keep them in some ways through the generic server's storage, and not in others.
+type unkinded struct{ runtime.Codec }
+
+func (c unkinded) Decode(data []byte, defaults *schema.GroupVersionKind, into runtime.Object) (runtime.Object, *schema.GroupVersionKind, error) {
+	object, kind, err := c.Codec.Decode(data, defaults, into)
+	if object != nil {
+		object.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
+	}
+	return object, kind, err
 }

@@ -21,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/apiserver/pkg/apis/example"
 	examplev1 "k8s.io/apiserver/pkg/apis/example/v1"
 	"k8s.io/apiserver/pkg/registry/generic"
@@ -52,11 +53,9 @@ type subject struct {
 	// cached: in front is the generic server's cache. It answers reads that have to be new, too, when reads is set.
 	cached, reads bool
 	sized         bool
-	// begin is the version when it was made.
-	begin    string
-	host     *host // of envelopes
-	validate storagetesting.KeyValidation
-	swap     *swapped
+	host          *host // of envelopes
+	validate      storagetesting.KeyValidation
+	swap          *swapped
 }
 
 var _ storagetesting.InterfaceWithPrefixTransformer = (*subject)(nil)
@@ -106,12 +105,30 @@ func newSubject(t *testing.T, name, test string) *subject {
 	if err := await(t.Context(), "the storage", s.ReadinessCheck); err != nil {
 		t.Fatal(err)
 	}
-	current, err := s.GetCurrentResourceVersion(t.Context())
+	s.Interface = fromBegin(t, s.Interface)
+	return s
+}
+
+// fromBegin is for tests that watch from version 1, where a storage of its own begins: ours begins where it is now.
+func fromBegin(t *testing.T, storage apistorage.Interface) apistorage.Interface {
+	t.Helper()
+	current, err := storage.GetCurrentResourceVersion(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.begin = fmt.Sprint(current)
-	return s
+	return begun{storage, version(current)}
+}
+
+type begun struct {
+	apistorage.Interface
+	begin string
+}
+
+func (b begun) Watch(ctx context.Context, key string, opts apistorage.ListOptions) (watch.Interface, error) {
+	if opts.ResourceVersion == "1" {
+		opts.ResourceVersion = b.begin
+	}
+	return b.Interface.Watch(ctx, key, opts)
 }
 
 func decoratorOf(host *host, cached bool) generic.StorageDecorator {
@@ -329,7 +346,11 @@ func (c *transforming) Encode(object runtime.Object, w io.Writer) error {
 	return err
 }
 
-// leftByLibraries are goroutines that libraries never end.
+// leftByLibraries are goroutines that libraries end late, or never.
 func leftByLibraries() []goleak.Option {
-	return []goleak.Option{goleak.IgnoreTopFunction("k8s.io/klog/v2.(*flushDaemon).run.func1")}
+	return []goleak.Option{
+		goleak.IgnoreTopFunction("k8s.io/klog/v2.(*flushDaemon).run.func1"),
+		// Wakes, after 3 s, who waits for the cache by then.
+		goleak.IgnoreTopFunction("k8s.io/apiserver/pkg/storage/cacher.(*watchCache).waitUntilFreshLocked.func2"),
+	}
 }

@@ -13,7 +13,6 @@ import (
 	"testing"
 
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/apiserver/pkg/apis/example"
 	apistorage "k8s.io/apiserver/pkg/storage"
 	storagetesting "k8s.io/apiserver/pkg/storage/testing"
@@ -243,17 +242,7 @@ func seen(run func(context.Context, *testing.T, apistorage.Interface)) func(*tes
 	return func(t *testing.T, s *subject) { run(t.Context(), t, seenStorage{s}) }
 }
 
-// begun is the version from which a test would watch everything: in the suite the storage is its own, and begins at 1.
-const begun = "1"
-
 type seenStorage struct{ *subject }
-
-func (s seenStorage) Watch(ctx context.Context, key string, opts apistorage.ListOptions) (watch.Interface, error) {
-	if opts.ResourceVersion == begun {
-		opts.ResourceVersion = s.begin
-	}
-	return s.subject.Watch(ctx, key, opts)
-}
 
 func (s seenStorage) Create(ctx context.Context, key string, obj, out runtime.Object, ttl uint64) error {
 	if err := s.subject.Create(ctx, key, obj, out, ttl); err != nil {
