@@ -160,7 +160,7 @@ func newClient(c Config, e *egress) *client {
 	return &client{patience: c.Patience, http: &http.Client{
 		Transport: &http.Transport{
 			DialContext:            e.dial,
-			TLSClientConfig:        &tls.Config{RootCAs: c.Roots, MinVersion: tls.VersionTLS12},
+			TLSClientConfig:        &tls.Config{RootCAs: trusted(c.Roots), MinVersion: tls.VersionTLS12},
 			TLSHandshakeTimeout:    c.Patience,
 			ResponseHeaderTimeout:  c.Patience,
 			IdleConnTimeout:        c.Patience,

@@ -2,6 +2,7 @@ package outputs
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"io"
 	"log"
@@ -223,5 +224,15 @@ func TestEndpoints(t *testing.T) {
 		} else if err != nil && strings.Contains(err.Error(), "password") {
 			t.Errorf("%q: %v", text, err)
 		}
+	}
+}
+
+func TestRoots(t *testing.T) {
+	if mozilla().Equal(x509.NewCertPool()) {
+		t.Error("Mozilla trusts nobody")
+	}
+	given := x509.NewCertPool()
+	if trusted(given) != given || trusted(nil).Equal(given) {
+		t.Error("other authorities are trusted than those that are given, or none")
 	}
 }

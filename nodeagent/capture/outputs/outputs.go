@@ -28,7 +28,7 @@ type Config struct {
 	RetryAfter, RetryAtMost time.Duration
 	// Patience is how long a store may take to connect, to take more bytes, or to answer. Default 30 s.
 	Patience time.Duration
-	// Roots are the authorities that a store's certificate may be from. Default those of the system.
+	// Roots are the authorities that a store's certificate may be from. Default those of the system, or Mozilla's where it has none.
 	Roots *x509.CertPool
 	// Lookup finds the addresses of a host. Default the system's resolver.
 	Lookup func(ctx context.Context, host string) ([]netip.Addr, error)
