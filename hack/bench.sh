@@ -16,7 +16,7 @@ fi
 echo "bench: building"
 make --no-print-directory build
 mkdir -p "$bin/bench"
-CGO_ENABLED=0 go build -o "$bin/bench/" ./test/bench/packets ./test/bench/reads ./test/bench/lists ./test/bench/capture
+CGO_ENABLED=0 go build -o "$bin/bench/" ./test/bench/packets ./test/bench/reads ./test/bench/lists ./test/bench/recording
 if [ ! -x "$bin/etcd" ] || [ ! -x "$bin/kube-apiserver" ]; then
 	CGO_ENABLED=0 go build -o "$bin/cluster" ./hack/cluster
 	"$bin/cluster" build
@@ -35,7 +35,7 @@ heading "4 of 5: lists through kube-apiserver, for 1, 10, 100 and 1,000 agents"
 "$bin/bench/lists" -bin "$bin" -output _output/bench ${FULL:+-steps 1x100,10x100,100x100,1000x100} ${PROFILE:+-profile "$PROFILE"} -budget "${BUDGET:-20s}"
 
 heading "5 of 5: what it costs to record packets, against tcpdump (aim: 2.5 M small packets a second a processor without loss, or what is made)"
-"$bin/bench/capture" -output _output/bench
+"$bin/bench/recording" -output _output/bench
 
 printf '\nbench: done in %d min %d s on %d processors; load average %s\n' \
 	$((SECONDS / 60)) $((SECONDS % 60)) "$(nproc)" "$(cut -d' ' -f1-3 /proc/loadavg)"

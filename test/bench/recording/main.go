@@ -1,4 +1,4 @@
-// Command capture measures what it costs to record packets, against tcpdump in the same run: the processor time that a
+// Command recording measures what it costs to record packets, against tcpdump in the same run: the processor time that a
 // packet takes from the kernel's ring to a file, and the highest rate that is recorded without loss. Both have the same
 // memory for their ring, and write to the same tmpfs. Frames come from the kernel's XDP live frames, which hand them to
 // the network stack as a driver would; they are generated, received and copied into the ring on one processor, and
@@ -47,7 +47,7 @@ var loads = []load{{64, 128, 1_000_000, 500_000}, {1400, 262_144, 200_000, 100_0
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == recordArgument {
 		if err := record(os.Args[2:]); err != nil {
-			fmt.Fprintln(os.Stderr, "capture: recording:", err)
+			fmt.Fprintln(os.Stderr, "recording:", err)
 			os.Exit(1)
 		}
 		return
@@ -57,11 +57,11 @@ func main() {
 	flag.IntVar(&o.pairs, "pairs", 5, "pairs of runs for the processor time")
 	flag.IntVar(&o.steps, "steps", 5, "steps in which the highest rate without loss is looked for, when it is not the generator's")
 	flag.Parse()
-	sandbox.Main("capture", func(ctx context.Context) error { return run(ctx, o) }, nil)
+	sandbox.Main("recording", func(ctx context.Context) error { return run(ctx, o) }, nil)
 }
 
 func run(ctx context.Context, o options) error {
-	dir, err := sandbox.TempDir(filepath.Join(o.output, "capture"))
+	dir, err := sandbox.TempDir(filepath.Join(o.output, "recording"))
 	if err != nil {
 		return err
 	}

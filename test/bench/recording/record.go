@@ -23,7 +23,7 @@ const chunk = 256 << 10
 // many packets there were, as tcpdump does.
 func record(args []string) error {
 	if len(args) != 2 {
-		return errors.New("usage: capture record FILE SNAP")
+		return errors.New("usage: recording record FILE SNAP")
 	}
 	snap, err := strconv.Atoi(args[1])
 	if err != nil {
