@@ -372,8 +372,7 @@ func (t *term) sweepNode(ctx context.Context, node string) {
 	}
 	for uid, state := range states {
 		if e := t.entryOf(state); e != nil {
-			t.looked(e, node, state, nil)
-			t.enqueue(e)
+			t.remind(e, node, state)
 			continue
 		}
 		if t.known(types.UID(uid)) || !t.isGone(ctx, state) {
@@ -384,6 +383,18 @@ func (t *term) sweepNode(ctx context.Context, node string) {
 			klog.FromContext(ctx).Info("Deleted from a node what was recorded for a capture that is gone", "node", node,
 				"uid", uid, "capture", key{state.Namespace == "", state.Namespace, state.Name}.String())
 		}
+	}
+}
+
+// remind takes over what a node says of a capture that it is not known to record.
+func (t *term) remind(e *entry, node string, state *agentv1.CaptureState) {
+	e.mu.Lock()
+	mem := e.m.members[node]
+	news := !e.m.quiet() && (mem == nil || mem.state == nil)
+	e.mu.Unlock()
+	if news {
+		t.looked(e, node, state, nil)
+		t.enqueue(e)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -265,7 +266,7 @@ func TestCrowd(t *testing.T) {
 		}
 		return n
 	}
-	w.eventually("recording", func() bool {
+	w.within(5*time.Minute, 500*time.Millisecond, "recording", func() bool {
 		return count(func(s *v1alpha1.CaptureStatus) bool { return s.Pods == 30 }) == captures
 	})
 	for i := range captures {

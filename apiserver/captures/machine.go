@@ -107,9 +107,10 @@ type member struct {
 	// lost: what was recorded is gone. absent: nothing was. gaveUp: it did not answer for too long.
 	lost, absent, gaveUp bool
 
-	// reached says that a call may have got through, refused why the agent does not take the capture.
-	reached bool
-	refused error
+	// reached says that a call may have got through, refused that the agent does not take the capture; trouble is why it was
+	// not seen to record.
+	reached, refused bool
+	trouble          error
 
 	// busy says that a call is under way.
 	busy bool
@@ -294,7 +295,8 @@ func (m *machine) answer(node string, state *agentv1.CaptureState, now time.Time
 		// One that begins anew does not have what it had.
 		mem.lost = mem.lost || state.StartUnixNano != before.StartUnixNano
 	}
-	mem.state, mem.recorded, mem.reached, mem.refused = state, true, true, nil
+	mem.state, mem.recorded, mem.reached = state, true, true
+	mem.refused, mem.trouble = false, nil
 	mem.noteMissing(now)
 	m.noteStart(state, now)
 	if state.Revision > m.base+m.sequence {
@@ -358,10 +360,13 @@ func (m *machine) failed(node string, kind failure, err error, now time.Time) {
 	case failedSilent:
 		mem.reached = true
 	case failedPrecondition, failedInvalid:
-		mem.refused = err
+		mem.refused = true
 	case failedUnknown:
 		mem.absences = 2
 		mem.unknown()
+	}
+	if !mem.recorded && kind != failedUnknown {
+		mem.trouble = err
 	}
 	mem.whole, mem.withPeers = 0, 0
 	pause := min(250*time.Millisecond<<min(mem.failures, 6), 10*time.Second)
@@ -435,7 +440,24 @@ func (m *machine) decide(now time.Time) decision {
 	d.assemble = m.needsFile()
 	m.makeCalls(now, &d)
 	m.expire(now, &d)
+	d.soonest(m.turn(now))
 	return d
+}
+
+// turn is when the capture begins, or ends by the clock; zero when it has.
+func (m *machine) turn(now time.Time) time.Time {
+	switch {
+	case m.ending != "" || m.finished():
+		return time.Time{}
+	case now.Before(m.begin()):
+		return m.begin()
+	case !m.start.IsZero():
+		return m.start.Add(m.duration() + overtime)
+	}
+	if end := m.begin().Add(m.duration()); now.Before(end) {
+		return end
+	}
+	return m.begin().Add(m.duration() + overtime)
 }
 
 // join makes members of nodes that host a target.
@@ -567,7 +589,7 @@ func (m *machine) giveUp(now time.Time, d *decision) {
 		if mem.err == nil || mem.settled() && (!mem.sealed() || m.file != nil || mem.gaveUp) {
 			continue
 		}
-		if !mem.recorded && (mem.refused != nil || mem.kind == failedNoAgent && !mem.reached) {
+		if !mem.recorded && (mem.refused || mem.kind == failedNoAgent && !mem.reached) {
 			mem.absent = true
 			continue
 		}

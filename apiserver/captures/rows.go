@@ -108,12 +108,14 @@ var failureReasons = map[failure]string{
 // explainEnd is explain when the capture has ended.
 func (m *machine) explainEnd(row *v1alpha1.CaptureTarget, t *target, mem *member) {
 	switch {
-	case mem == nil || m.start.IsZero() && mem.err == nil && mem.refused == nil:
+	case mem == nil || m.start.IsZero() && mem.trouble == nil:
 		return
-	case mem.refused != nil && !mem.recorded:
-		row.Phase, row.Reason, row.Message = v1alpha1.CaptureTargetFailed, "Refused", fmt.Sprint(mem.refused)
-	case mem.err != nil && !mem.recorded:
-		row.Phase, row.Reason, row.Message = v1alpha1.CaptureTargetFailed, failureReasons[mem.kind], fmt.Sprint(mem.err)
+	case mem.trouble != nil && mem.refused:
+		row.Phase, row.Reason, row.Message = v1alpha1.CaptureTargetFailed, "Refused", fmt.Sprint(mem.trouble)
+	case mem.trouble != nil && mem.kind == failedNoAgent:
+		row.Phase, row.Reason, row.Message = v1alpha1.CaptureTargetFailed, failureReasons[mem.kind], fmt.Sprint(mem.trouble)
+	case mem.trouble != nil:
+		row.Phase, row.Reason, row.Message = v1alpha1.CaptureTargetFailed, "NotRecorded", fmt.Sprint(mem.trouble)
 	case m.stuck(t, mem):
 		row.Phase, row.Reason, row.Message = v1alpha1.CaptureTargetFailed, "NotRecorded", missingAt(mem, t)
 	default:

@@ -233,10 +233,10 @@ func (mem *member) problem() (reason, detail string) {
 		return "NodeUnreachable", fmt.Sprint(mem.err)
 	case mem.lost:
 		return "Lost", ""
-	case mem.absent && mem.refused != nil:
-		return "NodeFailed", fmt.Sprint(mem.refused)
 	case mem.absent && mem.kind == failedNoAgent && mem.err != nil:
 		return "NoAgent", fmt.Sprint(mem.err)
+	case mem.absent && mem.trouble != nil:
+		return "NodeFailed", fmt.Sprint(mem.trouble)
 	case mem.state == nil:
 		return "", ""
 	}
@@ -271,6 +271,9 @@ func some(names []string) string {
 
 // reportTargets writes the rows, and sums that are exact also where rows are left out.
 func (m *machine) reportTargets(status *v1alpha1.CaptureStatus) {
+	if m.finished() && !m.hasNews() {
+		return
+	}
 	rows := m.rows()
 	var totals v1alpha1.CaptureCounts
 	pods, nodes := map[types.UID]bool{}, map[string]bool{}
@@ -290,7 +293,20 @@ func (m *machine) reportTargets(status *v1alpha1.CaptureStatus) {
 		status.Totals = largest(status.Totals, totals)
 		status.Nodes, status.Pods = max(status.Nodes, int32(len(nodes))), max(status.Pods, int32(len(pods)))
 	}
-	status.Targets, status.OmittedTargets = cut(rows)
+	omitted := status.OmittedTargets
+	if status.Targets, status.OmittedTargets = cut(rows); !m.knowsAll() {
+		status.OmittedTargets = max(status.OmittedTargets, omitted)
+	}
+}
+
+// hasNews: a node has said something to this leader.
+func (m *machine) hasNews() bool {
+	for _, mem := range m.members {
+		if mem.state != nil {
+			return true
+		}
+	}
+	return false
 }
 
 // knowsAll: every node that recorded has said what.

@@ -2,18 +2,22 @@ package captures
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/component-base/metrics"
 
@@ -27,10 +31,13 @@ import (
 	"github.com/networkobservability/networkobservability/apis/networkobservability/v1alpha1"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	watch.DefaultChanSize = 100_000 // Client-go's fake panics when a watcher is that far behind.
+	goleak.VerifyTestMain(m)
+}
 
 // soon is how long to wait for what happens in the background, on a machine that is busy and slow.
-const soon = 60 * time.Second
+const soon = 2 * time.Minute
 
 // A fleet is agents that keep the protocol, in memory.
 type fleet struct {
@@ -186,6 +193,9 @@ type world struct {
 	captures *versionedfake.Clientset
 	fleet    *fleet
 	allow    func(*v1alpha1.CaptureOutput) ([]string, error)
+
+	mu      sync.Mutex
+	version int
 }
 
 func newWorld(t *testing.T, nodes ...string) *world {
@@ -193,6 +203,7 @@ func newWorld(t *testing.T, nodes ...string) *world {
 	w := &world{t: t, kube: fake.NewClientset(), captures: versionedfake.NewSimpleClientset(), fleet: newFleet(nodes...)}
 	w.allow = func(*v1alpha1.CaptureOutput) ([]string, error) { return []string{"192.0.2.0/24"}, nil }
 	w.mayDo(func(*authorizationv1.SubjectAccessReviewSpec) bool { return true })
+	w.captures.PrependReactor("*", "captures", w.change)
 	for _, node := range nodes {
 		must(t, w.kube.Tracker().Add(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node}}))
 	}
@@ -204,6 +215,46 @@ func must(t *testing.T, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// change does what a server does and the fake does not: it numbers versions, refuses what was written on an old one, and takes
+// of an update of the status nothing else.
+func (w *world) change(action clienttesting.Action) (handled bool, result runtime.Object, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	update, isUpdate := action.(clienttesting.UpdateAction)
+	create, isCreate := action.(clienttesting.CreateAction)
+	switch {
+	case isUpdate && action.GetVerb() == "update" && action.GetSubresource() == "status":
+		sent := update.GetObject().(*v1alpha1.Capture)
+		stored, err := w.stored(sent.Name)
+		if err != nil {
+			return true, nil, err
+		}
+		if stored.ResourceVersion != sent.ResourceVersion {
+			return true, nil, apierrors.NewConflict(v1alpha1.Resource("captures"), sent.Name, errors.New("it was changed"))
+		}
+		stored.Status = *sent.Status.DeepCopy()
+		return true, stored, w.replace(stored)
+	case isCreate && action.GetVerb() == "create":
+		w.version++
+		create.GetObject().(*v1alpha1.Capture).ResourceVersion = strconv.Itoa(w.version)
+	}
+	return false, nil, nil
+}
+
+func (w *world) stored(name string) (*v1alpha1.Capture, error) {
+	object, err := w.captures.Tracker().Get(v1alpha1.SchemeGroupVersion.WithResource("captures"), "shop", name)
+	if err != nil {
+		return nil, err
+	}
+	return object.(*v1alpha1.Capture).DeepCopy(), nil
+}
+
+func (w *world) replace(c *v1alpha1.Capture) error {
+	w.version++
+	c.ResourceVersion = strconv.Itoa(w.version)
+	return w.captures.Tracker().Update(v1alpha1.SchemeGroupVersion.WithResource("captures"), c, c.Namespace)
 }
 
 // mayDo decides reviews.
@@ -277,9 +328,12 @@ func (w *world) get(name string) *v1alpha1.Capture {
 
 func (w *world) stop(name string) {
 	w.t.Helper()
-	_, err := w.captures.NetworkobservabilityV1alpha1().Captures("shop").Patch(w.t.Context(), name, types.MergePatchType,
-		[]byte(`{"spec":{"stop":true}}`), metav1.PatchOptions{})
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	c, err := w.stored(name)
 	must(w.t, err)
+	c.Spec.Stop = true
+	must(w.t, w.replace(c))
 }
 
 func (w *world) delete(name string) {
@@ -301,9 +355,14 @@ func (w *world) condition(name, of string) string {
 // eventually waits for something that happens in the background.
 func (w *world) eventually(what string, is func() bool) {
 	w.t.Helper()
+	w.within(soon, 5*time.Millisecond, what, is)
+}
+
+func (w *world) within(soon, every time.Duration, what string, is func() bool) {
+	w.t.Helper()
 	ctx, cancel := context.WithTimeout(w.t.Context(), soon)
 	defer cancel()
-	tick := time.NewTicker(5 * time.Millisecond)
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for !is() {
 		select {
