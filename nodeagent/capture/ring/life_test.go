@@ -171,13 +171,13 @@ func TestCloseUnderTraffic(t *testing.T) {
 		})
 	}()
 	<-inside
-	closed := make(chan error, 1)
-	go func() { closed <- r.Close() }()
-	fakepod.Eventually(t, "the ring to be closed", func() bool { return r.SetFilter(nil) == ring.ErrClosed })
-	close(leave)
-	if err := <-closed; err != nil {
+	if err := r.Close(); err != nil {
 		t.Error(err)
 	}
+	if err := r.SetFilter(nil); !errors.Is(err, ring.ErrClosed) {
+		t.Errorf("setting a filter: %v", err)
+	}
+	close(leave)
 	if err := <-ended; !errors.Is(err, ring.ErrClosed) {
 		t.Errorf("running ended with %v", err)
 	}
@@ -189,6 +189,25 @@ func TestCloseUnderTraffic(t *testing.T) {
 	}
 	if matched, _, err := r.Statistics(); matched == 0 || err != nil {
 		t.Errorf("after the end: %d packets, %v", matched, err)
+	}
+}
+
+func TestCloseInTake(t *testing.T) {
+	l := connect(t)
+	sendAlways(t, l)
+	r := opened(t, l.near, ring.Config{Interface: nearName})
+	err := r.Run(func(block *ring.Block) error {
+		err := r.Close()
+		for packet, ok := block.Next(); ok; packet, ok = block.Next() {
+			_ = packet.Data[0]
+		}
+		return err
+	})
+	if !errors.Is(err, ring.ErrClosed) {
+		t.Errorf("running ended with %v", err)
+	}
+	if sockets := l.near.Run("cat", "/proc/net/packet"); strings.Count(sockets, "\n") > 1 {
+		t.Errorf("sockets are left:\n%s", sockets)
 	}
 }
 

@@ -312,7 +312,12 @@ func (r *Ring) Delivered() int64 { return r.delivered.Load() }
 // does not ask the block for are passed over. While there are none it needs no thread.
 func (r *Ring) Run(take func(*Block) error) error {
 	r.consuming.Lock()
-	defer r.consuming.Unlock()
+	defer func() {
+		r.consuming.Unlock()
+		if r.closed.Load() {
+			_ = r.free()
+		}
+	}()
 	for {
 		if err := r.consume(take); err != nil {
 			return err
@@ -460,27 +465,33 @@ func (r *Ring) drain(take func(*Block) error) error {
 	}
 }
 
-// Close ends the ring and frees its memory and socket, and with that the network namespace. It waits until what Run
-// calls has returned, and must not be called in it. Packets that Run has not delivered are lost: Stop comes first where
-// they count.
+// Close ends the ring and frees its memory and socket, and with that the network namespace; while Run is in take, that
+// is done when take returns. It may be called there, too, and more than once. Packets that Run has not delivered are
+// lost: Stop comes first where they count.
 func (r *Ring) Close() error {
 	r.mu.Lock()
 	_, _, err := r.count()
 	r.closed.Store(true)
 	r.mu.Unlock()
-
 	_ = r.file.SetReadDeadline(past) // wakes Run; it fails only when the ring is closed
-	r.consuming.Lock()
+	if err = errors.Join(err, r.free()); err != nil {
+		return fmt.Errorf("closing a ring: %w", err)
+	}
+	return nil
+}
+
+// free frees a closed ring, unless Run uses it: it does so when it has ended.
+func (r *Ring) free() error {
+	if !r.consuming.TryLock() {
+		return nil
+	}
 	defer r.consuming.Unlock()
 	if r.memory == nil {
 		return nil
 	}
-	err = errors.Join(err, unix.Munmap(r.memory), r.file.Close())
+	memory := r.memory
 	r.memory = nil
-	if err != nil {
-		return fmt.Errorf("closing a ring: %w", err)
-	}
-	return nil
+	return errors.Join(unix.Munmap(memory), r.file.Close())
 }
 
 // control calls do with the socket, which stays open meanwhile.
