@@ -160,7 +160,7 @@ func TestNames(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", plain, err)
 		}
-		compareOn(t, named, a.Instructions, b.Instructions, makePackets(2000, 3))
+		compareOn(t, named, true, a.Instructions, b.Instructions, makePackets(2000, 3))
 		if !a.HeadersOnly {
 			t.Errorf("%s: names are addresses, which are in headers", named)
 		}

@@ -91,30 +91,25 @@ func (e *emitter) write(program []bpf.RawInstruction, b *block) []bpf.RawInstruc
 		}
 		program = append(program, i)
 	}
-	i := bpf.RawInstruction{Op: b.code, K: b.k}
 	if b.returns() {
-		return append(program, i)
+		return append(program, bpf.RawInstruction{Op: b.code, K: b.k})
 	}
-	// What is left of the program behind this jump and the long ones that follow it.
-	rest := e.start[b] - b.size() - 1
-	var detours []bpf.RawInstruction
-	extra := 0
-	for _, is := range e.long[b] {
-		if is {
-			extra++
-		}
-	}
+	return e.writeJump(program, b)
+}
+
+// writeJump writes the jump at a block's end, and the long jumps that it needs.
+func (e *emitter) writeJump(program []bpf.RawInstruction, b *block) []bpf.RawInstruction {
+	rest := e.start[b] - b.size() - 1 // the program behind the jump
+	var long []bpf.RawInstruction
+	var short [2]uint8
 	for way, to := range []*block{b.whenTrue.to, b.whenFalse.to} {
 		distance := rest - e.start[to]
 		if e.long[b][way] {
-			detours = append(detours, bpf.RawInstruction{Op: jump, K: uint32(distance - len(detours) - 1)})
-			distance = len(detours) - 1
+			long = append(long, bpf.RawInstruction{Op: jump, K: uint32(distance - len(long) - 1)})
+			distance = len(long) - 1
 		}
-		if way == 0 {
-			i.Jt = uint8(distance)
-		} else {
-			i.Jf = uint8(distance)
-		}
+		short[way] = uint8(distance)
 	}
-	return append(append(program, i), detours...)
+	program = append(program, bpf.RawInstruction{Op: b.code, Jt: short[0], Jf: short[1], K: b.k})
+	return append(program, long...)
 }

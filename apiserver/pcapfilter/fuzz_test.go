@@ -61,7 +61,7 @@ func FuzzAgainstTcpdump(f *testing.F) {
 		theirs := o.compile(text)
 		switch {
 		case err == nil && theirs.err == nil:
-			compareOn(t, text, ours.Instructions, theirs.program, packets())
+			compareOn(t, text, o.exact, ours.Instructions, theirs.program, packets())
 			checkKernel(t, text, ours.Instructions)
 		case err == nil:
 			t.Errorf("%s: tcpdump refuses it: %v", text, theirs.err)

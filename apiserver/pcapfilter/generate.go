@@ -142,13 +142,9 @@ func (g *generator) block(statements []*statement, code uint16, k uint32) *condi
 	return leaf(&block{statements: statements, code: code, k: k, word: g.word})
 }
 
-// never and always are tests without a packet.
+// never is a test that fails for every packet.
 func (g *generator) never() *condition {
 	return g.block([]*statement{{code: loadImmediate, k: 1}}, jumpEqual, 0)
-}
-
-func (g *generator) always() *condition {
-	return g.block([]*statement{{code: loadImmediate}}, jumpEqual, 0)
 }
 
 // base is what an offset counts from.

@@ -18,6 +18,12 @@ type packet struct {
 
 // run judges a packet as the kernel does. The machine of golang.org/x/net/bpf knows no VLAN tag and no packet type.
 func run(program []bpf.RawInstruction, p *packet) uint32 {
+	verdict, _ := judge(program, p)
+	return verdict
+}
+
+// judge runs a program, and says whether it ended because the packet was too short for a load.
+func judge(program []bpf.RawInstruction, p *packet) (verdict uint32, short bool) {
 	var a, x uint32
 	var m [scratchWords]uint32
 	for pc := 0; ; pc++ {
@@ -26,7 +32,7 @@ func run(program []bpf.RawInstruction, p *packet) uint32 {
 		case classLD, classLDX:
 			v, ok := load(i, p, x, &m)
 			if !ok {
-				return 0
+				return 0, true
 			}
 			if i.Op&classMask == classLD {
 				a = v
@@ -44,15 +50,15 @@ func run(program []bpf.RawInstruction, p *packet) uint32 {
 			}
 			var ok bool
 			if a, ok = alu(i.Op&opMask, a, operand); !ok {
-				return 0
+				return 0, false
 			}
 		case classJMP:
 			pc += distance(i, a, x)
 		case classRET:
 			if i.Op&0x18 == 0x10 {
-				return a
+				return a, false
 			}
-			return i.K
+			return i.K, false
 		case classMISC:
 			if i.Op == aToX {
 				x = a
