@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -142,6 +143,8 @@ func start(ctx context.Context, died func(error), dir, name string, args ...stri
 	defer log.Close()
 	cmd := exec.CommandContext(ctx, filepath.Join(binaries, name), args...)
 	cmd.Stdout, cmd.Stderr = log, log
+	// A test that panics or times out ends nothing by itself.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
