@@ -56,33 +56,12 @@ func (a *admission) begin(ctx context.Context, object runtime.Object, options *m
 	if !ok {
 		return nil, apierrors.NewInternalError(errors.New("creating a capture: the request has no user"))
 	}
-	r := &request{admission: a, user: requester, namespace: namespace, capture: capture}
-	if cluster, ok := object.(*v1alpha1.ClusterCapture); ok {
-		r.recordsNodes = cluster.Spec.Nodes != nil
-	}
-	// The strategy checks the same, but by then it is a little later: nothing may be wrong here and right there.
-	if errs := validate(object, a.Clock.Now()); len(errs) > 0 {
-		return nil, r.invalid(errs)
-	}
-	for _, check := range []func(context.Context) error{r.outputs, r.filter} {
-		if err := check(ctx); err != nil {
-			return nil, err
-		}
-	}
-	matches, err := a.Matches(object)
-	if err != nil {
-		return nil, apierrors.NewServiceUnavailable("finding the pods that match: " + err.Error())
-	}
-	matches, warnings, err := r.hostNetwork(ctx, object, matches)
+	r := &request{admission: a, user: requester, namespace: namespace, object: object, capture: capture}
+	warnings, err := r.decide(ctx, dryrun.IsDryRun(options.DryRun))
 	if err != nil {
 		return nil, err
 	}
-	if dryrun.IsDryRun(options.DryRun) {
-		warnings = append([]string{r.preview(ctx, matches)}, warnings...)
-	} else if len(matches) == 0 {
-		warnings = append(warnings, "nothing matches now; pods and nodes that match later will be recorded")
-	}
-	finish := done
+	finish := func(context.Context, bool) {}
 	if a.crowd != nil {
 		if finish, err = a.crowd.enter(ctx, capture.meta.Name); err != nil {
 			return nil, err
@@ -94,16 +73,42 @@ func (a *admission) begin(ctx context.Context, object runtime.Object, options *m
 	return finish, nil
 }
 
-func done(context.Context, bool) {}
-
 // A request is one creation.
 type request struct {
 	*admission
 	user      user.Info
 	namespace string
+	object    runtime.Object
 	capture   parts
-	// recordsNodes: nodes themselves, of a ClusterCapture.
-	recordsNodes bool
+}
+
+// decide refuses, or answers with what the requester should know, in one line.
+func (r *request) decide(ctx context.Context, dryRun bool) (warnings []string, err error) {
+	// The strategy checks the same, but by then it is a little later: nothing may be wrong here and right there.
+	if errs := validate(r.object, r.Clock.Now()); len(errs) > 0 {
+		return nil, r.invalid(errs)
+	}
+	if err := r.outputs(ctx); err != nil {
+		return nil, err
+	}
+	if err := r.filter(ctx); err != nil {
+		return nil, err
+	}
+	matches, err := r.Matches(r.object)
+	if err != nil {
+		return nil, apierrors.NewServiceUnavailable("finding the pods that match: " + err.Error())
+	}
+	matches, warnings, err = r.hostNetwork(ctx, matches)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case dryRun:
+		warnings = append([]string{r.preview(ctx, matches)}, warnings...)
+	case len(matches) == 0:
+		warnings = append(warnings, "nothing matches now; pods and nodes that match later will be recorded")
+	}
+	return warnings, nil
 }
 
 // outputs have to be allowed by the operator; and to who may read packets, since copies are nothing else.
@@ -153,11 +158,11 @@ func (r *request) filter(ctx context.Context) error {
 }
 
 func (r *request) compile(ctx context.Context, names *lookups) (v1alpha1.CaptureFilterStatus, field.ErrorList) {
-	settings, path := r.capture.settings, field.NewPath("spec", "filter")
-	own := strings.TrimSpace(settings.Filter)
-	compiled, err := r.Compile(ctx, r.namespace, own, names.resolve)
+	settings := r.capture.settings
+	// By itself and as it was written, so that it is right where errors say that it is wrong.
+	compiled, err := r.Compile(ctx, r.namespace, settings.Filter, names.resolve)
 	if err != nil {
-		return compiled, field.ErrorList{field.Invalid(path, saidBack(settings.Filter), err.Error())}
+		return compiled, field.ErrorList{field.Invalid(field.NewPath("spec", "filter"), saidBack(settings.Filter), err.Error())}
 	}
 	text, err := filtertext.Text(settings, names.resolve)
 	var at *field.Error
@@ -166,7 +171,7 @@ func (r *request) compile(ctx context.Context, names *lookups) (v1alpha1.Capture
 		return compiled, field.ErrorList{at}
 	case err != nil:
 		return compiled, field.ErrorList{field.InternalError(field.NewPath("spec", "match"), err)}
-	case text == own:
+	case len(settings.Match) == 0:
 		return compiled, nil
 	}
 	compiled, err = r.Compile(ctx, r.namespace, text, names.resolve)
@@ -220,7 +225,7 @@ var resourcesOf = map[filtertext.Kind][]string{filtertext.Pod: {"pods"}, filtert
 
 // hostNetwork pods show the traffic of their node. Those that were named are refused to who may not record nodes, and
 // those that were selected are left out.
-func (r *request) hostNetwork(ctx context.Context, object runtime.Object, matches []Match) ([]Match, []string, error) {
+func (r *request) hostNetwork(ctx context.Context, matches []Match) ([]Match, []string, error) {
 	i := slices.IndexFunc(matches, func(m Match) bool { return m.HostNetwork && m.Pod != "" })
 	if !r.kind.namespaced || i < 0 {
 		return matches, nil, nil
@@ -229,7 +234,7 @@ func (r *request) hostNetwork(ctx context.Context, object runtime.Object, matche
 	if err == nil || !apierrors.IsForbidden(err) {
 		return matches, nil, err
 	}
-	if capture, ok := object.(*v1alpha1.Capture); ok && len(capture.Spec.Pods.Names) > 0 {
+	if capture, ok := r.object.(*v1alpha1.Capture); ok && len(capture.Spec.Pods.Names) > 0 {
 		return nil, nil, err
 	}
 	all := len(matches)

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"k8s.io/apimachinery/pkg/api/equality"
 	"sigs.k8s.io/yaml"
 
 	"github.com/networkobservability/networkobservability/apis/networkobservability/v1alpha1"
@@ -97,4 +98,25 @@ func TestPolicyFile(t *testing.T) {
 			t.Errorf("repeats credentials: %v", err)
 		}
 	}
+}
+
+// FuzzPolicy: whatever is in the file, it is taken or refused, and what is taken says the same when it is read again.
+func FuzzPolicy(f *testing.F) {
+	f.Add([]byte(policyFile))
+	f.Add([]byte("captures: {outputs: [{s3: {buckets: [a]}}], volumes: [b], maxClusterCaptures: 0}"))
+	f.Add([]byte("{"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		policy, err := ParsePolicy(text)
+		if err != nil {
+			return
+		}
+		written, err := yaml.Marshal(map[string]any{"captures": policy})
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := ParsePolicy(written)
+		if err != nil || !equality.Semantic.DeepEqual(again, policy) {
+			t.Errorf("%q is %+v, and again %+v, %v", text, policy, again, err)
+		}
+	})
 }

@@ -131,9 +131,11 @@ type visible struct {
 }
 
 func (r *request) visible(ctx context.Context, matches []Match) visible {
+	cluster, ok := r.object.(*v1alpha1.ClusterCapture)
+	nodes := ok && cluster.Spec.Nodes != nil
 	s := sight{request: r, everyPod: r.allowed(ctx, "pods", r.namespace, ""), namespaces: map[string]bool{}}
-	s.everyNode = r.recordsNodes && r.allowed(ctx, "nodes", "", "")
-	seen := visible{partial: !s.everyPod || r.recordsNodes && !s.everyNode}
+	s.everyNode = nodes && r.allowed(ctx, "nodes", "", "")
+	seen := visible{partial: !s.everyPod || nodes && !s.everyNode}
 	for _, m := range matches {
 		if s.of(ctx, m) {
 			seen.matches = append(seen.matches, m)

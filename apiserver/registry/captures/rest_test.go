@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -260,7 +261,7 @@ func TestUpdate(t *testing.T) {
 		t.Errorf("after applying: stop %v, generation %d", got.Spec.Stop, got.Generation)
 	}
 	for _, entry := range w.do(http.MethodGet, shop+"/web", "", "").capture(t).ManagedFields {
-		if owned := string(entry.FieldsV1.Raw); strings.Contains(owned, "requester") || strings.Contains(owned, "f:status") {
+		if owned := entry.FieldsV1.GetRawString(); strings.Contains(owned, "requester") || strings.Contains(owned, "f:status") {
 			t.Errorf("%s owns %s", entry.Manager, owned)
 		}
 	}
@@ -500,6 +501,38 @@ func TestPreview(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestManyAtOnce: each is answered about itself.
+func TestManyAtOnce(t *testing.T) {
+	w := newWorld(t, func(c *Config) {
+		c.Matches = func(object runtime.Object) ([]Match, error) {
+			return []Match{{Node: "n1", Namespace: "shop", Pod: "of-" + partsOf(object).meta.Name}}, nil
+		}
+	})
+	w.create("there", "", everyPod).capture(t)
+	var running sync.WaitGroup
+	for i := range 20 {
+		name := fmt.Sprintf("c%d", i)
+		running.Go(func() {
+			answered := w.apply("dry-"+name, "dryRun=All", everyPod)
+			if len(answered.warnings) != 1 || !strings.Contains(answered.warnings[0], "(of-dry-"+name+")") || !strings.Contains(answered.body, `"pod":"of-dry-`+name+`"`) {
+				t.Errorf("%s: answered %q, %s", name, answered.warnings, answered.body)
+			}
+		})
+		running.Go(func() {
+			if got := w.create(name, "", everyPod); got.code != http.StatusCreated {
+				t.Errorf("%s: answered %d: %s", name, got.code, got.body)
+			}
+		})
+		running.Go(func() {
+			if got := w.do(http.MethodGet, shop+"/there", "", ""); got.code != http.StatusOK {
+				t.Errorf("reading: answered %d: %s", got.code, got.body)
+			}
+			w.do(http.MethodPatch, shop+"/there", merge, `{"metadata": {"labels": {"a": "`+name+`"}}}`)
+		})
+	}
+	running.Wait()
 }
 
 // TestPreviewOfEverything asks for rights few times, however many match.
