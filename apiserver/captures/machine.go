@@ -547,6 +547,12 @@ func (m *machine) apportion(now time.Time) {
 		counts := countsOf(mem.state)
 		packets[i] = m.prepare(mem, &mem.packets, counts, counts.Packets, mem.state.GetPacketsLease(), 1)
 		bytes[i] = m.prepare(mem, &mem.bytes, counts, counts.Bytes, mem.state.GetBytesLease(), int64(m.packetBytes()))
+		if mem.state == nil || mem.state.PacketsLease == nil {
+			mem.packets.held = mem.packets.lease // It does not say, and so may hold all.
+		}
+		if mem.state == nil || mem.state.BytesLease == nil {
+			mem.bytes.held = mem.bytes.lease
+		}
 	}
 	used := false
 	if limit := m.packets(); limit != none {
@@ -638,7 +644,7 @@ func (m *machine) makeCalls(now time.Time, d *decision) {
 	if m.quiet() {
 		return
 	}
-	peers := m.peers()
+	among := m.peers()
 	for _, node := range slices.Sorted(maps.Keys(m.members)) {
 		mem := m.members[node]
 		switch {
@@ -648,7 +654,7 @@ func (m *machine) makeCalls(now time.Time, d *decision) {
 			d.soonest(mem.retryAt)
 			continue
 		}
-		c, at := m.callFor(mem, peers, now)
+		c, at := m.callFor(mem, among, now)
 		if c == nil {
 			d.soonest(at)
 			continue
@@ -659,7 +665,7 @@ func (m *machine) makeCalls(now time.Time, d *decision) {
 }
 
 // callFor is what to tell a node now, or when there will be something.
-func (m *machine) callFor(mem *member, peers [][]byte, now time.Time) (c *call, at time.Time) {
+func (m *machine) callFor(mem *member, peers peers, now time.Time) (c *call, at time.Time) {
 	switch {
 	case mem.lost && mem.running():
 		return m.stopCall(mem)
@@ -684,7 +690,7 @@ func (m *machine) stopCall(mem *member) (*call, time.Time) {
 	return &call{node: mem.node, stop: request}, time.Time{}
 }
 
-func (m *machine) ensureCall(mem *member, peers [][]byte, now time.Time) (*call, time.Time) {
+func (m *machine) ensureCall(mem *member, peers peers, now time.Time) (*call, time.Time) {
 	targets := m.allowed(mem.node)
 	switch {
 	case m.program == nil, mem.recorded && mem.state == nil, len(targets) == 0 && !mem.running():
@@ -701,8 +707,7 @@ func (m *machine) ensureCall(mem *member, peers [][]byte, now time.Time) (*call,
 	}
 	request := m.request(mem, targets)
 	withoutPeers := fingerprint(request)
-	request.Peers = peers
-	whole := fingerprint(request)
+	whole := withoutPeers ^ peers.fingerprint
 	switch {
 	case !mem.told, mem.withPeers != withoutPeers, !now.Before(mem.answered.Add(renewEvery)):
 	case mem.whole == whole:
@@ -710,6 +715,8 @@ func (m *machine) ensureCall(mem *member, peers [][]byte, now time.Time) (*call,
 	case now.Before(mem.peersAt.Add(peersEvery)):
 		return nil, mem.peersAt.Add(peersEvery)
 	}
+	request.EthernetFilter, request.RawFilter, request.FilterText = m.program.Ethernet, m.program.Raw, m.program.Text
+	request.Peers = peers.addresses
 	request.DurationNano = int64(max(left, time.Millisecond))
 	request.Revision = m.nextRevision()
 	mem.revision, mem.told, mem.whole, mem.withPeers, mem.peersAt = request.Revision, true, whole, withoutPeers, now
@@ -729,11 +736,10 @@ func (m *machine) nextRevision() int64 {
 	return m.base + m.sequence
 }
 
-// request is what a node is told, without revision, duration and peers.
+// request is what a node is told that may differ from what another is told, but for revision and duration.
 func (m *machine) request(mem *member, targets []*target) *agentv1.EnsureCaptureRequest {
 	r := &agentv1.EnsureCaptureRequest{
 		Uid: string(m.uid()), Namespace: m.meta.Namespace, Name: m.meta.Name,
-		EthernetFilter: m.program.Ethernet, RawFilter: m.program.Raw, FilterText: m.program.Text,
 		SnapLength: m.packetBytes(), RenewWithinNano: int64(renewWithin),
 		OncePerFlow: m.settings.VantagePoint != v1alpha1.BothEnds, NetworkSnapshot: m.settings.NetworkSnapshot,
 	}
@@ -775,9 +781,9 @@ func fingerprint(request *agentv1.EnsureCaptureRequest) uint64 {
 
 // peers are the addresses of pods that are being recorded, of all nodes, in a fixed order. A pod that is not recorded yet, or
 // no longer, is not among them: the other end of its flows would leave to it what nobody keeps.
-func (m *machine) peers() [][]byte {
+func (m *machine) peers() peers {
 	if m.settings.VantagePoint == v1alpha1.BothEnds || m.ending != "" {
-		return nil
+		return peers{}
 	}
 	var addresses []netip.Addr
 	for node, mem := range m.members {
@@ -800,11 +806,20 @@ func (m *machine) peers() [][]byte {
 	addresses = slices.Compact(addresses)
 	// A flow whose other end is beyond what a request holds is recorded at both ends, not at none.
 	addresses = addresses[:min(len(addresses), agentv1.MaxCapturePeers)]
-	peers := make([][]byte, len(addresses))
+	found := peers{addresses: make([][]byte, len(addresses))}
+	sum := fnv.New64a()
 	for i, address := range addresses {
-		peers[i] = address.AsSlice()
+		found.addresses[i] = address.AsSlice()
+		sum.Write(found.addresses[i])
 	}
-	return peers
+	found.fingerprint = sum.Sum64()
+	return found
+}
+
+// peers are the same in all requests.
+type peers struct {
+	addresses   [][]byte
+	fingerprint uint64
 }
 
 // done notes that a call to a node is over.

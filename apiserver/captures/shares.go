@@ -20,9 +20,9 @@ type share struct {
 
 	used int64
 	// held is what the node says that it holds; it counts when settled, which is when the node has answered to its last
-	// request and that one said ask.
-	held    int64
-	settled bool
+	// request and that one said ask. keeps: it was asked for some of its lease, and still holds all.
+	held           int64
+	settled, keeps bool
 	// live: more can be used, and the node answers. ended: nothing more will be used.
 	live, ended bool
 	// begun: the node records. starved: packets were dropped for want of more.
@@ -55,6 +55,7 @@ func apportion(limit, grain int64, shares []*share) (exhausted bool) {
 		case s.ended:
 			s.set(s.used)
 		case s.lowering() && s.settled:
+			s.keeps = s.held >= s.lease
 			s.set(max(min(s.lease, s.held), s.used))
 		}
 		used += s.used
@@ -116,7 +117,7 @@ func divide(rest, amount int64, to []*share) int64 {
 // takeBack asks those that have more than they need for half of it, and says whether there was anything to ask for.
 func takeBack(live []*share, grain int64) (asked bool) {
 	for _, s := range live {
-		if s.starved || s.lowering() || s.unused() == 0 {
+		if s.starved || s.lowering() || s.keeps || s.unused() == 0 {
 			continue
 		}
 		s.ask = s.used + s.unused()/2

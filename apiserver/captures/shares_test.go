@@ -56,6 +56,8 @@ type shareWorld struct {
 	agents  map[string]*storyAgent
 	leaders []*machine
 	targets []*target
+	// old agents give nothing back, and do not say what they hold.
+	old bool
 	// late are requests on their way, with whose they are.
 	late []lateCall
 }
@@ -71,6 +73,7 @@ func newShareWorld(t *testing.T, seed uint64) *shareWorld {
 	w.object = &v1alpha1.Capture{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web", UID: "u1", CreationTimestamp: metav1.NewTime(epoch)}}
 	w.object.Spec.Limits.Packets, w.object.Spec.VantagePoint = &w.limit, v1alpha1.BothEnds
 	w.object.Spec.DurationSeconds = new(int64(86400))
+	w.old = seed%4 == 0
 	for i := range 1 + w.random.IntN(4) {
 		node := fmt.Sprintf("n%d", i)
 		w.targets = append(w.targets, &target{Match: Match{Node: node, Namespace: "shop", Pod: node, UID: types.UID(node)}, key: node, running: true})
@@ -211,10 +214,10 @@ func (w *shareWorld) arrive(late lateCall, told bool) {
 	}
 	switch {
 	case c.ensure != nil && (a.state == nil || a.state.Phase == agentv1.CaptureState_PHASE_RUNNING):
-		lease := a.state.GetPacketsLease()
+		before := a.state.GetPacketsLease()
 		a.ensure(c.ensure, w.now)
-		if c.ensure.PacketsLease == nil {
-			a.state.PacketsLease = &lease
+		if c.ensure.PacketsLease == nil || w.old {
+			a.state.PacketsLease = new(max(before, c.ensure.GetPacketsLease()))
 		}
 	case c.stop != nil && a.state != nil:
 		a.state.Revision = revision
@@ -226,17 +229,26 @@ func (w *shareWorld) arrive(late lateCall, told bool) {
 		return
 	}
 	if told && a.state != nil {
-		m.answer(c.node, copied(a.state), w.now)
+		m.answer(c.node, w.said(a), w.now)
 	} else {
 		m.failed(c.node, failedSilent, errNotSynced, w.now)
 	}
 	m.done(c.node, w.now)
 }
 
+// said is what an agent says of itself.
+func (w *shareWorld) said(a *storyAgent) *agentv1.CaptureState {
+	state := copied(a.state)
+	if w.old {
+		state.PacketsLease = nil
+	}
+	return state
+}
+
 func (w *shareWorld) look(m *machine) {
 	for _, node := range m.looks(w.now) {
 		if a := w.agents[node]; a.state != nil {
-			m.answer(node, copied(a.state), w.now)
+			m.answer(node, w.said(a), w.now)
 		} else if !m.member(node).busy {
 			m.answer(node, nil, w.now)
 		}
