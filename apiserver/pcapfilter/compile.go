@@ -24,7 +24,7 @@ type Options struct {
 	// SnapLen is how many bytes of a packet the program asks for when it accepts; 0 is the most, 262144.
 	SnapLen uint32
 	// Resolve returns the addresses of a name. Names are refused if it is nil. It is called once per name; its
-	// errors become part of the filter's, so they should say what to do. Zones of addresses are left out.
+	// errors become part of the filter's, so they should say what to do. Order, repetitions and zones do not matter.
 	Resolve func(Name) ([]netip.Addr, error)
 }
 

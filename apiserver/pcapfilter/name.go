@@ -3,6 +3,7 @@ package pcapfilter
 import (
 	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -78,6 +79,8 @@ func (g *generator) resolve(t token) ([]netip.Addr, error) {
 				addresses = append(addresses, a.Unmap().WithZone(""))
 			}
 		}
+		slices.SortFunc(addresses, netip.Addr.Compare) // so that the program does not depend on the answer's order
+		addresses = slices.Compact(addresses)
 		g.resolved[n] = addresses
 	}
 	if len(addresses) == 0 {
