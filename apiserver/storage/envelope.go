@@ -66,6 +66,8 @@ type host struct {
 	client     rest.Interface
 	parameters runtime.ParameterCodec
 	kind       kind
+	// ended ends requests that nobody waits for any more: those of the cache have no context of their own.
+	ended context.Context
 }
 
 // newHost makes a client of its own: it is not throttled, because the host's priority and fairness already is, and it
@@ -87,7 +89,21 @@ func newHost(config *rest.Config, kind kind) (*host, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making a client of the cluster for %s: %w", kind.resource, err)
 	}
-	return &host{client: client, parameters: runtime.NewParameterCodec(scheme), kind: kind}, nil
+	return &host{client: client, parameters: runtime.NewParameterCodec(scheme), kind: kind, ended: context.Background()}, nil
+}
+
+// until is a host whose requests end when end is called.
+func (h *host) until() (bounded *host, end context.CancelFunc) {
+	copied := *h
+	copied.ended, end = context.WithCancel(h.ended)
+	return &copied, end
+}
+
+// bound gives a request an end.
+func (h *host) bound(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(ctx, hostTimeout)
+	stop := context.AfterFunc(h.ended, cancel)
+	return ctx, func() { stop(); cancel() }
 }
 
 func (h *host) envelope(name, namespace string, labels map[string]string, object []byte) *envelope {
@@ -99,14 +115,14 @@ func (h *host) envelope(name, namespace string, labels map[string]string, object
 }
 
 func (h *host) get(ctx context.Context, name string) (*envelope, error) {
-	ctx, cancel := context.WithTimeout(ctx, hostTimeout)
+	ctx, cancel := h.bound(ctx)
 	defer cancel()
 	got := &envelope{}
 	return got, h.client.Get().Namespace(agentv1.Namespace).Resource(h.kind.resource).Name(name).Do(ctx).Into(got)
 }
 
 func (h *host) create(ctx context.Context, e *envelope) (*envelope, error) {
-	ctx, cancel := context.WithTimeout(ctx, hostTimeout)
+	ctx, cancel := h.bound(ctx)
 	defer cancel()
 	got := &envelope{}
 	return got, h.client.Post().Namespace(agentv1.Namespace).Resource(h.kind.resource).Body(e).Do(ctx).Into(got)
@@ -114,7 +130,7 @@ func (h *host) create(ctx context.Context, e *envelope) (*envelope, error) {
 
 // update replaces the envelope if it is still at the resourceVersion that e has.
 func (h *host) update(ctx context.Context, e *envelope) (*envelope, error) {
-	ctx, cancel := context.WithTimeout(ctx, hostTimeout)
+	ctx, cancel := h.bound(ctx)
 	defer cancel()
 	got := &envelope{}
 	return got, h.client.Put().Namespace(agentv1.Namespace).Resource(h.kind.resource).Name(e.Name).Body(e).Do(ctx).Into(got)
@@ -122,14 +138,14 @@ func (h *host) update(ctx context.Context, e *envelope) (*envelope, error) {
 
 // delete deletes the envelope if it is still at the resourceVersion.
 func (h *host) delete(ctx context.Context, name, resourceVersion string) error {
-	ctx, cancel := context.WithTimeout(ctx, hostTimeout)
+	ctx, cancel := h.bound(ctx)
 	defer cancel()
 	options := &metav1.DeleteOptions{Preconditions: &metav1.Preconditions{ResourceVersion: &resourceVersion}}
 	return h.client.Delete().Namespace(agentv1.Namespace).Resource(h.kind.resource).Name(name).Body(options).Do(ctx).Error()
 }
 
 func (h *host) list(ctx context.Context, options metav1.ListOptions) (*envelopeList, error) {
-	ctx, cancel := context.WithTimeout(ctx, hostTimeout)
+	ctx, cancel := h.bound(ctx)
 	defer cancel()
 	request := h.client.Get().Namespace(agentv1.Namespace).Resource(h.kind.resource).VersionedParams(&options, h.parameters)
 	if options.ResourceVersionMatch == metav1.ResourceVersionMatchExact {

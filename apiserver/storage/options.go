@@ -109,6 +109,7 @@ func decorator(host *host) generic.StorageDecorator {
 	return func(config *storagebackend.ConfigForResource, prefix string, keyFunc func(runtime.Object) (string, error),
 		newFunc, newList func() runtime.Object, attrs apistorage.AttrFunc, trigger apistorage.IndexerFuncs, indexers *cache.Indexers,
 	) (apistorage.Interface, factory.DestroyFunc, error) {
+		host, end := host.until()
 		store := &store{host: host, codec: config.Codec, prefix: prefix, newFunc: newFunc, newList: newList}
 		watchCache, err := cacher.NewCacherFromConfig(cacher.Config{
 			Storage: store, Versioner: store.versioner, GroupResource: config.GroupResource,
@@ -117,10 +118,12 @@ func decorator(host *host) generic.StorageDecorator {
 			NewFunc: newFunc, NewListFunc: newList, Codec: config.Codec,
 		})
 		if err != nil {
+			end()
 			return nil, nil, fmt.Errorf("making the cache of %s: %w", config.GroupResource, err)
 		}
 		delegator := cacher.NewCacheDelegator(watchCache, store)
 		destroy := sync.OnceFunc(func() {
+			end()
 			delegator.Stop()
 			watchCache.Stop()
 		})
