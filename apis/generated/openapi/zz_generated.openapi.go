@@ -1006,7 +1006,7 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureOutpu
 					},
 					"secretName": {
 						SchemaProps: spec.SchemaProps{
-							Description: "secretName is a Secret of the Capture's namespace with the key accountKey or sasToken. The requester must be allowed to get it. By default the identity of the node agents is used.",
+							Description: "secretName is a Secret of the Capture's namespace, or for a ClusterCapture of network-observability, with the key accountKey or sasToken. The requester must be allowed to get it. By default the identity of the node agents is used, if the operator allows it.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
@@ -1047,7 +1047,7 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureOutpu
 					},
 					"secretName": {
 						SchemaProps: spec.SchemaProps{
-							Description: "secretName is a Secret of the Capture's namespace with the key serviceAccountKey (JSON). The requester must be allowed to get it. By default the identity of the node agents is used.",
+							Description: "secretName is a Secret of the Capture's namespace, or for a ClusterCapture of network-observability, with the key serviceAccountKey (JSON). The requester must be allowed to get it. By default the identity of the node agents is used, if the operator allows it.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
@@ -1082,21 +1082,21 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureOutpu
 					},
 					"region": {
 						SchemaProps: spec.SchemaProps{
-							Description: "region of the bucket.",
+							Description: "region of the bucket. It is needed where there is no endpoint.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
 					},
 					"prefix": {
 						SchemaProps: spec.SchemaProps{
-							Description: "prefix of the names of the objects, without a leading slash.",
+							Description: "prefix of the names of the objects: names of letters, digits, \"-\", \"_\", \".\" and \"=\", joined by single slashes.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
 					},
 					"secretName": {
 						SchemaProps: spec.SchemaProps{
-							Description: "secretName is a Secret of the Capture's namespace with the keys accessKeyID, secretAccessKey and, if need be, sessionToken. The requester must be allowed to get it. By default the identity of the node agents is used.",
+							Description: "secretName is a Secret of the Capture's namespace, or for a ClusterCapture of network-observability, with the keys accessKeyID, secretAccessKey and, if need be, sessionToken. The requester must be allowed to get it. By default the identity of the node agents is used, if the operator allows it.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
@@ -1188,7 +1188,7 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureOutpu
 					},
 					"path": {
 						SchemaProps: spec.SchemaProps{
-							Description: "path is a folder in it, without a leading slash.",
+							Description: "path is a folder in it, written as a prefix is.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
@@ -1216,13 +1216,13 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CapturePeer(
 					},
 					"pod": {
 						SchemaProps: spec.SchemaProps{
-							Description: "pod is a pod, by its addresses when the capture starts.",
+							Description: "pod is a pod, by its addresses when the capture starts. The requester must be allowed to get it.",
 							Ref:         ref(v1alpha1.CapturePeerName{}.OpenAPIModelName()),
 						},
 					},
 					"service": {
 						SchemaProps: spec.SchemaProps{
-							Description: "service is a Service, by its cluster addresses when the capture starts.",
+							Description: "service is a Service, by its cluster addresses when the capture starts. The requester must be allowed to get it.",
 							Ref:         ref(v1alpha1.CapturePeerName{}.OpenAPIModelName()),
 						},
 					},
@@ -1549,7 +1549,7 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureSetti
 				Properties: map[string]spec.Schema{
 					"filter": {
 						SchemaProps: spec.SchemaProps{
-							Description: "filter chooses packets in the grammar of tcpdump (pcap-filter(7)), such as \"tcp port 443 and not host 192.0.2.1\". Where tcpdump takes the name of a host, it takes names of pods and Services. By default every packet.",
+							Description: "filter chooses packets in the grammar of tcpdump (pcap-filter(7)), such as \"tcp port 443 and not host 192.0.2.1\". Where tcpdump takes the name of a host, it takes names of pods and Services that the requester may get. By default every packet. A filter that may look at payload takes the right to get the subresource pcap.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
@@ -1561,7 +1561,7 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureSetti
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "match chooses packets that match at least one of its items, beside the filter.",
+							Description: "match chooses packets that match at least one of its items, of which there are at most 64, beside the filter.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
@@ -1591,7 +1591,7 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureSetti
 					},
 					"startTime": {
 						SchemaProps: spec.SchemaProps{
-							Description: "startTime is when to begin. By default at once.",
+							Description: "startTime is when to begin, at most 30 days ahead. By default at once.",
 							Ref:         ref(v1.Time{}.OpenAPIModelName()),
 						},
 					},
@@ -1626,7 +1626,7 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureSetti
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "outputs are where the recorded packets are copied to when the capture has ended. They stay on the nodes as well.",
+							Description: "outputs are where the recorded packets are copied to when the capture has ended, at most 8. They stay on the nodes as well. The requester must be allowed to get the subresource pcap.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
@@ -1639,7 +1639,7 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureSetti
 					},
 					"networkSnapshot": {
 						SchemaProps: spec.SchemaProps{
-							Description: "networkSnapshot also records the state of the network of each node and pod at the start: addresses, neighbours, routes, rules, nftables, sockets and sysctls. It is copied to the outputs beside the packets.",
+							Description: "networkSnapshot also records the state of the network of each node and pod at the start: addresses, neighbours, routes, rules, nftables, sockets and sysctls. It is copied to the outputs beside the packets, and needs one.",
 							Type:        []string{"boolean"},
 							Format:      "",
 						},
@@ -1677,7 +1677,7 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureSpec(
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "CaptureSpec says what to record. It cannot be changed, but for stop, which can be set once.",
+				Description: "CaptureSpec says what to record. It cannot be changed once the capture is there, but for stop, which can be set.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"pods": {
@@ -1689,7 +1689,7 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureSpec(
 					},
 					"filter": {
 						SchemaProps: spec.SchemaProps{
-							Description: "filter chooses packets in the grammar of tcpdump (pcap-filter(7)), such as \"tcp port 443 and not host 192.0.2.1\". Where tcpdump takes the name of a host, it takes names of pods and Services. By default every packet.",
+							Description: "filter chooses packets in the grammar of tcpdump (pcap-filter(7)), such as \"tcp port 443 and not host 192.0.2.1\". Where tcpdump takes the name of a host, it takes names of pods and Services that the requester may get. By default every packet. A filter that may look at payload takes the right to get the subresource pcap.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
@@ -1701,7 +1701,7 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureSpec(
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "match chooses packets that match at least one of its items, beside the filter.",
+							Description: "match chooses packets that match at least one of its items, of which there are at most 64, beside the filter.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
@@ -1731,7 +1731,7 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureSpec(
 					},
 					"startTime": {
 						SchemaProps: spec.SchemaProps{
-							Description: "startTime is when to begin. By default at once.",
+							Description: "startTime is when to begin, at most 30 days ahead. By default at once.",
 							Ref:         ref(v1.Time{}.OpenAPIModelName()),
 						},
 					},
@@ -1766,7 +1766,7 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureSpec(
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "outputs are where the recorded packets are copied to when the capture has ended. They stay on the nodes as well.",
+							Description: "outputs are where the recorded packets are copied to when the capture has ended, at most 8. They stay on the nodes as well. The requester must be allowed to get the subresource pcap.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
@@ -1779,7 +1779,7 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureSpec(
 					},
 					"networkSnapshot": {
 						SchemaProps: spec.SchemaProps{
-							Description: "networkSnapshot also records the state of the network of each node and pod at the start: addresses, neighbours, routes, rules, nftables, sockets and sysctls. It is copied to the outputs beside the packets.",
+							Description: "networkSnapshot also records the state of the network of each node and pod at the start: addresses, neighbours, routes, rules, nftables, sockets and sysctls. It is copied to the outputs beside the packets, and needs one.",
 							Type:        []string{"boolean"},
 							Format:      "",
 						},
@@ -2236,7 +2236,7 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_ClusterCaptu
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "ClusterCaptureSpec says what to record: nodes, pods or both. It cannot be changed, but for stop, which can be set once.",
+				Description: "ClusterCaptureSpec says what to record: nodes, pods or both. It cannot be changed once the capture is there, but for stop, which can be set.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"nodes": {
@@ -2253,7 +2253,7 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_ClusterCaptu
 					},
 					"filter": {
 						SchemaProps: spec.SchemaProps{
-							Description: "filter chooses packets in the grammar of tcpdump (pcap-filter(7)), such as \"tcp port 443 and not host 192.0.2.1\". Where tcpdump takes the name of a host, it takes names of pods and Services. By default every packet.",
+							Description: "filter chooses packets in the grammar of tcpdump (pcap-filter(7)), such as \"tcp port 443 and not host 192.0.2.1\". Where tcpdump takes the name of a host, it takes names of pods and Services that the requester may get. By default every packet. A filter that may look at payload takes the right to get the subresource pcap.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
@@ -2265,7 +2265,7 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_ClusterCaptu
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "match chooses packets that match at least one of its items, beside the filter.",
+							Description: "match chooses packets that match at least one of its items, of which there are at most 64, beside the filter.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
@@ -2295,7 +2295,7 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_ClusterCaptu
 					},
 					"startTime": {
 						SchemaProps: spec.SchemaProps{
-							Description: "startTime is when to begin. By default at once.",
+							Description: "startTime is when to begin, at most 30 days ahead. By default at once.",
 							Ref:         ref(v1.Time{}.OpenAPIModelName()),
 						},
 					},
@@ -2330,7 +2330,7 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_ClusterCaptu
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "outputs are where the recorded packets are copied to when the capture has ended. They stay on the nodes as well.",
+							Description: "outputs are where the recorded packets are copied to when the capture has ended, at most 8. They stay on the nodes as well. The requester must be allowed to get the subresource pcap.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
@@ -2343,7 +2343,7 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_ClusterCaptu
 					},
 					"networkSnapshot": {
 						SchemaProps: spec.SchemaProps{
-							Description: "networkSnapshot also records the state of the network of each node and pod at the start: addresses, neighbours, routes, rules, nftables, sockets and sysctls. It is copied to the outputs beside the packets.",
+							Description: "networkSnapshot also records the state of the network of each node and pod at the start: addresses, neighbours, routes, rules, nftables, sockets and sysctls. It is copied to the outputs beside the packets, and needs one.",
 							Type:        []string{"boolean"},
 							Format:      "",
 						},

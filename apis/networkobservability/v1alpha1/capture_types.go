@@ -55,7 +55,7 @@ type ClusterCaptureList struct {
 	Items []ClusterCapture `json:"items"`
 }
 
-// CaptureSpec says what to record. It cannot be changed, but for stop, which can be set once.
+// CaptureSpec says what to record. It cannot be changed once the capture is there, but for stop, which can be set.
 type CaptureSpec struct {
 	// pods are the pods of this namespace to record.
 	Pods CapturePods `json:"pods"`
@@ -63,7 +63,8 @@ type CaptureSpec struct {
 	CaptureSettings `json:",inline"`
 }
 
-// ClusterCaptureSpec says what to record: nodes, pods or both. It cannot be changed, but for stop, which can be set once.
+// ClusterCaptureSpec says what to record: nodes, pods or both. It cannot be changed once the capture is there, but for stop,
+// which can be set.
 type ClusterCaptureSpec struct {
 	// nodes are the nodes to record, in their own network namespace.
 	// +optional
@@ -147,10 +148,11 @@ const (
 // CaptureSettings is what both kinds of capture have.
 type CaptureSettings struct {
 	// filter chooses packets in the grammar of tcpdump (pcap-filter(7)), such as "tcp port 443 and not host 192.0.2.1".
-	// Where tcpdump takes the name of a host, it takes names of pods and Services. By default every packet.
+	// Where tcpdump takes the name of a host, it takes names of pods and Services that the requester may get. By default
+	// every packet. A filter that may look at payload takes the right to get the subresource pcap.
 	// +optional
 	Filter string `json:"filter,omitempty"`
-	// match chooses packets that match at least one of its items, beside the filter.
+	// match chooses packets that match at least one of its items, of which there are at most 64, beside the filter.
 	// +optional
 	// +listType=atomic
 	Match []CaptureMatch `json:"match,omitempty"`
@@ -165,7 +167,7 @@ type CaptureSettings struct {
 	// +default="OncePerFlow"
 	VantagePoint CaptureVantagePoint `json:"vantagePoint,omitempty"`
 
-	// startTime is when to begin. By default at once.
+	// startTime is when to begin, at most 30 days ahead. By default at once.
 	// +optional
 	StartTime *metav1.Time `json:"startTime,omitempty"`
 	// durationSeconds is for how long packets are recorded: 1 to 86400. Default 300.
@@ -179,13 +181,14 @@ type CaptureSettings struct {
 	// +optional
 	Ring *CaptureRing `json:"ring,omitempty"`
 
-	// outputs are where the recorded packets are copied to when the capture has ended. They stay on the nodes as well.
+	// outputs are where the recorded packets are copied to when the capture has ended, at most 8. They stay on the nodes as
+	// well. The requester must be allowed to get the subresource pcap.
 	// +optional
 	// +listType=map
 	// +listMapKey=name
 	Outputs []CaptureOutput `json:"outputs,omitempty"`
 	// networkSnapshot also records the state of the network of each node and pod at the start: addresses, neighbours,
-	// routes, rules, nftables, sockets and sysctls. It is copied to the outputs beside the packets.
+	// routes, rules, nftables, sockets and sysctls. It is copied to the outputs beside the packets, and needs one.
 	// +optional
 	NetworkSnapshot bool `json:"networkSnapshot,omitempty"`
 
@@ -264,10 +267,10 @@ type CapturePeer struct {
 	// cidr is an address or a range of them, such as 192.0.2.0/24 or 2001:db8::1.
 	// +optional
 	CIDR string `json:"cidr,omitempty"`
-	// pod is a pod, by its addresses when the capture starts.
+	// pod is a pod, by its addresses when the capture starts. The requester must be allowed to get it.
 	// +optional
 	Pod *CapturePeerName `json:"pod,omitempty"`
-	// service is a Service, by its cluster addresses when the capture starts.
+	// service is a Service, by its cluster addresses when the capture starts. The requester must be allowed to get it.
 	// +optional
 	Service *CapturePeerName `json:"service,omitempty"`
 }
@@ -334,14 +337,15 @@ type CaptureOutputS3 struct {
 	// endpoint is the URL of the service, such as https://s3.example.com. By default that of Amazon for the region.
 	// +optional
 	Endpoint string `json:"endpoint,omitempty"`
-	// region of the bucket.
+	// region of the bucket. It is needed where there is no endpoint.
 	// +optional
 	Region string `json:"region,omitempty"`
-	// prefix of the names of the objects, without a leading slash.
+	// prefix of the names of the objects: names of letters, digits, "-", "_", "." and "=", joined by single slashes.
 	// +optional
 	Prefix string `json:"prefix,omitempty"`
-	// secretName is a Secret of the Capture's namespace with the keys accessKeyID, secretAccessKey and, if need be,
-	// sessionToken. The requester must be allowed to get it. By default the identity of the node agents is used.
+	// secretName is a Secret of the Capture's namespace, or for a ClusterCapture of network-observability, with the keys
+	// accessKeyID, secretAccessKey and, if need be, sessionToken. The requester must be allowed to get it. By default the
+	// identity of the node agents is used, if the operator allows it.
 	// +optional
 	SecretName string `json:"secretName,omitempty"`
 }
@@ -356,8 +360,9 @@ type CaptureOutputAzureBlob struct {
 	Endpoint string `json:"endpoint,omitempty"`
 	// +optional
 	Prefix string `json:"prefix,omitempty"`
-	// secretName is a Secret of the Capture's namespace with the key accountKey or sasToken. The requester must be
-	// allowed to get it. By default the identity of the node agents is used.
+	// secretName is a Secret of the Capture's namespace, or for a ClusterCapture of network-observability, with the key
+	// accountKey or sasToken. The requester must be allowed to get it. By default the identity of the node agents is used,
+	// if the operator allows it.
 	// +optional
 	SecretName string `json:"secretName,omitempty"`
 }
@@ -370,8 +375,9 @@ type CaptureOutputGoogleCloudStorage struct {
 	Endpoint string `json:"endpoint,omitempty"`
 	// +optional
 	Prefix string `json:"prefix,omitempty"`
-	// secretName is a Secret of the Capture's namespace with the key serviceAccountKey (JSON). The requester must be
-	// allowed to get it. By default the identity of the node agents is used.
+	// secretName is a Secret of the Capture's namespace, or for a ClusterCapture of network-observability, with the key
+	// serviceAccountKey (JSON). The requester must be allowed to get it. By default the identity of the node agents is used,
+	// if the operator allows it.
 	// +optional
 	SecretName string `json:"secretName,omitempty"`
 }
@@ -380,7 +386,7 @@ type CaptureOutputGoogleCloudStorage struct {
 type CaptureOutputVolume struct {
 	// volume is the name that the operator gave it.
 	Volume string `json:"volume"`
-	// path is a folder in it, without a leading slash.
+	// path is a folder in it, written as a prefix is.
 	// +optional
 	Path string `json:"path,omitempty"`
 }

@@ -29,8 +29,9 @@ type CaptureOutputAzureBlobApplyConfiguration struct {
 	// endpoint is the URL of the service. By default https://ACCOUNT.blob.core.windows.net.
 	Endpoint *string `json:"endpoint,omitempty"`
 	Prefix   *string `json:"prefix,omitempty"`
-	// secretName is a Secret of the Capture's namespace with the key accountKey or sasToken. The requester must be
-	// allowed to get it. By default the identity of the node agents is used.
+	// secretName is a Secret of the Capture's namespace, or for a ClusterCapture of network-observability, with the key
+	// accountKey or sasToken. The requester must be allowed to get it. By default the identity of the node agents is used,
+	// if the operator allows it.
 	SecretName *string `json:"secretName,omitempty"`
 }
 

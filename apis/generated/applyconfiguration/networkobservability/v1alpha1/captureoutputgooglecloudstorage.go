@@ -27,8 +27,9 @@ type CaptureOutputGoogleCloudStorageApplyConfiguration struct {
 	// endpoint is the URL of the service. By default that of Google.
 	Endpoint *string `json:"endpoint,omitempty"`
 	Prefix   *string `json:"prefix,omitempty"`
-	// secretName is a Secret of the Capture's namespace with the key serviceAccountKey (JSON). The requester must be
-	// allowed to get it. By default the identity of the node agents is used.
+	// secretName is a Secret of the Capture's namespace, or for a ClusterCapture of network-observability, with the key
+	// serviceAccountKey (JSON). The requester must be allowed to get it. By default the identity of the node agents is used,
+	// if the operator allows it.
 	SecretName *string `json:"secretName,omitempty"`
 }
 

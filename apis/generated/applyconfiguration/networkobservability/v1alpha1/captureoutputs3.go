@@ -26,12 +26,13 @@ type CaptureOutputS3ApplyConfiguration struct {
 	Bucket *string `json:"bucket,omitempty"`
 	// endpoint is the URL of the service, such as https://s3.example.com. By default that of Amazon for the region.
 	Endpoint *string `json:"endpoint,omitempty"`
-	// region of the bucket.
+	// region of the bucket. It is needed where there is no endpoint.
 	Region *string `json:"region,omitempty"`
-	// prefix of the names of the objects, without a leading slash.
+	// prefix of the names of the objects: names of letters, digits, "-", "_", "." and "=", joined by single slashes.
 	Prefix *string `json:"prefix,omitempty"`
-	// secretName is a Secret of the Capture's namespace with the keys accessKeyID, secretAccessKey and, if need be,
-	// sessionToken. The requester must be allowed to get it. By default the identity of the node agents is used.
+	// secretName is a Secret of the Capture's namespace, or for a ClusterCapture of network-observability, with the keys
+	// accessKeyID, secretAccessKey and, if need be, sessionToken. The requester must be allowed to get it. By default the
+	// identity of the node agents is used, if the operator allows it.
 	SecretName *string `json:"secretName,omitempty"`
 }
 

@@ -25,7 +25,7 @@ package v1alpha1
 type CaptureOutputVolumeApplyConfiguration struct {
 	// volume is the name that the operator gave it.
 	Volume *string `json:"volume,omitempty"`
-	// path is a folder in it, without a leading slash.
+	// path is a folder in it, written as a prefix is.
 	Path *string `json:"path,omitempty"`
 }
 

@@ -25,9 +25,9 @@ package v1alpha1
 type CapturePeerApplyConfiguration struct {
 	// cidr is an address or a range of them, such as 192.0.2.0/24 or 2001:db8::1.
 	CIDR *string `json:"cidr,omitempty"`
-	// pod is a pod, by its addresses when the capture starts.
+	// pod is a pod, by its addresses when the capture starts. The requester must be allowed to get it.
 	Pod *CapturePeerNameApplyConfiguration `json:"pod,omitempty"`
-	// service is a Service, by its cluster addresses when the capture starts.
+	// service is a Service, by its cluster addresses when the capture starts. The requester must be allowed to get it.
 	Service *CapturePeerNameApplyConfiguration `json:"service,omitempty"`
 }
 

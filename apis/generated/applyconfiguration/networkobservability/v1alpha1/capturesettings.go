@@ -29,16 +29,17 @@ import (
 // CaptureSettings is what both kinds of capture have.
 type CaptureSettingsApplyConfiguration struct {
 	// filter chooses packets in the grammar of tcpdump (pcap-filter(7)), such as "tcp port 443 and not host 192.0.2.1".
-	// Where tcpdump takes the name of a host, it takes names of pods and Services. By default every packet.
+	// Where tcpdump takes the name of a host, it takes names of pods and Services that the requester may get. By default
+	// every packet. A filter that may look at payload takes the right to get the subresource pcap.
 	Filter *string `json:"filter,omitempty"`
-	// match chooses packets that match at least one of its items, beside the filter.
+	// match chooses packets that match at least one of its items, of which there are at most 64, beside the filter.
 	Match []CaptureMatchApplyConfiguration `json:"match,omitempty"`
 	// packetBytes is how many bytes of each packet are kept, from the link-layer header on: 64 to 262144, which is the
 	// default.
 	PacketBytes *int32 `json:"packetBytes,omitempty"`
 	// vantagePoint says where a flow between two recorded pods is recorded. Default OncePerFlow.
 	VantagePoint *networkobservabilityv1alpha1.CaptureVantagePoint `json:"vantagePoint,omitempty"`
-	// startTime is when to begin. By default at once.
+	// startTime is when to begin, at most 30 days ahead. By default at once.
 	StartTime *v1.Time `json:"startTime,omitempty"`
 	// durationSeconds is for how long packets are recorded: 1 to 86400. Default 300.
 	DurationSeconds *int64 `json:"durationSeconds,omitempty"`
@@ -46,10 +47,11 @@ type CaptureSettingsApplyConfiguration struct {
 	Limits *CaptureLimitsApplyConfiguration `json:"limits,omitempty"`
 	// ring keeps only the newest packets of each interface, in files of a fixed size. By default everything is kept.
 	Ring *CaptureRingApplyConfiguration `json:"ring,omitempty"`
-	// outputs are where the recorded packets are copied to when the capture has ended. They stay on the nodes as well.
+	// outputs are where the recorded packets are copied to when the capture has ended, at most 8. They stay on the nodes as
+	// well. The requester must be allowed to get the subresource pcap.
 	Outputs []CaptureOutputApplyConfiguration `json:"outputs,omitempty"`
 	// networkSnapshot also records the state of the network of each node and pod at the start: addresses, neighbours,
-	// routes, rules, nftables, sockets and sysctls. It is copied to the outputs beside the packets.
+	// routes, rules, nftables, sockets and sysctls. It is copied to the outputs beside the packets, and needs one.
 	NetworkSnapshot *bool `json:"networkSnapshot,omitempty"`
 	// ttlSecondsAfterFinished is how long the capture and its packets are kept after it ended, at most 2592000 (30 days).
 	// Default 86400; 0 deletes it at once.

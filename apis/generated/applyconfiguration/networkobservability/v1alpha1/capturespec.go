@@ -26,7 +26,7 @@ import (
 // CaptureSpecApplyConfiguration represents a declarative configuration of the CaptureSpec type for use
 // with apply.
 //
-// CaptureSpec says what to record. It cannot be changed, but for stop, which can be set once.
+// CaptureSpec says what to record. It cannot be changed once the capture is there, but for stop, which can be set.
 type CaptureSpecApplyConfiguration struct {
 	// pods are the pods of this namespace to record.
 	Pods                              *CapturePodsApplyConfiguration `json:"pods,omitempty"`

@@ -26,7 +26,8 @@ import (
 // ClusterCaptureSpecApplyConfiguration represents a declarative configuration of the ClusterCaptureSpec type for use
 // with apply.
 //
-// ClusterCaptureSpec says what to record: nodes, pods or both. It cannot be changed, but for stop, which can be set once.
+// ClusterCaptureSpec says what to record: nodes, pods or both. It cannot be changed once the capture is there, but for stop,
+// which can be set.
 type ClusterCaptureSpecApplyConfiguration struct {
 	// nodes are the nodes to record, in their own network namespace.
 	Nodes *CaptureNodesApplyConfiguration `json:"nodes,omitempty"`
