@@ -158,7 +158,7 @@ func (d *director) follow(ctx context.Context, c *capture) error {
 		if d.followed[node] {
 			continue
 		}
-		giveBack, err := d.streams.limits.take(1)
+		giveBack, err := d.streams.limits.take(1, 1)
 		if err != nil {
 			return fmt.Errorf("following another node: %w", err)
 		}

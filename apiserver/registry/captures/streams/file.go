@@ -255,12 +255,13 @@ func (s *session) mergeFile(ctx context.Context, out *output, file *pcapfile.Fil
 	to := &fileSink{file: file, out: out, sought: from > 0}
 	m := &merge{clock: s.streams.Clock, sink: to, events: make(chan event), maxCaptured: s.capture.header.SnapLength}
 	var inputs []*input
+	batches := batchesFor(len(file.Nodes()))
 	for _, node := range file.Nodes() {
 		if node.State.BlockBytes > 0 && slices.ContainsFunc(node.State.Parts, s.shows) {
-			inputs = append(inputs, newInput(node.Name, s.ahead(len(file.Nodes()))))
+			inputs = append(inputs, newInput(node.Name, batches))
 		}
 	}
-	giveBack, err := s.streams.limits.take(len(inputs))
+	giveBack, err := s.streams.limits.take(len(inputs), batches)
 	if err != nil {
 		return 0, err
 	}
@@ -286,7 +287,8 @@ func (s *session) mergeFile(ctx context.Context, out *output, file *pcapfile.Fil
 	return to.skipped, s.checkWhole(file, inputs, from)
 }
 
-func (s *session) ahead(nodes int) int {
+// batchesFor is how many batches of each of so many nodes may be held.
+func batchesFor(nodes int) int {
 	if nodes <= fewNodes {
 		return 2
 	}

@@ -8,9 +8,8 @@ import (
 )
 
 const (
-	// nodeMemory is what the stream of one node may hold: a window and a batch, each of which may be followed by a part of
-	// a packet.
-	nodeMemory = 320 << 10
+	// windowMemory and batchMemory are what the stream of a node may hold, for each batch.
+	windowMemory, batchMemory = 64 << 10, 256 << 10
 	// retryAfter is what clients over a limit are told to wait, in seconds.
 	retryAfter = 5
 )
@@ -50,13 +49,15 @@ func (l *limits) leave(user string) {
 	}
 }
 
-// take takes memory for the streams of so many nodes. The error is an API error with status 429.
-func (l *limits) take(nodes int) (giveBack func(), err error) {
+// take takes memory for the streams of so many nodes. The error is an API error with status 429, or 400 when there would
+// never be enough.
+func (l *limits) take(nodes, batches int) (giveBack func(), err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	want := int64(nodes) * nodeMemory
+	each := int64(windowMemory + batches*batchMemory)
+	want := int64(nodes) * each
 	if want > l.memory {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("packets of %d nodes are more than can be merged at a time (%d): narrow the request with node=", nodes, l.memory/nodeMemory))
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("packets of %d nodes are more than can be merged at a time (%d): narrow the request with node=", nodes, l.memory/each))
 	}
 	if l.used+want > l.memory {
 		return nil, apierrors.NewTooManyRequests(fmt.Sprintf("there is no memory to read from %d more nodes", nodes), retryAfter)
