@@ -144,17 +144,17 @@ func (c *capture) begin() error {
 	return c.save()
 }
 
-// save writes the meta file.
+// save writes the meta file. While a capture runs nobody waits for it to be on disk, as its packets are not either.
 func (c *capture) save() error {
 	c.mu.Lock()
 	text, err := protojson.Marshal(c.request)
 	c.Request = text
-	content := c.meta
+	content, durable := c.meta, c.manager.durable && c.Phase == v1alpha1.CaptureState_PHASE_ENDED
 	c.mu.Unlock()
 	if err != nil {
 		return fmt.Errorf("encoding the request: %w", err)
 	}
-	return writeJSON(c.root, metaFile, content, true)
+	return writeJSON(c.root, metaFile, content, durable)
 }
 
 // ensure takes over what a request says, and has its targets recorded.

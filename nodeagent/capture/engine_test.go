@@ -93,6 +93,7 @@ func launch(t testing.TB, dir string, f *fakes, change ...func(*Config)) *engine
 	if err != nil {
 		t.Fatal(err)
 	}
+	m.durable = false // to sync a disk that others use takes seconds
 	if f != nil {
 		f.serve(m)
 	}

@@ -38,6 +38,20 @@ func (s *fakeSource) push(packets ...ring.Packet) {
 	s.blocks <- packets
 }
 
+// pushUnlessStopped is push for who does not know whether anybody takes it.
+func (s *fakeSource) pushUnlessStopped(packets []ring.Packet) {
+	select {
+	case <-s.stopped:
+		return
+	default:
+	}
+	select {
+	case <-s.stopped:
+	case s.blocks <- packets:
+		s.matched.Add(int64(len(packets)))
+	}
+}
+
 func (s *fakeSource) Run(take func(block) error) error {
 	for {
 		select {
@@ -116,7 +130,7 @@ func (f *fakes) serve(m *Manager) {
 	m.open = func(*v1alpha1.EnsureCaptureRequest, string, int64) (source, error) {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		s := &fakeSource{blocks: make(chan []ring.Packet, 1000), stopped: make(chan struct{}), open: &f.opened}
+		s := &fakeSource{blocks: make(chan []ring.Packet, 20), stopped: make(chan struct{}), open: &f.opened}
 		f.opened.Add(1)
 		f.sources = append(f.sources, s)
 		return s, nil

@@ -32,11 +32,7 @@ func fill(e *engine, f *fakes, uid string) *v1alpha1.CaptureState {
 			data.Time = n + i
 			block = append(block, data)
 		}
-		select {
-		case f.source(0).blocks <- block:
-			f.source(0).matched.Add(1000)
-		case <-f.source(0).stopped:
-		}
+		f.source(0).pushUnlessStopped(block)
 	}
 	return e.state(uid)
 }

@@ -41,6 +41,8 @@ type Manager struct {
 	root   *os.Root
 	folder *os.File // for statfs
 	disk   disk
+	// durable has what ended captures hold on disk before it is said to be there; false only in tests.
+	durable bool
 	// find finds where a target is, nil when it is not here; links lists the interfaces of the current thread's network
 	// namespace, and open opens a ring in it. They are others in tests.
 	find    func(*v1alpha1.CaptureTarget) place
@@ -77,7 +79,7 @@ func New(config Config) (*Manager, error) {
 		return nil, fmt.Errorf("opening the folder for captures: %w", err)
 	}
 	m := &Manager{
-		config: config, root: root, folder: folder,
+		config: config, root: root, folder: folder, durable: true,
 		find: places{pods: config.Pods, uplinks: config.Uplinks}.find, links: listLinks, open: openRing,
 		readers: make(chan struct{}, maxReaders), hashing: make(chan struct{}, 1),
 		changed:    make(chan struct{}, 1),

@@ -204,6 +204,9 @@ func (p *part) takeChunk(b *batch, from block) bool {
 	took := len(b.packets) + int(counts.OtherVantage)
 	admitted := p.capture.admit(b.sizes)
 	counts.LimitDrops = int64(len(b.packets) - admitted)
+	if p.capture.full.Load() {
+		counts.DiskDrops, admitted = int64(admitted), 0
+	}
 	p.count(counts)
 	for i := range b.packets[:admitted] {
 		p.encode(b, &b.packets[i])
@@ -407,9 +410,9 @@ func (p *part) save() {
 	state := p.partState
 	state.Segments = append([]segment(nil), state.Segments...)
 	p.saved = p.partCounts
-	ended := p.Phase == v1alpha1.CaptureState_PHASE_ENDED
+	durable := p.capture.manager.durable && p.Phase == v1alpha1.CaptureState_PHASE_ENDED
 	p.mu.Unlock()
-	if err := writeJSON(p.capture.root, partName(p.Number), state, ended); err != nil {
+	if err := writeJSON(p.capture.root, partName(p.Number), state, durable); err != nil {
 		p.capture.problem(err)
 	}
 }

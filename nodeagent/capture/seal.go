@@ -69,7 +69,7 @@ func (c *capture) name(request *v1alpha1.SealCaptureRequest) error {
 	if err != nil {
 		return fmt.Errorf("encoding names: %w", err)
 	}
-	if err := replace(c.root, namesFile, content, true); err != nil {
+	if err := replace(c.root, namesFile, content, c.manager.durable); err != nil {
 		return err
 	}
 	c.setNames(request.GetNames())
@@ -167,8 +167,10 @@ func (c *capture) hashSegment(ctx context.Context, into hash.Hash, number uint32
 		return 0, err
 	}
 	defer file.Close()
-	if err := file.Sync(); err != nil {
-		return 0, err
+	if c.manager.durable {
+		if err := file.Sync(); err != nil {
+			return 0, err
+		}
 	}
 	n, err := io.CopyBuffer(into, io.NewSectionReader(whileWanted{file, c, ctx}, s.Header, s.Size), make([]byte, 256<<10))
 	if err == nil && n != s.Size {
