@@ -54,6 +54,8 @@ var rules = []rule{
 	{from: module + "nodeagent/pins", to: module + "nodeagent/collectors", reason: "collectors build on pins"},
 	{from: module + "nodeagent/podindex", to: module + "nodeagent/collectors", reason: "collectors build on podindex"},
 	{from: module + "nodeagent/collectors", to: module + "nodeagent/serve", reason: "collectors return data; serve sends it"},
+	{from: module + "nodeagent/capture/outputs", to: module + "nodeagent", except: []string{module + "nodeagent/capture/outputs"}, reason: "outputs know files, and not what is in them"},
+	{from: module + "nodeagent/capture/snapshot", to: module + "nodeagent", except: []string{module + "nodeagent/capture/snapshot"}, reason: "a snapshot is of a thread's namespace, whosever it is"},
 }
 
 // Names that hide what a package is for.

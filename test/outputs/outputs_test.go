@@ -14,6 +14,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob"
+	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/sas"
+
 	"github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
 	"github.com/networkobservability/networkobservability/nodeagent/capture/outputs"
 )
@@ -55,7 +58,6 @@ type trial struct {
 	output   *v1alpha1.CaptureOutput
 	packets  []byte
 	network  []byte
-	said     []string
 }
 
 func newTrial(t *testing.T, s *standin, config outputs.Config) *trial {
@@ -213,6 +215,34 @@ func TestGoesOnAfterAFailedPart(t *testing.T) {
 	}
 }
 
+// The store has everything, and the agent was not told.
+func TestAnswerThatIsLost(t *testing.T) {
+	standins(t, func(t *testing.T, s *standin) {
+		tr := newTrial(t, s, quick())
+		tr.proxy.breaks(losesTheEnd())
+		tr.ensure()
+		if state := tr.stored(); state.Attempts != 2 {
+			t.Errorf("%d attempts were needed", state.Attempts)
+		}
+		tr.sentOnce()
+	})
+}
+
+// An agent that was started anew knows nothing of what it stored, and stores the same again.
+func TestStoresAgainAfterARestart(t *testing.T) {
+	standins(t, func(t *testing.T, s *standin) {
+		first := newTrial(t, s, quick())
+		first.ensure()
+		before := first.stored()
+		first.uploader.Close()
+		second := newTrial(t, s, quick())
+		second.ensure()
+		if after := second.stored(); fmt.Sprint(after.Objects) != fmt.Sprint(before.Objects) {
+			t.Errorf("%v after %v", after, before)
+		}
+	})
+}
+
 func TestNeverStoresWhatIsCorrupted(t *testing.T) {
 	standins(t, func(t *testing.T, s *standin) {
 		config := quick()
@@ -358,4 +388,50 @@ func TestForget(t *testing.T) {
 			t.Error("the upload was not given up")
 		}
 	})
+}
+
+// Credentials that are wrong fail soon, and are not repeated; when they are mended, it goes on.
+func TestWrongCredentials(t *testing.T) {
+	standins(t, func(t *testing.T, s *standin) {
+		tr := newTrial(t, s, quick())
+		wrong := func(text string) string { return strings.ReplaceAll(text, "Y2FuYXJ5", "Y2FuYXJZ") }
+		switch s.name {
+		case "versitygw":
+			tr.output.GetS3().SecretAccessKey = "canary" + strings.Repeat("x", 34)
+		case "azurite":
+			tr.output.GetAzureBlob().AccountKey = wrong(azureKey)
+		default:
+			t.Skip("the stand-in takes every signature")
+		}
+		tr.ensure()
+		if state := tr.phase(v1alpha1.CaptureOutputState_PHASE_FAILED); state.Attempts != 3 || !strings.Contains(state.Message, "403") {
+			t.Errorf("%v", state)
+		}
+		s.to(tr.output, tr.proxy.url)
+		tr.ensure()
+		tr.stored()
+	})
+}
+
+// A shared access signature that may write and not read is enough.
+func TestAzureSharedAccessSignature(t *testing.T) {
+	s := startAzurite(t)
+	credential, err := azblob.NewSharedKeyCredential(azureAccount, azureKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, err := sas.BlobSignatureValues{
+		Protocol: sas.ProtocolHTTPSandHTTP, ExpiryTime: time.Now().Add(time.Hour), ContainerName: bucket,
+		Permissions: (&sas.ContainerPermissions{Create: true, Write: true}).String(),
+	}.SignWithSharedKey(credential)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.secrets = append(s.secrets, token.Signature())
+	tr := newTrial(t, s, quick())
+	azure := tr.output.GetAzureBlob()
+	azure.AccountKey, azure.SasToken = "", token.Encode()
+	tr.ensure()
+	tr.stored()
+	tr.sentOnce()
 }

@@ -26,8 +26,9 @@ type proxy struct {
 	fault func(p *proxy, w http.ResponseWriter, r *http.Request) bool
 	// passed are the requests that came through, in their order.
 	passed []passed
-	// sessions of Google's protocol and the bytes that each has.
+	// sessions of Google's protocol and the bytes that each has; what was made of those that are whole.
 	sessions map[string]int64
+	made     map[string][]byte
 }
 
 // passed is what is remembered of a request.
@@ -38,11 +39,13 @@ type passed struct {
 }
 
 func newProxy(t *testing.T, target *standin) *proxy {
-	p := &proxy{target: target, ended: make(chan struct{}), sessions: map[string]int64{}}
+	p := &proxy{target: target, ended: make(chan struct{}), sessions: map[string]int64{}, made: map[string][]byte{}}
 	backend := mustURL(t, target.url)
 	transport := &http.Transport{}
 	forward := &httputil.ReverseProxy{
-		Director: func(r *http.Request) { r.URL.Scheme, r.URL.Host = backend.Scheme, backend.Host },
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.Out.URL.Scheme, r.Out.URL.Host, r.Out.Host = backend.Scheme, backend.Host, r.In.Host // signatures are of the host
+		},
 		ModifyResponse: func(r *http.Response) error {
 			if location := r.Header.Get("Location"); location != "" && target.sessions {
 				r.Header.Set("Location", p.moved(location))
@@ -123,7 +126,11 @@ func (p *proxy) pass(w http.ResponseWriter, r *http.Request) {
 	defer p.mu.Unlock()
 	p.passed = append(p.passed, about)
 	if to, ok := lastByte(r); ok {
-		p.sessions[r.URL.Query().Get(gcsSession)] = to + 1
+		session := r.URL.Query().Get(gcsSession)
+		p.sessions[session] = to + 1
+		if recorder.code == http.StatusOK {
+			p.made[session] = recorder.said.Bytes()
+		}
 	}
 }
 
@@ -143,7 +150,12 @@ func (p *proxy) about(r *http.Request) passed {
 func (p *proxy) has(w http.ResponseWriter, r *http.Request) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if n := p.sessions[r.URL.Query().Get(gcsSession)]; n > 0 {
+	session := r.URL.Query().Get(gcsSession)
+	if made, ok := p.made[session]; ok {
+		_, _ = w.Write(made)
+		return
+	}
+	if n := p.sessions[session]; n > 0 {
 		w.Header().Set("Range", fmt.Sprintf("bytes=0-%d", n-1))
 	}
 	w.WriteHeader(http.StatusPermanentRedirect)
@@ -160,6 +172,12 @@ func lastByte(r *http.Request) (int64, bool) {
 type status struct {
 	http.ResponseWriter
 	code int
+	said bytes.Buffer
+}
+
+func (s *status) Write(content []byte) (int, error) {
+	s.said.Write(content)
+	return s.ResponseWriter.Write(content)
 }
 
 func (s *status) WriteHeader(code int) {
@@ -212,6 +230,24 @@ func breaksOff(_ *proxy, w http.ResponseWriter, r *http.Request) bool {
 		connection.Close()
 	}
 	return true
+}
+
+// losesTheEnd lets the request that finishes an object through, once, and loses the answer.
+func losesTheEnd() fault {
+	var once sync.Once
+	return func(p *proxy, w http.ResponseWriter, r *http.Request) bool {
+		place := r.Header.Get("Content-Range")
+		if k := p.target.kind(r); k != aFinish && (k != aPart || place == "" || strings.HasSuffix(place, "*")) {
+			return false
+		}
+		lost := false
+		once.Do(func() {
+			lost = true
+			p.pass(httptest.NewRecorder(), r)
+			breaksOff(p, w, r)
+		})
+		return lost
+	}
 }
 
 // stalls takes nothing and answers nothing.
