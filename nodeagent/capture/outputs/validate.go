@@ -17,7 +17,7 @@ import (
 var (
 	uids       = regexp.MustCompile(`^[0-9a-zA-Z][-0-9a-zA-Z]{0,63}$`)
 	labels     = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
-	segments   = regexp.MustCompile(`^[A-Za-z0-9._=-]{1,255}$`)
+	segments   = regexp.MustCompile(`^[A-Za-z0-9._=-]{1,512}$`)
 	buckets    = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{1,221}$`)
 	regions    = regexp.MustCompile(`^[a-z0-9-]{0,63}$`)
 	accounts   = regexp.MustCompile(`^[a-z0-9]{3,24}$`)
