@@ -53,6 +53,8 @@ var rules = []rule{
 	{from: module + "nodeagent/flows", to: module + "nodeagent/collectors", reason: "collectors know flows; what flows need of them is given by collectors/list.go"},
 	{from: module + "nodeagent/pins", to: module + "nodeagent/collectors", reason: "collectors build on pins"},
 	{from: module + "nodeagent/podindex", to: module + "nodeagent/collectors", reason: "collectors build on podindex"},
+	{from: module + "nodeagent/capture", to: module + "nodeagent/collectors", reason: "captures stand beside collectors; agent.go gives them the uplinks"},
+	{from: module + "nodeagent/capture", to: module + "nodeagent/serve", reason: "captures return data; serve sends it"},
 	{from: module + "nodeagent/collectors", to: module + "nodeagent/serve", reason: "collectors return data; serve sends it"},
 	{from: module + "nodeagent/capture/outputs", to: module + "nodeagent", except: []string{module + "nodeagent/capture/outputs"}, reason: "outputs know files, and not what is in them"},
 	{from: module + "nodeagent/capture/snapshot", to: module + "nodeagent", except: []string{module + "nodeagent/capture/snapshot"}, reason: "a snapshot is of a thread's namespace, whosever it is"},
