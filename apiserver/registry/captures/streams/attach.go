@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/networkobservability/networkobservability/apis/agent/pcapfile"
@@ -66,9 +67,10 @@ type director struct {
 	ended  chan struct{}
 	end    context.CancelCauseFunc
 
-	// followed and following belong to run.
+	// followed and following belong to run. open counts the nodes that have not ended.
 	followed  map[string]bool
 	following sync.WaitGroup
+	open      atomic.Int64
 
 	mu sync.Mutex
 	// latest is the capture as it was last seen, known are all targets that it ever had.
@@ -80,8 +82,16 @@ type director struct {
 func (d *director) run(ctx context.Context) {
 	defer d.following.Wait()
 	for {
-		c := d.look(ctx)
-		if ctx.Err() != nil {
+		c, err := d.look(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case errors.Is(err, errDeleted) && len(d.followed) > 0 && d.open.Load() == 0:
+			// It had ended, and went before that was seen: everything has been read.
+			close(d.ended)
+			return
+		case errors.Is(err, errDeleted):
+			d.end(err)
 			return
 		}
 		if c != nil && c.startsIn(d.streams.Clock.Now()) <= 0 {
@@ -114,14 +124,11 @@ func (d *director) rest(ctx context.Context, c *capture) {
 	}
 }
 
-// look gets the capture and notes its targets; nil when it cannot be had now.
-func (d *director) look(ctx context.Context) *capture {
+// look gets the capture and notes its targets.
+func (d *director) look(ctx context.Context) (*capture, error) {
 	c, err := d.load(ctx)
-	if errors.Is(err, errDeleted) {
-		d.end(err)
-	}
 	if err != nil {
-		return nil
+		return nil, err
 	}
 	targets, _ := c.targets()
 	matches, _ := d.matches(c)
@@ -134,7 +141,7 @@ func (d *director) look(ctx context.Context) *capture {
 	for _, t := range matches {
 		d.known[t] = true
 	}
-	return c
+	return c, nil
 }
 
 func (d *director) matches(c *capture) ([]target, error) {
@@ -163,7 +170,9 @@ func (d *director) follow(ctx context.Context, c *capture) error {
 			return fmt.Errorf("following another node: %w", err)
 		}
 		d.followed[node] = true
+		d.open.Add(1)
 		d.following.Go(func() {
+			defer d.open.Add(-1)
 			defer giveBack()
 			d.feeder.follow(ctx, newInput(node, 1))
 		})
@@ -205,11 +214,11 @@ func (d *director) await(ctx context.Context, t target) bool {
 		if d.knows(t) {
 			return true
 		}
-		if waited >= targetPatience || d.look(ctx) == nil && ctx.Err() != nil {
-			return false
-		}
-		if d.knows(t) {
+		if _, err := d.look(ctx); err == nil && d.knows(t) {
 			return true
+		}
+		if waited >= targetPatience {
+			return false
 		}
 		timer := d.streams.Clock.NewTimer(targetRetry)
 		select {

@@ -268,6 +268,22 @@ func runClock(t testing.TB, clock *clocktesting.FakeClock) (stop func()) {
 	return func() { cancel(); <-done }
 }
 
+// TestAttachOutlivesTheCapture wants a clean end when the capture was deleted as soon as it had ended.
+func TestAttachOutlivesTheCapture(t *testing.T) {
+	agents := randomAgents(t, 6, 2, 20)
+	w := newWorld(t, agents)
+	w.store.change(func(c *v1alpha1.Capture) { c.Status.File, c.Status.Conditions = nil, nil })
+	c := w.open("attach", readOptions)
+	c.next(pcapng.TypeSection)
+	for range len(agents["a"].packets) + len(agents["b"].packets) {
+		c.packet()
+	}
+	w.store.change(nil)
+	if err := c.end(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestAttachWaitsForTheStart(t *testing.T) {
 	agents := runningAgents()
 	clock := clocktesting.NewFakeClock(time.Unix(100, 0))

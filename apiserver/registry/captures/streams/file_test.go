@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strconv"
@@ -64,6 +65,27 @@ func TestOrder(t *testing.T) {
 		if file := w.store.object.(*v1alpha1.Capture).Status.File; file.Bytes != int64(len(want)) {
 			t.Errorf("status.file says %d bytes, there are %d", file.Bytes, len(want))
 		}
+	}
+}
+
+// TestManyNodes merges more nodes than may each have a batch on the way.
+func TestManyNodes(t *testing.T) {
+	agents := fakeAgents{}
+	for i := range 300 {
+		name := fmt.Sprintf("node-%03d", i)
+		node := newNode(partOf(0, "shop", "web-"+name, "eth0"))
+		for k := range 5 {
+			node.record(0, int64(1000+(i*k)%7+k), frame(1, 2, uint32(i), 60))
+		}
+		node.end()
+		agents[name] = node
+	}
+	w := newWorld(t, agents)
+	if got := w.file(); !bytes.Equal(got, w.wantFile()) {
+		t.Error("other bytes than expected")
+	}
+	if w.streams.limits.used != 0 || w.streams.limits.all != 0 || len(w.streams.limits.byUser) != 0 {
+		t.Errorf("places and memory are not given back: %d bytes, %d places, %v", w.streams.limits.used, w.streams.limits.all, w.streams.limits.byUser)
 	}
 }
 

@@ -83,6 +83,9 @@ func (s *session) guard(ctx context.Context, end context.CancelCauseFunc) {
 				end(fmt.Errorf("the right to read it is gone: %w", err))
 				return
 			}
+			if s.subresource == "attach" {
+				continue // Its director looks.
+			}
 			if _, err := s.load(ctx); errors.Is(err, errDeleted) {
 				end(err)
 				return

@@ -12,7 +12,10 @@ import (
 func TestMain(m *testing.M) {
 	flag.Parse()
 	if !testing.Verbose() {
-		klog.LogToStderr(false)
+		var flags flag.FlagSet
+		klog.InitFlags(&flags)
+		flags.Set("logtostderr", "false")
+		flags.Set("stderrthreshold", "FATAL")
 		klog.SetOutput(io.Discard)
 	}
 	goleak.VerifyTestMain(m)

@@ -65,10 +65,12 @@ func (s *session) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		result = "refused"
 	}
 	s.streams.metrics.ended.WithLabelValues(s.subresource, result).Inc()
-	switch result {
-	case "broken":
+	switch {
+	case err == nil, req.Context().Err() != nil:
+		// Whole, or nobody is there any more to be told.
+	case out.began:
 		panic(http.ErrAbortHandler)
-	case "refused":
+	default:
 		s.responder.Error(apiError(err))
 	}
 }
@@ -103,10 +105,7 @@ func (s *session) guarded(ctx context.Context, end context.CancelCauseFunc, out 
 	var guard sync.WaitGroup
 	defer guard.Wait()
 	defer end(nil)
-	defer context.AfterFunc(ctx, func() {
-		// Where it is not supported, the client's own timeouts have to do.
-		_ = http.NewResponseController(out.response).SetWriteDeadline(time.Unix(1, 0))
-	})()
+	defer unblock(ctx, out.response)()
 	guard.Go(func() { s.guard(ctx, end) })
 
 	err := s.serve(s, ctx, out)
@@ -118,6 +117,21 @@ func (s *session) guarded(ctx context.Context, end context.CancelCauseFunc, out 
 		err = context.Cause(ctx)
 	}
 	return err
+}
+
+// unblock makes writes fail once ctx has ended, until stop is called. Nothing of it runs any more when stop has returned.
+func unblock(ctx context.Context, response http.ResponseWriter) (stop func()) {
+	done := make(chan struct{})
+	cancel := context.AfterFunc(ctx, func() {
+		defer close(done)
+		// Where it is not supported, the client's own timeouts have to do.
+		_ = http.NewResponseController(response).SetWriteDeadline(time.Unix(1, 0))
+	})
+	return func() {
+		if !cancel() {
+			<-done
+		}
+	}
 }
 
 func (s *session) logger(ctx context.Context) klog.Logger {
