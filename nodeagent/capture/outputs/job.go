@@ -22,6 +22,8 @@ const (
 	lastingTries = 3
 	// abortWithin bounds giving up what was begun.
 	abortWithin = 5 * time.Second
+	// endWithin bounds waiting for what was told to end.
+	endWithin = 15 * time.Second
 )
 
 // A job copies the files of one capture to one output, until that is done or was tried for long enough.
@@ -77,16 +79,13 @@ func (j *job) ensure(output *v1alpha1.CaptureOutput) error {
 	return nil
 }
 
-// end tells the job to end; wait waits until it has.
+// end tells the job to end; ended is closed when it has.
 func (j *job) end() { j.cancel() }
 
-func (j *job) wait() {
+func (j *job) ended() <-chan struct{} {
 	j.mu.Lock()
-	running, done := j.running, j.done
-	j.mu.Unlock()
-	if running {
-		<-done
-	}
+	defer j.mu.Unlock()
+	return j.done // ensure starts nothing more
 }
 
 func (j *job) snapshot() *v1alpha1.CaptureOutputState {
@@ -146,11 +145,15 @@ func (j *job) run(done chan struct{}) {
 func (j *job) loop() {
 	keep := patience{config: j.uploader.config}
 	for {
-		if !j.turn() {
-			break
+		turns := j.turns()
+		select {
+		case turns <- struct{}{}:
+		case <-j.ctx.Done():
+			j.giveUp()
+			return
 		}
 		err := j.attempt(keep.progressed)
-		<-j.uploader.turns
+		<-turns
 		if err == nil {
 			j.stored()
 			return
@@ -174,14 +177,12 @@ func (j *job) loop() {
 	j.giveUp()
 }
 
-// turn waits until one of the workers is free; false when the job is to end.
-func (j *job) turn() bool {
-	select {
-	case <-j.ctx.Done():
-		return false
-	case j.uploader.turns <- struct{}{}:
-		return true
+// turns are those of the workers for such outputs.
+func (j *job) turns() chan struct{} {
+	if j.current().GetVolume() != nil {
+		return j.uploader.volumes
 	}
+	return j.uploader.stores
 }
 
 // stored forgets the credentials.

@@ -20,7 +20,7 @@ import (
 type Config struct {
 	// VolumesDir is the folder below which the operator's volumes are mounted, by name. Empty: there are none.
 	VolumesDir string
-	// Workers is how many outputs are copied to at a time; each holds a buffer of 8 MiB. Default 2.
+	// Workers is how many stores are copied to at a time, beside one volume; each holds a buffer of 8 MiB. Default 2.
 	Workers int
 	// RetryFor is for how long an output is tried without anything getting there before it is given up. Default 10 min.
 	RetryFor time.Duration
@@ -67,7 +67,9 @@ var ErrClosed = errors.New("copying to outputs has been ended")
 // An Uploader copies files to outputs, in the background. Its methods are safe for concurrent use.
 type Uploader struct {
 	config Config
-	turns  chan struct{} // holds one for each worker that is busy
+	// Each holds one for every worker that is busy. A volume whose server is gone may block its worker for ever; stores
+	// are not held up by it.
+	stores, volumes chan struct{}
 
 	mu       sync.Mutex
 	closed   bool
@@ -77,7 +79,9 @@ type Uploader struct {
 // New makes an Uploader. It has to be closed.
 func New(config Config) *Uploader {
 	config = config.withDefaults()
-	return &Uploader{config: config, turns: make(chan struct{}, config.Workers), captures: map[string]map[string]*job{}}
+	return &Uploader{
+		config: config, stores: make(chan struct{}, config.Workers), volumes: make(chan struct{}, 1), captures: map[string]map[string]*job{},
+	}
 }
 
 func (c Config) withDefaults() Config {
@@ -147,7 +151,8 @@ func (u *Uploader) State(uid string) []*v1alpha1.CaptureOutputState {
 }
 
 // Forget ends copying of a capture, gives up what was begun and is not whole, and forgets credentials. What was stored
-// stays. It returns when no file of the capture is being read any more, which takes some seconds at most.
+// stays. It returns when no file of the capture is being read any more, which takes some seconds; a volume whose server is
+// gone is not waited for longer than 15 s.
 func (u *Uploader) Forget(uid string) {
 	u.mu.Lock()
 	jobs := maps.Clone(u.captures[uid])
@@ -174,7 +179,13 @@ func endAll(jobs []*job) {
 	for _, j := range jobs {
 		j.end()
 	}
+	late := time.NewTimer(endWithin)
+	defer late.Stop()
 	for _, j := range jobs {
-		j.wait()
+		select {
+		case <-j.ended():
+		case <-late.C:
+			return
+		}
 	}
 }

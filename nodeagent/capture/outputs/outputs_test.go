@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"os"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -200,44 +199,43 @@ func TestSessionBytes(t *testing.T) {
 	}
 }
 
-// No more outputs than there are workers are copied to at a time.
+// No more outputs than there are workers are copied to at a time, and volumes do not hold up stores.
 func TestWorkers(t *testing.T) {
 	dir, _ := volumes(t)
 	config := quick()
 	config.VolumesDir, config.Workers = dir, 2
 	u := New(config)
 	defer u.Close()
-	var reading, most atomic.Int32
-	release, begun := make(chan struct{}), make(chan struct{}, 10)
-	file := File{Name: name, Size: -1, Open: func(int64) (io.ReadCloser, error) {
-		if now := reading.Add(1); now > most.Load() {
-			most.Store(now)
+	release := make(chan struct{})
+	begun := make(chan string, 20)
+	waiting := func(kind string) []File {
+		return []File{{Name: name, Size: -1, Open: func(int64) (io.ReadCloser, error) {
+			begun <- kind
+			<-release
+			return nil, os.ErrNotExist
+		}}}
+	}
+	for kind, make := range map[string]func() *v1alpha1.CaptureOutput{
+		"volume": func() *v1alpha1.CaptureOutput { return toVolume("archive", "") },
+		"store":  func() *v1alpha1.CaptureOutput { return s3To("http://127.0.0.1:1") },
+	} {
+		for _, letter := range []string{"a", "b", "c", "d"} {
+			o := make()
+			o.Name = kind + letter
+			if err := u.Ensure(uid, []*v1alpha1.CaptureOutput{o}, waiting(kind)); err != nil {
+				t.Fatal(err)
+			}
 		}
-		begun <- struct{}{}
-		<-release
-		reading.Add(-1)
-		return os.Open("/dev/null")
-	}}
-	var all []*v1alpha1.CaptureOutput
-	for _, prefix := range []string{"a", "b", "c", "d", "e"} {
-		o := toVolume("archive", prefix)
-		o.Name = prefix
-		all = append(all, o)
 	}
-	if err := u.Ensure(uid, all, []File{file}); err != nil {
-		t.Fatal(err)
-	}
-	<-begun
-	<-begun
-	close(release)
+	counts := map[string]int{}
 	for range 3 {
-		<-begun
+		counts[<-begun]++
 	}
-	await(t, u)
+	if counts["volume"] != 1 || counts["store"] != 2 || len(begun) != 0 || len(u.stores) != 2 || len(u.volumes) != 1 {
+		t.Errorf("%v are copied to at a time", counts)
+	}
+	close(release)
 	u.Forget(uid)
-	if most.Load() != 2 {
-		t.Errorf("%d were copied to at a time", most.Load())
-	}
 }
 
 func TestClosed(t *testing.T) {
