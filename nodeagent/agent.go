@@ -8,7 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"path/filepath"
+	"os"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -58,11 +58,16 @@ func run(ctx context.Context, o options) error {
 	}
 	if o.configuration.Captures.Enabled {
 		uploads := outputs.New(outputs.Config{VolumesDir: o.volumesDir})
-		defer uploads.Close()
 		if captures, err = newCaptures(o, environment.NodeIPs, pods, uploads); err != nil {
+			uploads.Close()
 			return err
 		}
-		defer captures.Close()
+		defer func() {
+			uploads.Close() // it reads what captures hold
+			if err := captures.Close(); err != nil {
+				klog.ErrorS(err, "Captures were not closed well")
+			}
+		}()
 	}
 	certificate := serve.NewCertificate(client, o.nodeName, o.caDir, o.dataDir, func(err error) {
 		klog.ErrorS(err, "No serving certificate was gained; asking again")
@@ -92,7 +97,7 @@ func run(ctx context.Context, o options) error {
 // newCaptures finds what earlier agents recorded. Its problems beside calls are logged.
 func newCaptures(o options, nodeIPs []netip.Addr, pods *podmap.Map, uploads *outputs.Uploader) (*capture.Manager, error) {
 	return capture.New(capture.Config{
-		Options: o.configuration.Captures, Node: o.nodeName, Dir: filepath.Join(o.dataDir, "captures"), Pods: pods,
+		Options: o.configuration.Captures, Node: o.nodeName, Dir: o.capturesDir(), Pods: pods,
 		Uplinks: func() ([]string, error) { return interfaces.Uplinks(nodeIPs) }, Outputs: uploads,
 		Failed: func(err error) { klog.ErrorS(err, "A capture has a problem") },
 	})
@@ -133,6 +138,11 @@ func cleanup(ctx context.Context, o options, out io.Writer) error {
 		removed, problem = traffic.Cleanup(o.bpffs, o.nodeName, found)
 		cancel()
 	})
+	packets := o.capturesDir()
+	if _, missing := os.Stat(packets); missing == nil {
+		problem = errors.Join(problem, os.RemoveAll(packets))
+		removed = append(removed, packets)
+	}
 	for _, what := range removed {
 		fmt.Fprintln(out, "removed", what)
 	}

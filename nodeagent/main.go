@@ -84,8 +84,8 @@ func command() *cobra.Command {
 		},
 		&cobra.Command{
 			Use: "cleanup", Args: cobra.NoArgs,
-			Short: "Removes all programs, pins and filters of this node's agent, and says what it removed.",
-			Long: "Removes all programs, pins and filters of this node's agent, and says what it removed.\n" +
+			Short: "Removes all programs, pins, filters and recorded packets of this node's agent, and says what it removed.",
+			Long: "Removes all programs, pins, filters and recorded packets of this node's agent, and says what it removed.\n" +
 				"An agent leaves them in place when it ends, so that counting goes on; run this after the last one.",
 			RunE: func(c *cobra.Command, _ []string) error {
 				if err := o.validate(); err != nil {
@@ -167,6 +167,9 @@ func (o *options) environment() collectors.Environment {
 	}
 	return environment
 }
+
+// capturesDir is where recorded packets are.
+func (o *options) capturesDir() string { return filepath.Join(o.dataDir, "captures") }
 
 // findCgroupRoot looks where version 2 is mounted whole: in a container's own mount the pods' cgroups are not to be
 // found. The root of the file system has inode 1.

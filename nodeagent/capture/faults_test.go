@@ -16,7 +16,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-	"k8s.io/apimachinery/pkg/api/resource"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
 	"github.com/networkobservability/networkobservability/nodeagent/capture/ring"
@@ -61,7 +61,7 @@ func storageFull(t *testing.T, e *engine, f *fakes, most int64) {
 }
 
 func TestQuota(t *testing.T) {
-	e, f := fake(t, t.TempDir(), 1, func(c *Config) { c.Options.Quota = resource.MustParse("40Mi") })
+	e, f := fake(t, t.TempDir(), 1, func(c *Config) { c.Options.Quota = parseBytes("40Mi") })
 	storageFull(t, e, f, 40<<20)
 }
 
@@ -85,7 +85,7 @@ func tmpfs(t *testing.T) string {
 func TestDiskFull(t *testing.T) {
 	for _, free := range []string{"0", "20Mi"} {
 		t.Run("with "+free+" to stay free", func(t *testing.T) {
-			leave := resource.MustParse(free)
+			leave := parseBytes(free)
 			e, f := fake(t, tmpfs(t), 1, func(c *Config) {
 				c.Options.MinFree = &leave
 				c.Failed = func(err error) { t.Log(err) } // what describes the capture may find no room either
@@ -465,4 +465,54 @@ func openFiles(t testing.TB) int {
 		t.Fatal(err)
 	}
 	return len(open)
+}
+
+// What passes between two recorded pods is kept at one of them, and counted at both.
+func TestOncePerFlow(t *testing.T) {
+	e := start(t, t.TempDir())
+	a, b := fakepod.New(t, fakepod.Prefix()), fakepod.New(t, fakepod.Prefix())
+	fakepod.Connect(a.Namespace, b.Namespace, "eth0", "eth0", 11)
+	r := request(a, b)
+	r.OncePerFlow, r.Peers, r.EthernetFilter = true, [][]byte{{10, 99, 11, 1}, {10, 99, 11, 2}}, udp
+	e.recording(r, 2)
+	cable{a, b.Namespace}.send(t, 11, 200, 50, "x") // from b, whose port is the higher one
+	fakepod.Eventually(t, "packets at both", func() bool {
+		parts := e.state(r.Uid).Parts
+		return parts[0].Counts.Matched == 200 && parts[1].Counts.Matched == 200
+	}, func() string { return e.state(r.Uid).String() })
+	state := e.end(r.Uid)
+	consistent(t, state, e.read(&v1alpha1.ReadCaptureRequest{Uid: r.Uid}))
+	if at := state.Parts[0].Counts; at.OtherVantage != 200 || state.Parts[1].Counts.Packets != 200 {
+		t.Errorf("%v", state.Parts)
+	}
+}
+
+// Headers never carry what follows them, live or later.
+func TestCanary(t *testing.T) {
+	e := start(t, t.TempDir())
+	c := connect(t, 12)
+	r := request(c.pod)
+	e.recording(r, 1)
+	live, followed := &stream{}, make(chan error, 1)
+	go func() {
+		followed <- e.Read(context.Background(), &v1alpha1.ReadCaptureRequest{Uid: r.Uid, Follow: true, HeadersOnly: true}, func(b *v1alpha1.ReadCaptureResponse) error {
+			live.take(proto.CloneOf(b))
+			return nil
+		})
+	}()
+	c.send(t, 12, 100, 200, canary)
+	fakepod.Eventually(t, "packets", func() bool { return e.state(r.Uid).Parts[0].Counts.Packets >= 100 })
+	e.end(r.Uid)
+	if err := <-followed; err != nil {
+		t.Fatal(err)
+	}
+	whole, later := e.read(&v1alpha1.ReadCaptureRequest{Uid: r.Uid}), e.read(&v1alpha1.ReadCaptureRequest{Uid: r.Uid, HeadersOnly: true})
+	if !bytes.Contains(whole.blocks, []byte(canary)) || len(later.packets(t)) != len(whole.packets(t)) || len(live.packets(t)) != len(whole.packets(t)) {
+		t.Errorf("%d packets, %d with headers only, %d live", len(whole.packets(t)), len(later.packets(t)), len(live.packets(t)))
+	}
+	for name, blocks := range map[string][]byte{"live": live.blocks, "later": later.blocks} {
+		if bytes.Contains(blocks, []byte(canary[:6])) {
+			t.Errorf("%s: payload in headers", name)
+		}
+	}
 }

@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"google.golang.org/protobuf/proto"
-	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/networkobservability/networkobservability/apis/agent/pcapng"
 	"github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
@@ -74,7 +73,7 @@ func same(t *testing.T, s *stream, want []place3) {
 
 func TestOneOrder(t *testing.T) {
 	for _, parts := range []int{1, 2, 9, 130} {
-		e, f := fake(t, t.TempDir(), parts, func(c *Config) { c.Options.RingMemory = resource.MustParse("8Gi") })
+		e, f := fake(t, t.TempDir(), parts, func(c *Config) { c.Options.RingMemory = parseBytes("8Gi") })
 		r := fakeRequest(fakepod.UID(), "a")
 		order := pushed(e, f, r, parts, 5_000/parts)
 		same(t, e.read(&v1alpha1.ReadCaptureRequest{Uid: r.Uid}), order)

@@ -2,6 +2,7 @@ package capture
 
 import (
 	"fmt"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/api/resource"
 )
@@ -12,22 +13,43 @@ type Options struct {
 	// Enabled is false where nothing is to be recorded, whoever asks.
 	Enabled bool `json:"enabled"`
 	// Quota is how many bytes all captures may hold on this node.
-	Quota resource.Quantity `json:"quota"`
+	Quota Bytes `json:"quota"`
 	// MinFree is how many bytes of the file system stay free. nil: a tenth of it, 1Gi at most.
-	MinFree *resource.Quantity `json:"minFree"`
+	MinFree *Bytes `json:"minFree"`
 	// MaxRunning is how many captures may run at a time.
 	MaxRunning int `json:"maxRunning"`
 	// RingBytes is the memory of an interface's ring; less when many are recorded.
-	RingBytes resource.Quantity `json:"ringBytes"`
+	RingBytes Bytes `json:"ringBytes"`
 	// RingMemory is the memory of all rings together.
-	RingMemory resource.Quantity `json:"ringMemory"`
+	RingMemory Bytes `json:"ringMemory"`
+}
+
+// Bytes is a number of bytes, written as a quantity such as "16Mi".
+type Bytes struct {
+	value int64
+	text  string
+	wrong bool
+}
+
+// Value is the number.
+func (b Bytes) Value() int64 { return b.value }
+
+// UnmarshalJSON leaves it to Validate to refuse what is no quantity, and to name the field.
+func (b *Bytes) UnmarshalJSON(text []byte) error {
+	*b = parseBytes(strings.Trim(string(text), `"`))
+	return nil
+}
+
+func parseBytes(text string) Bytes {
+	quantity, err := resource.ParseQuantity(text)
+	return Bytes{quantity.Value(), text, err != nil}
 }
 
 // DefaultOptions are those of an empty section.
 func DefaultOptions() Options {
 	return Options{
-		Enabled: true, Quota: resource.MustParse("2Gi"), MaxRunning: 100,
-		RingBytes: resource.MustParse("16Mi"), RingMemory: resource.MustParse("256Mi"),
+		Enabled: true, Quota: parseBytes("2Gi"), MaxRunning: 100,
+		RingBytes: parseBytes("16Mi"), RingMemory: parseBytes("256Mi"),
 	}
 }
 
@@ -35,7 +57,7 @@ func DefaultOptions() Options {
 func (o *Options) Validate(path string) (problems []error) {
 	for _, field := range []struct {
 		name        string
-		value       *resource.Quantity
+		value       *Bytes
 		least, most string
 	}{
 		{"quota", &o.Quota, "16Mi", "16Ti"},
@@ -43,8 +65,12 @@ func (o *Options) Validate(path string) (problems []error) {
 		{"ringBytes", &o.RingBytes, "256Ki", "512Mi"},
 		{"ringMemory", &o.RingMemory, "1Mi", "16Gi"},
 	} {
-		if v := field.value; v != nil && (v.Cmp(resource.MustParse(field.least)) < 0 || v.Cmp(resource.MustParse(field.most)) > 0) {
-			problems = append(problems, fmt.Errorf("%s.%s: %s is not between %s and %s", path, field.name, v, field.least, field.most))
+		switch v := field.value; {
+		case v == nil:
+		case v.wrong:
+			problems = append(problems, fmt.Errorf("%s.%s: %q is not a number of bytes such as %s", path, field.name, v.text, field.most))
+		case v.value < parseBytes(field.least).value || v.value > parseBytes(field.most).value:
+			problems = append(problems, fmt.Errorf("%s.%s: %s is not between %s and %s", path, field.name, v.text, field.least, field.most))
 		}
 	}
 	if o.MaxRunning < 1 || o.MaxRunning > maxKept {
