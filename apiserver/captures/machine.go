@@ -422,6 +422,14 @@ func (m *machine) allowed(node string) []*target {
 	return slices.DeleteFunc(slices.Clone(all), func(t *target) bool { return t.HostNetwork && !m.hostNetwork[t.UID] })
 }
 
+// asking says that it is not known of a target of the node whether it may be recorded.
+func (m *machine) asking(node string) bool {
+	return !m.cluster && slices.ContainsFunc(m.targets[node], func(t *target) bool {
+		_, known := m.hostNetwork[t.UID]
+		return t.HostNetwork && !known
+	})
+}
+
 // decide says what to do now.
 func (m *machine) decide(now time.Time) decision {
 	var d decision
@@ -695,6 +703,8 @@ func (m *machine) ensureCall(mem *member, peers peers, now time.Time) (*call, ti
 	switch {
 	case m.program == nil, mem.recorded && mem.state == nil, len(targets) == 0 && !mem.running():
 		return nil, time.Time{} // There is news when the first look at the node is done, or pods come.
+	case mem.running() && m.asking(mem.node):
+		return nil, time.Time{} // To leave out a pod that another leader had recorded would end it.
 	case m.shared() && !m.claimed && mem.state == nil:
 		return nil, time.Time{} // Nothing is granted that was not written.
 	}

@@ -363,7 +363,27 @@ func (m *machine) rows() []v1alpha1.CaptureTarget {
 	if m.finished() || m.onlyStored || m.status.CompletionTime != nil {
 		return append(rows, m.rowsBeside(rows)...)
 	}
+	if m.ending != "" && m.targets == nil {
+		return append(rows, m.endedBeside(rows)...)
+	}
 	return m.waitingRows(rows)
+}
+
+// endedBeside are rowsBeside for a leader that came when the capture was ending, and does not know what it was to record but
+// from them. What an agent had a reason not to record is not taken for recorded.
+func (m *machine) endedBeside(rows []v1alpha1.CaptureTarget) []v1alpha1.CaptureTarget {
+	beside := m.rowsBeside(rows)
+	for i := range beside {
+		row := &beside[i]
+		switch {
+		case row.Phase != v1alpha1.CapturePending:
+		case row.Message != "":
+			row.Phase, row.Reason = v1alpha1.CaptureTargetFailed, "NotRecorded"
+		default:
+			row.Phase, row.Reason, row.Message = v1alpha1.CaptureEnded, "NotRecorded", "The capture ended before it could be recorded."
+		}
+	}
+	return beside
 }
 
 // rowsBeside are stored rows of a capture that has ended which are of no member: pods that were never recorded.

@@ -313,8 +313,9 @@ func (t *term) reconcile(ctx context.Context, k key) {
 	if e == nil {
 		return
 	}
+	t.match(e)
 	t.authorize(ctx, e)
-	d, s := t.decide(ctx, e)
+	d, s := t.decide(e)
 	for _, c := range d.calls {
 		t.queueOf(c).Add(callKey{e.key, e.uid, c.node})
 	}
@@ -336,18 +337,24 @@ func (t *term) queueOf(c *call) workqueue.TypedRateLimitingInterface[callKey] {
 	return t.quick
 }
 
+// match finds an entry's targets anew, if they may have changed.
+func (t *term) match(e *entry) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.stale && !t.cfg.Clock.Now().Before(e.m.begin()) {
+		e.stale = false
+		e.m.setTargets(t.cluster.targets(e.m.selection))
+	}
+}
+
 // decide decides under the entry's lock. s is the object that was decided upon.
-func (t *term) decide(ctx context.Context, e *entry) (d decision, s *subject) {
+func (t *term) decide(e *entry) (d decision, s *subject) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.gone {
 		return decision{}, e.m.subject
 	}
 	now := t.cfg.Clock.Now()
-	if e.stale && !now.Before(e.m.begin()) {
-		e.stale = false
-		e.m.setTargets(t.cluster.targets(e.m.selection))
-	}
 	if e.m.needsProgram(now) {
 		e.m.compiled(t.compile(e.m))
 	}

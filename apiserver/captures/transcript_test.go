@@ -195,7 +195,6 @@ func (s *story) fresh() {
 		s.t.Fatal(err)
 	}
 	s.m = newMachine(subject, &selection{})
-	s.m.setTargets(s.targets)
 	s.calls = map[string]*call{}
 }
 
@@ -235,6 +234,9 @@ func (s *story) pod(words []string) string {
 
 // decide shows what the machine wants done, and keeps its calls.
 func (s *story) decide() string {
+	if !s.now.Before(s.m.begin()) {
+		s.m.setTargets(s.targets)
+	}
 	if s.m.needsProgram(s.now) {
 		s.m.compiled(&Program{Text: "tcp"}, nil, nil)
 	}
