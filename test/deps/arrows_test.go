@@ -43,6 +43,7 @@ var rules = []rule{
 	// In the API server the parts meet in server and nowhere else.
 	{from: module + "apiserver/agents", to: module + "apiserver", except: []string{module + "apiserver/agents"}, reason: "parts meet in apiserver/server"},
 	{from: module + "apiserver/certificates", to: module + "apiserver", except: []string{module + "apiserver/certificates"}, reason: "parts meet in apiserver/server"},
+	{from: module + "apiserver/captures", to: module + "apiserver", except: []string{module + "apiserver/captures"}, reason: "parts meet in apiserver/server"},
 	{from: module + "apiserver/registry", to: module + "apiserver", except: []string{module + "apiserver/registry"}, reason: "parts meet in apiserver/server"},
 	{from: module + "apiserver/registry/podnetworkstats", to: module + "apiserver/registry/nodenetworkstats", reason: "resources share only registry/live"},
 	{from: module + "apiserver/registry/nodenetworkstats", to: module + "apiserver/registry/podnetworkstats", reason: "resources share only registry/live"},
