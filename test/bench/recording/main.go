@@ -105,16 +105,17 @@ func measure(ctx context.Context, o options, l load, file string) error {
 	fmt.Printf("  processor time a packet at %s, ns: tcpdump %.0f, ring %.0f, ratio %.2f (%d pairs)\n", perSecond(l.steady),
 		paired.Percentile(comparison.Base, 50), paired.Percentile(comparison.Changed, 50), comparison.Ratio(), o.pairs)
 
-	best := map[*recorder]float64{}
-	for _, r := range []*recorder{tcpdump, own} {
-		found, err := r.highest(ctx, g, o.steps)
-		if err != nil {
+	var found [2]best
+	for i, r := range []*recorder{tcpdump, own} {
+		if found[i], err = r.highest(ctx, g, o.steps); err != nil {
 			return fmt.Errorf("%s: %w", r.name, err)
 		}
-		best[r] = found.rate
-		fmt.Printf("  highest rate without loss, %-10s  %s%s; at the highest rate, %s\n", r.name, perSecond(found.rate), found.remark, found.full)
+		fmt.Printf("  highest rate without loss, %-10s  %s\n", r.name, found[i])
 	}
-	fmt.Printf("  ratio of rates, ring to tcpdump: %.2f\n", best[own]/best[tcpdump])
+	// Where the generator sets a limit, the rates are its.
+	if found[0].limited && found[0].rate > 0 {
+		fmt.Printf("  ratio of rates, ring to tcpdump: %.2f%s\n", found[1].rate/found[0].rate, map[bool]string{false: " at least"}[found[1].limited])
+	}
 	return nil
 }
 

@@ -54,9 +54,18 @@ func (r *recorder) nanoseconds(ctx context.Context, g *generator) (float64, erro
 
 // A best is the highest rate without loss that was found.
 type best struct {
-	rate   float64
-	full   sending
-	remark string
+	rate float64
+	// full is what happened at the highest rate of the generator, and limited says that it was too high.
+	full    result
+	limited bool
+}
+
+func (b best) String() string {
+	remark := ", all that is made meanwhile"
+	if b.limited {
+		remark = fmt.Sprintf("; at the highest rate it drops %.0f%%", 100*float64(b.full.dropped)/float64(b.full.captured+b.full.dropped))
+	}
+	return fmt.Sprintf("%s%s (%s)", perSecond(b.rate), remark, b.full.sending)
 }
 
 // attempts is how often a rate is tried: on a machine that does other things too, loss may be theirs.
@@ -69,9 +78,9 @@ func (r *recorder) highest(ctx context.Context, g *generator, steps int) (best, 
 		return best{}, err
 	}
 	if full.dropped == 0 {
-		return best{full.rate, full.sending, ", all that the generator makes meanwhile"}, nil
+		return best{rate: full.rate, full: full}, nil
 	}
-	found := best{full: full.sending, remark: fmt.Sprintf("; of %s it drops %.0f%%", perSecond(full.rate), 100*float64(full.dropped)/float64(full.captured+full.dropped))}
+	found := best{full: full, limited: true}
 	for low, high := 0.0, full.rate; steps > 0; steps-- {
 		at := (low + high) / 2
 		got, err := r.least(ctx, g, at)
