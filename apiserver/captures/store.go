@@ -12,8 +12,8 @@ import (
 	"github.com/networkobservability/networkobservability/apis/networkobservability/v1alpha1"
 )
 
-// SecretReaderRole is the ClusterRole that a namespace binds to let the server read the Secrets that outputs name.
-const SecretReaderRole = "networkobservability-output-secrets"
+// secretReader is the ClusterRole that a namespace binds to let the server read the Secrets that outputs name.
+const secretReader = "networkobservability-secret-reader"
 
 // A refusal is why an output cannot be used, in words for users.
 type refusal struct {
@@ -106,7 +106,7 @@ func (t *term) secret(ctx context.Context, s *subject, name string) (*corev1.Sec
 	case err == nil:
 		return secret, nil
 	case apierrors.IsForbidden(err):
-		return nil, &refusal{fmt.Sprintf("the server may not read the Secret %s: bind the ClusterRole %s in the namespace %s to it", name, SecretReaderRole, namespace), false}
+		return nil, &refusal{fmt.Sprintf("the server may not read the Secret %s: bind the ClusterRole %s in the namespace %s to it", name, secretReader, namespace), false}
 	case apierrors.IsNotFound(err):
 		return nil, &refusal{fmt.Sprintf("there is no Secret %s", name), false}
 	}
