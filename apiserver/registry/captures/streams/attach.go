@@ -188,7 +188,7 @@ func (d *director) wanted(c *capture) []string {
 	nodes := c.nodes()
 	matches, _ := d.matches(c)
 	for _, t := range matches {
-		nodes[t.node] = nodes[t.node]
+		nodes[t.node] = true
 	}
 	wanted := make([]string, 0, len(nodes))
 	for node := range nodes {

@@ -178,7 +178,7 @@ func apiError(err error) error {
 	case errors.As(err, &status):
 		return err
 	case errors.Is(err, errDeleted):
-		return apierrors.NewGone(err.Error())
+		return statusError(http.StatusGone, metav1.StatusReasonGone, err.Error())
 	}
 	return apierrors.NewServiceUnavailable(err.Error())
 }
