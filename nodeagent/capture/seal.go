@@ -92,6 +92,9 @@ func (c *capture) seal(ctx context.Context) {
 	select {
 	case <-c.sealed:
 		return // before the agent was started
+	default:
+	}
+	select {
 	case <-ctx.Done():
 		return
 	case <-c.gone:
