@@ -30,6 +30,8 @@ type capture struct {
 	peers     atomic.Pointer[peers]
 	// full is set when nothing more can be written.
 	full atomic.Bool
+	// forgetful has targets looked at as if nothing was known of them.
+	forgetful atomic.Bool
 
 	limiting sync.Mutex
 	limits   limits
@@ -254,6 +256,15 @@ func (c *capture) end(reason v1alpha1.CaptureState_Reason, message string) {
 	close(c.stop)
 }
 
+// lookAgain has targets looked at soon: an interface that went may be there again already.
+func (c *capture) lookAgain() {
+	c.forgetful.Store(true)
+	select {
+	case c.poke <- struct{}{}:
+	default:
+	}
+}
+
 // problem is told to the operator.
 func (c *capture) problem(err error) {
 	c.manager.config.Failed(fmt.Errorf("capture %s: %w", c.uid, err))
@@ -396,6 +407,9 @@ func (c *capture) reconcile() {
 	c.mu.Unlock()
 	if ending {
 		return
+	}
+	if c.forgetful.Swap(false) {
+		clear(c.seen)
 	}
 	for _, p := range c.active() {
 		if !targets(request.GetTargets(), p) {

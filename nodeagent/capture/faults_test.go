@@ -296,6 +296,22 @@ func TestJoin(t *testing.T) {
 	}
 }
 
+// An interface that is set down and up at once is recorded again.
+func TestInterfaceFlaps(t *testing.T) {
+	e := start(t, t.TempDir())
+	c := connect(t, 13)
+	r := request(c.pod)
+	e.recording(r, 1)
+	for parts := 2; parts <= 4; parts++ {
+		c.pod.RunInput("link set dev eth0 down\nlink set dev eth0 up\n", "ip", "-batch", "-")
+		fakepod.Eventually(t, "it to be recorded again", func() bool {
+			state := e.state(r.Uid)
+			return len(state.Parts) == parts && state.Parts[parts-1].Phase == v1alpha1.CaptureState_PHASE_RUNNING &&
+				state.Parts[parts-2].Reason == v1alpha1.CaptureState_REASON_TARGET_GONE
+		}, func() string { return e.state(r.Uid).String() })
+	}
+}
+
 func TestNamedInterfaces(t *testing.T) {
 	e := start(t, t.TempDir())
 	c := connect(t, 6)

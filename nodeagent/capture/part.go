@@ -145,6 +145,9 @@ func (p *part) finish(asked bool, reason v1alpha1.CaptureState_Reason, message s
 	p.mu.Unlock()
 	p.capture.manager.returnRingMemory(p.ringMemory)
 	p.save()
+	if !asked {
+		p.capture.lookAgain()
+	}
 }
 
 // reasonAgentEnds stops a part that is to go on when the agent is there again.

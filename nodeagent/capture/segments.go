@@ -10,12 +10,8 @@ import (
 	"github.com/networkobservability/networkobservability/apis/agent/pcapng"
 )
 
-const (
-	// segmentBytes is the most that a file of a part has.
-	segmentBytes = 16 << 20
-	// minSegmentBytes leaves room for a packet of the largest size beside the headers.
-	minSegmentBytes = 1 << 20
-)
+// segmentBytes is the most that a file of a part has.
+const segmentBytes = 16 << 20
 
 // A segment is a file of a part: pcapng of one interface, whose blocks have its number as 0. Readers may read Size bytes
 // behind Header; what is behind these is being written.
