@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -40,41 +41,48 @@ const (
 	bearer        = "test"
 )
 
-// cluster is a kube-apiserver and its etcd, both real, which all tests of the package share.
+// cluster is a kube-apiserver and its etcd, both real, which all tests of the package share. The first that needs it
+// starts it.
 var cluster struct {
+	once   sync.Once
 	config *rest.Config
 	etcd   etcd
-	err    error // why there is none
+	err    error  // why there is none
+	end    func() // ends what was started; nil when nothing was
 }
 
 func TestMain(m *testing.M) {
-	code := func() int {
-		dir, err := os.MkdirTemp("", "storage")
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		defer os.RemoveAll(dir)
-		ctx, stop := context.WithCancel(context.Background())
-		defer stop()
-		wait, err := startCluster(ctx, dir)
-		defer func() { stop(); wait() }()
-		cluster.err = err
-		return m.Run()
-	}()
+	code := m.Run()
+	if cluster.end != nil {
+		cluster.end()
+		printSkips(os.Stdout)
+	}
 	if code == 0 {
 		if err := goleak.Find(leftByLibraries()...); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			code = 1
 		}
 	}
-	printSkips(os.Stdout)
 	os.Exit(code)
 }
 
 // needCluster skips, or fails where the programs have to be there, when the cluster is not.
 func needCluster(t testing.TB) {
 	t.Helper()
+	cluster.once.Do(func() {
+		dir, err := os.MkdirTemp("", "storage")
+		if err != nil {
+			cluster.err = err
+			return
+		}
+		ctx, stop := context.WithCancel(context.Background())
+		wait, err := startCluster(ctx, dir)
+		cluster.err, cluster.end = err, func() {
+			stop()
+			wait()
+			os.RemoveAll(dir)
+		}
+	})
 	if cluster.err == nil {
 		return
 	}
