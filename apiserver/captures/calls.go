@@ -287,8 +287,10 @@ func (t *term) look(ctx context.Context) {
 func (t *term) whereToLook() map[string][]*entry {
 	now := t.cfg.Clock.Now()
 	byNode, byPhase := map[string][]*entry{}, map[string]int{}
+	pace := max(checkpointEvery, time.Duration(t.open.Load())*time.Second/checkpoints)
 	for _, e := range t.all() {
 		e.mu.Lock()
+		e.m.checkpoint = pace
 		for _, node := range e.m.looks(now) {
 			byNode[node] = append(byNode[node], e)
 		}
@@ -296,6 +298,7 @@ func (t *term) whereToLook() map[string][]*entry {
 		e.mu.Unlock()
 	}
 	t.metrics.count(byPhase)
+	t.open.Store(int64(byPhase["recording"] + byPhase["ending"]))
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for node := range byNode {

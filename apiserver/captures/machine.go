@@ -24,8 +24,8 @@ const (
 	// overtime is how much longer than its duration a capture may run by our clock before it is stopped. Agents end it by
 	// theirs.
 	overtime = 5 * time.Second
-	// checkpointEvery is how often progress is written.
-	checkpointEvery = 5 * time.Second
+	// checkpointEvery is how often progress is written at most, checkpoints how often a second for all captures together.
+	checkpointEvery, checkpoints = 5 * time.Second, 40
 	// peersEvery is how often agents are told of others' new addresses alone.
 	peersEvery = 250 * time.Millisecond
 	// slowly is how often what has little hope is tried.
@@ -83,8 +83,9 @@ type machine struct {
 	// storing is why outputs cannot be used, by their names.
 	storing map[string]storeProblem
 
-	// written is when the status was last written.
-	written time.Time
+	// written is when the status was last written, checkpoint how long progress alone waits after that.
+	written    time.Time
+	checkpoint time.Duration
 	// onlyStored: targets are not known here, but as stored rows.
 	onlyStored bool
 }
@@ -185,7 +186,7 @@ func (d *decision) soonest(at time.Time) {
 }
 
 func newMachine(s *subject, selection *selection) *machine {
-	m := &machine{selection: selection, hostNetwork: map[types.UID]bool{}, members: map[string]*member{}, storing: map[string]storeProblem{}}
+	m := &machine{selection: selection, checkpoint: checkpointEvery, hostNetwork: map[types.UID]bool{}, members: map[string]*member{}, storing: map[string]storeProblem{}}
 	m.saw(s)
 	return m
 }
@@ -212,15 +213,22 @@ func (m *machine) saw(s *subject) {
 // adopt takes over what another leader wrote. Nothing that this one may have thought holds any more.
 func (m *machine) adopt(control *v1alpha1.CaptureControl) {
 	m.claimed = false
-	m.base, m.sequence = max(m.base, control.Revision+revisions), 0
-	m.names = control.Names
+	another := control.Revision+revisions > m.base
+	if another {
+		m.base, m.sequence = control.Revision+revisions, 0
+	}
+	if m.program == nil {
+		m.names = control.Names
+	}
 	if control.Ending != "" {
 		m.ending = control.Ending
 	}
 	for _, mem := range m.members {
 		mem.packets.adopt(0)
 		mem.bytes.adopt(0)
-		mem.whole, mem.withPeers = 0, 0 // Say it again, with a revision above those of the other.
+		if another {
+			mem.whole, mem.withPeers = 0, 0 // Say it again, with a revision above those of the other.
+		}
 	}
 	for _, node := range control.Nodes {
 		mem := m.member(node.Node)

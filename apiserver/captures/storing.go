@@ -250,7 +250,7 @@ func (m *machine) worthWriting(status *v1alpha1.CaptureStatus, now time.Time) (d
 	case !equality.Semantic.DeepEqual(withoutCounts(status), withoutCounts(m.status)):
 		after = rowsEvery
 	default:
-		after = checkpointEvery
+		after = m.checkpoint
 	}
 	if at := m.written.Add(after); now.Before(at) {
 		return false, at

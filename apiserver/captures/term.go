@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -40,6 +41,9 @@ type term struct {
 	captures workqueue.TypedRateLimitingInterface[key]
 	quick    workqueue.TypedRateLimitingInterface[callKey]
 	slow     workqueue.TypedRateLimitingInterface[callKey]
+
+	// open is how many captures record, or are ending.
+	open atomic.Int64
 
 	mu      sync.Mutex
 	entries map[key]*entry
