@@ -78,8 +78,7 @@ func (s *session) prepare(out *output, file *pcapfile.File) error {
 		return statusError(http.StatusPreconditionFailed, "PreconditionFailed",
 			fmt.Sprintf("the file has the digest %s and not %s: it is another one; begin anew without offset", digest, s.options.Digest))
 	}
-	whole := s.subresource == "pcap" && s.options.Node == "" && s.options.Pod == ""
-	if stored := s.capture.status.File; whole && stored != nil && stored.Digest != digest {
+	if stored := s.capture.status.File; s.whole() && stored != nil && stored.Digest != digest {
 		return fmt.Errorf("what the nodes have is not what they had when the capture ended: the file would have the digest %s, and status.file says %s", digest, stored.Digest)
 	}
 	size, known := file.Size()
@@ -96,6 +95,9 @@ func (s *session) prepare(out *output, file *pcapfile.File) error {
 	}
 	return nil
 }
+
+// whole is whether the file is that of status.file.
+func (s *session) whole() bool { return s.exact() && s.options.Node == "" }
 
 func setHeaders(header http.Header) {
 	header.Set("Content-Type", contentType)
@@ -117,6 +119,8 @@ func (s *session) describe(ctx context.Context) (*description, error) {
 		}
 		nodes = map[string]bool{s.options.Node: recorded}
 	}
+	// That nothing is missing of the whole file is seen by its digest.
+	checked := s.whole() && s.capture.status.File != nil
 	var mu sync.Mutex
 	d, failed := &description{}, []error(nil)
 	group, asking := errgroup.WithContext(ctx)
@@ -124,7 +128,7 @@ func (s *session) describe(ctx context.Context) (*description, error) {
 	for node, recorded := range nodes {
 		group.Go(func() error {
 			err := s.describeNode(asking, node, d, &mu)
-			if err == nil || errors.Is(err, ErrNotFound) && !recorded {
+			if err == nil || !recorded && (checked || errors.Is(err, ErrNotFound)) {
 				return nil
 			}
 			mu.Lock()

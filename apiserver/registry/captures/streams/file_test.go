@@ -213,6 +213,13 @@ func TestFileRefusals(t *testing.T) {
 		{"silent node", "pcap", v1alpha1.CaptureReadOptions{}, func(w *world) { w.agents["b"].err = unreachable }, 503, "b: the agent at"},
 		{"node without its packets", "pcap", v1alpha1.CaptureReadOptions{}, func(w *world) { w.agents["b"].missing = true }, 503, "b: "},
 		{"other node", "pcap", v1alpha1.CaptureReadOptions{Node: "a"}, func(w *world) { w.agents["b"].err = unreachable }, 200, ""},
+		{"silent node that never recorded", "pcap", v1alpha1.CaptureReadOptions{}, func(w *world) {
+			w.agents["c"] = newNode()
+			w.agents["c"].err = unreachable
+			w.store.change(func(c *v1alpha1.Capture) {
+				c.Status.Control.Nodes = append(c.Status.Control.Nodes, v1alpha1.CaptureControlNode{Node: "c"})
+			})
+		}, 200, ""},
 		{"not sealed", "pcap", v1alpha1.CaptureReadOptions{}, func(w *world) { w.agents["a"].state.Sealed = false }, 409, "node a"},
 		{"other packets", "pcap", v1alpha1.CaptureReadOptions{}, func(w *world) { w.agents["a"].state.Digest = []byte("another") }, 503, "digest"},
 		{"foreign namespace", "pcap", v1alpha1.CaptureReadOptions{}, func(w *world) { w.agents["a"].state.Parts[0].Namespace = "bank" }, 503, "no target"},
