@@ -12,6 +12,9 @@ import (
 // stuckAfter is for how long a pod that runs may be waited for at the end without being called missed.
 const stuckAfter = 10 * time.Second
 
+// maxMissing is how many missing targets an agent tells of (PROTOCOL.md, Limits).
+const maxMissing = 200
+
 // reasons are agents' reasons as rows name them.
 var reasons = map[agentv1.CaptureState_Reason]string{
 	agentv1.CaptureState_REASON_STOPPED:          endStopped,
@@ -126,6 +129,9 @@ func (m *machine) explainEnd(row *v1alpha1.CaptureTarget, t *target, mem *member
 // stuck says that a target that runs was waited for in vain: for stuckAfter, or half of a capture that was shorter.
 func (m *machine) stuck(t *target, mem *member) bool {
 	since, missing := mem.missing[t.key]
+	if !missing && len(mem.missing) >= maxMissing {
+		return t.running // It may be one of those that the agent left out.
+	}
 	return missing && t.running && m.endingSince.Sub(since) >= min(stuckAfter, m.endingSince.Sub(m.start)/2)
 }
 
