@@ -209,8 +209,8 @@ func validator(host *host, codec runtime.Codec) storagetesting.KeyValidation {
 		if err != nil {
 			t.Fatalf("decoding the envelope for %s: %v", key, err)
 		}
-		if pod := object.(*example.Pod); pod.ResourceVersion != "" || pod.SelfLink != "" {
-			t.Errorf("stored with resourceVersion %q and selfLink %q", pod.ResourceVersion, pod.SelfLink)
+		if pod := object.(*example.Pod); pod.GetResourceVersion() != "" || pod.GetSelfLink() != "" {
+			t.Errorf("stored with resourceVersion %q and selfLink %q", pod.GetResourceVersion(), pod.GetSelfLink())
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"go/token"
 	"io"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -198,7 +199,7 @@ func TestSuiteIsWhole(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	parsed, err := parser.ParseDir(token.NewFileSet(), strings.TrimSpace(string(dir)), nil, 0)
+	files, err := filepath.Glob(filepath.Join(strings.TrimSpace(string(dir)), "*_tests.go"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -206,7 +207,11 @@ func TestSuiteIsWhole(t *testing.T) {
 	for _, test := range suite {
 		known = append(known, test.name)
 	}
-	for _, file := range parsed["testing"].Files {
+	for _, name := range files {
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
 		for _, declared := range file.Decls {
 			function, ok := declared.(*ast.FuncDecl)
 			if ok && function.Recv == nil && strings.HasPrefix(function.Name.Name, "Run") && !strings.HasPrefix(function.Name.Name, "RunBenchmark") {
