@@ -56,9 +56,9 @@ func (v view) condition(name string) *metav1.Condition {
 	return nil
 }
 
-// ended is true when nothing more will be recorded and the file, if there is one, is whole.
+// ended is true when nothing more will be recorded and the file, if there is one, is whole. Copying to outputs may go on.
 func (v view) ended() bool {
-	return v.condition(v1alpha1.CaptureComplete) != nil || v.condition(v1alpha1.CaptureFailed) != nil
+	return v.status.File != nil || v.condition(v1alpha1.CaptureComplete) != nil || v.condition(v1alpha1.CaptureFailed) != nil
 }
 
 // captures is the API as this program uses it, for one kind and namespace.

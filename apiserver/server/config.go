@@ -76,7 +76,7 @@ func applyClusterOptions(o *Options, config *genericapiserver.RecommendedConfig)
 		return err
 	}
 	err = o.Admission.ApplyTo(&config.Config, config.SharedInformerFactory, client, dynamicClient,
-		utilfeature.DefaultFeatureGate, config.EffectiveVersion)
+		utilfeature.DefaultFeatureGate, config.EffectiveVersion, quotaInitializer{})
 	if err != nil {
 		return fmt.Errorf("setting up admission: %w", err)
 	}

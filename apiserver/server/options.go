@@ -74,6 +74,8 @@ func NewOptions() *Options {
 	if identity == "" {
 		identity, _ = os.Hostname()
 	}
+	admission := genericoptions.NewAdmissionOptions()
+	addQuota(admission)
 	return &Options{
 		SecureServing:  serving.WithLoopback(),
 		Authentication: genericoptions.NewDelegatingAuthenticationOptions(),
@@ -81,7 +83,7 @@ func NewOptions() *Options {
 		Audit:          genericoptions.NewAuditOptions(),
 		Features:       genericoptions.NewFeatureOptions(),
 		CoreAPI:        genericoptions.NewCoreAPIOptions(),
-		Admission:      genericoptions.NewAdmissionOptions(),
+		Admission:      admission,
 		Storage:        storage.NewOptions(codecs.LegacyCodec(v1alpha1.SchemeGroupVersion)),
 
 		WatchInterval: 10 * time.Second,

@@ -1,9 +1,7 @@
 package server
 
 import (
-	"context"
 	"fmt"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -11,14 +9,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
-	metainternalversion "k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/admission/initializer"
 	"k8s.io/apiserver/pkg/admission/plugin/resourcequota"
 	"k8s.io/apiserver/pkg/authentication/user"
-	"k8s.io/apiserver/pkg/registry/rest"
 	genericoptions "k8s.io/apiserver/pkg/server/options"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
@@ -85,7 +81,7 @@ func countVersions(client *fake.Clientset) {
 func quotaPlugin(t *testing.T, client *fake.Clientset) admission.ValidationInterface {
 	t.Helper()
 	options := genericoptions.NewAdmissionOptions()
-	addQuota(options, newCaptureLimit(1))
+	addQuota(options)
 	if last := options.RecommendedPluginOrder[len(options.RecommendedPluginOrder)-1]; last != resourcequota.PluginName {
 		t.Errorf("the last plugin is %s, behind which requests may be refused that were counted", last)
 	}
@@ -101,65 +97,4 @@ func quotaPlugin(t *testing.T, client *fake.Clientset) admission.ValidationInter
 	factory.WaitForCacheSync(t.Context().Done())
 	t.Cleanup(factory.Shutdown)
 	return plugin.(admission.ValidationInterface)
-}
-
-// TestCaptureLimit creates many cluster captures at once, in requests that take their time: as many as allowed are stored.
-func TestCaptureLimit(t *testing.T) {
-	const allowed, asked = 10, 100
-	stored := &storedNames{}
-	limit := newCaptureLimit(allowed)
-	limit.count(stored)
-	var running sync.WaitGroup
-	for i := range asked {
-		running.Go(func() {
-			ctx, end := context.WithCancel(t.Context())
-			defer end()
-			name := fmt.Sprintf("c%d", i)
-			err := limit.Validate(ctx, creation("clustercaptures", clusterCaptureNamed(name), "", name), nil)
-			if err == nil {
-				stored.add(name)
-			} else if !apierrors.IsForbidden(err) {
-				t.Errorf("refused otherwise than as forbidden: %v", err)
-			}
-		})
-	}
-	running.Wait()
-	if got := len(stored.names); got != allowed {
-		t.Errorf("%d are stored, want %d", got, allowed)
-	}
-	for _, other := range []admission.Attributes{
-		creation("captures", &v1alpha1.Capture{}, "test", "one"),
-		creation("clustercaptures", clusterCaptureNamed(stored.names[0]), "", stored.names[0]), // will be told that it is there
-	} {
-		if err := limit.Validate(t.Context(), other, nil); err != nil {
-			t.Errorf("%s %s: %v", other.GetResource().Resource, other.GetName(), err)
-		}
-	}
-}
-
-func clusterCaptureNamed(name string) *v1alpha1.ClusterCapture {
-	return &v1alpha1.ClusterCapture{ObjectMeta: metav1.ObjectMeta{Name: name}}
-}
-
-// storedNames lists cluster captures.
-type storedNames struct {
-	rest.Lister
-	mu    sync.Mutex
-	names []string
-}
-
-func (s *storedNames) add(name string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.names = append(s.names, name)
-}
-
-func (s *storedNames) List(context.Context, *metainternalversion.ListOptions) (runtime.Object, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	list := &v1alpha1.ClusterCaptureList{}
-	for _, name := range slices.Clone(s.names) {
-		list.Items = append(list.Items, *clusterCaptureNamed(name))
-	}
-	return list, nil
 }

@@ -108,7 +108,7 @@ func newCapture(m *Manager, request *v1alpha1.EnsureCaptureRequest) *capture {
 		packetsLimit: orNone(request.GetPacketsLimit()), bytesLimit: orNone(request.GetBytesLimit()),
 		packetsLease: -1, bytesLease: -1,
 	}
-	c.limits.raise(request.PacketsLease, request.BytesLease)
+	c.limits.grant(request.PacketsLease, request.BytesLease)
 	c.setPeers()
 	return c
 }
@@ -190,7 +190,7 @@ func (c *capture) take(request *v1alpha1.EnsureCaptureRequest) (changed bool, er
 	next.Revision, next.RenewWithinNano = request.GetRevision(), request.GetRenewWithinNano()
 	next.Targets, next.Peers = request.GetTargets(), request.GetPeers()
 	c.limiting.Lock()
-	c.limits.raise(request.PacketsLease, request.BytesLease)
+	c.limits.grant(request.PacketsLease, request.BytesLease)
 	next.PacketsLease, next.BytesLease = lease(c.limits.packetsLease), lease(c.limits.bytesLease)
 	c.limiting.Unlock()
 	c.renewed = time.Now()
@@ -595,7 +595,11 @@ func (c *capture) state() *v1alpha1.CaptureState {
 		Uid: c.uid, Revision: c.request.GetRevision(), Phase: c.Phase, Message: printable(c.Message, 1<<10),
 		StartUnixNano: c.Start, EndUnixNano: c.End, Missing: c.missing, Interruptions: c.Interruptions,
 		Sealed: len(c.Digest) > 0, Digest: c.Digest, BlockBytes: c.BlockBytes,
+		Namespace: c.request.GetNamespace(), Name: c.request.GetName(),
 	}
+	c.limiting.Lock()
+	s.PacketsLease, s.BytesLease = lease(c.limits.packetsLease), lease(c.limits.bytesLease)
+	c.limiting.Unlock()
 	if c.Phase == v1alpha1.CaptureState_PHASE_ENDED {
 		s.Reason = c.Reason
 	}

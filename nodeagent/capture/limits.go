@@ -47,12 +47,12 @@ func (l *limits) reached() v1alpha1.CaptureState_Reason {
 
 func beyond(limit, used int64, more int) bool { return limit >= 0 && used+int64(more) > limit }
 
-// raise takes over leases of a later request. They never go down.
-func (l *limits) raise(packets, bytes *int64) {
+// grant takes over leases of a later request: what they say, but never less than what was used.
+func (l *limits) grant(packets, bytes *int64) {
 	if packets != nil {
-		l.packetsLease = max(l.packetsLease, *packets)
+		l.packetsLease = max(*packets, l.packets)
 	}
 	if bytes != nil {
-		l.bytesLease = max(l.bytesLease, *bytes)
+		l.bytesLease = max(*bytes, l.bytes)
 	}
 }

@@ -52,13 +52,14 @@ func TestAdmit(t *testing.T) {
 	}
 }
 
-func TestLeasesOnlyRise(t *testing.T) {
-	l := limits{packetsLease: -1, bytesLease: -1}
+// TestLeases: they rise and fall, but never below what was used.
+func TestLeases(t *testing.T) {
+	l := limits{packets: 7, packetsLimit: -1, bytesLimit: -1, packetsLease: -1, bytesLease: -1}
 	for _, step := range []struct {
 		lease *int64
 		want  int64
-	}{{nil, -1}, {proto.Int64(0), 0}, {proto.Int64(10), 10}, {proto.Int64(5), 10}, {nil, 10}} {
-		if l.raise(step.lease, nil); l.packetsLease != step.want || l.bytesLease != -1 {
+	}{{nil, -1}, {proto.Int64(8), 8}, {proto.Int64(10), 10}, {proto.Int64(9), 9}, {proto.Int64(5), 7}, {nil, 7}} {
+		if l.grant(step.lease, nil); l.packetsLease != step.want || l.bytesLease != -1 {
 			t.Errorf("%v: leases %d and %d, want %d and none", step.lease, l.packetsLease, l.bytesLease, step.want)
 		}
 	}

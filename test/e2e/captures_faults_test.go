@@ -7,10 +7,13 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/networkobservability/networkobservability/apis/networkobservability/v1alpha1"
@@ -51,7 +54,9 @@ func TestCaptureAgentKilled(t *testing.T) {
 	if r := c.plugin(t, "network", "capture", "stop", "killed", "-n", namespace); r.err != nil {
 		t.Fatalf("stopping: %s", r.stderr)
 	}
-	done := c.captureUntil(t, namespace, "killed", "the capture to end", func(s *v1alpha1.CaptureStatus) bool { return s.File != nil })
+	done := c.captureUntil(t, namespace, "killed", "the capture to end", func(s *v1alpha1.CaptureStatus) bool {
+		return s.File != nil && (conditionIs(s, v1alpha1.CaptureComplete) || conditionIs(s, v1alpha1.CaptureFailed))
+	})
 	checkCounts(t, done.Status.Totals)
 	if said := fmt.Sprint(done.Status.Conditions); !strings.Contains(said, "nterrupt") {
 		t.Errorf("the interruption is not said: %s", said)
@@ -207,4 +212,45 @@ func TestCaptureNamespaceDeleted(t *testing.T) {
 		}
 		return fmt.Errorf("it is there: %v", err)
 	})
+}
+
+// TestCaptureQuota creates many captures at once against a quota.
+func TestCaptureQuota(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	namespace := c.namespace(t)
+	const allowed, asked = 5, 40
+	counted := corev1.ResourceName("count/captures." + v1alpha1.GroupName)
+	quota := &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Name: "captures"}, Spec: corev1.ResourceQuotaSpec{
+		Hard: corev1.ResourceList{counted: resource.MustParse(fmt.Sprint(allowed))},
+	}}
+	if _, err := c.kube.CoreV1().ResourceQuotas(namespace).Create(t.Context(), quota, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, podDeadline, "the quota to be in force", func(ctx context.Context) error {
+		now, err := c.kube.CoreV1().ResourceQuotas(namespace).Get(ctx, "captures", metav1.GetOptions{})
+		if err == nil && now.Status.Hard == nil {
+			err = fmt.Errorf("its status is %v", now.Status)
+		}
+		return err
+	})
+	var creating sync.WaitGroup
+	for i := range asked {
+		creating.Go(func() {
+			capture := newCapture(fmt.Sprintf("many-%d", i), "")
+			capture.Spec.Pods = v1alpha1.CapturePods{Names: []string{"nobody"}}
+			_, err := c.stats.NetworkobservabilityV1alpha1().Captures(namespace).Create(t.Context(), capture, metav1.CreateOptions{})
+			if err != nil && !apierrors.IsForbidden(err) && !apierrors.IsConflict(err) && !apierrors.IsServerTimeout(err) {
+				t.Errorf("refused otherwise than by the quota: %v", err)
+			}
+		})
+	}
+	creating.Wait()
+	list, err := c.stats.NetworkobservabilityV1alpha1().Captures(namespace).List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(list.Items) != allowed {
+		t.Errorf("%d captures are there, want %d", len(list.Items), allowed)
+	}
 }
