@@ -136,7 +136,8 @@ func (m *machine) reportEnd(status *v1alpha1.CaptureStatus, now time.Time) {
 }
 
 func (m *machine) complete(status *v1alpha1.CaptureStatus, now time.Time) {
-	message := fmt.Sprintf("%s %d packets of %d pods on %d nodes were recorded.", endings[m.ending], status.Totals.Packets, status.Pods, status.Nodes)
+	message := fmt.Sprintf("%s Recorded: %s of %s on %s.", endings[m.ending],
+		counted(status.Totals.Packets, "packet"), counted(int64(status.Pods), "pod"), counted(int64(status.Nodes), "node"))
 	setCondition(status, v1alpha1.CaptureComplete, true, m.ending, message, now)
 	setCondition(status, v1alpha1.CaptureFailed, false, m.ending, "", now)
 }
@@ -446,4 +447,12 @@ func (m *machine) rowsOf(mem *member) []v1alpha1.CaptureTarget {
 		rows[i] = mem.qualify(*row)
 	}
 	return rows
+}
+
+// counted is a number of things in words: 1 pod, 2 pods.
+func counted(n int64, thing string) string {
+	if n != 1 {
+		thing += "s"
+	}
+	return fmt.Sprintf("%d %s", n, thing)
 }

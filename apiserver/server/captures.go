@@ -15,6 +15,8 @@ import (
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	genericfilters "k8s.io/apiserver/pkg/server/filters"
 	"k8s.io/client-go/kubernetes"
+	authorizationclient "k8s.io/client-go/kubernetes/typed/authorization/v1"
+	restclient "k8s.io/client-go/rest"
 
 	agentv1 "github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
 	"github.com/networkobservability/networkobservability/apis/generated/clientset/versioned"
@@ -66,6 +68,10 @@ func newCapturing(o *Options, config *genericapiserver.RecommendedConfig, client
 	if err != nil {
 		return nil, err
 	}
+	reviews, err := newReviews(config.ClientConfig)
+	if err != nil {
+		return nil, err
+	}
 	names := func(address netip.Addr) []string { return namesOf(known, address, time.Now()) }
 	c := &capturing{}
 	c.controller, err = controller.New(controller.Config{
@@ -84,7 +90,7 @@ func newCapturing(o *Options, config *genericapiserver.RecommendedConfig, client
 	}
 	payload, err := streams.New(streams.Config{
 		Captures: stored.Captures.Store, ClusterCaptures: stored.ClusterCaptures.Store, Source: captureSource{reads, calls},
-		Authorizer: streams.SubjectAccessReviews{Client: client.AuthorizationV1().SubjectAccessReviews()},
+		Authorizer: streams.SubjectAccessReviews{Client: reviews},
 		Matches:    c.places, Names: names, Stopping: config.ShutdownInitiatedNotify(), StopGrace: o.ShutdownDelay,
 	})
 	if err != nil {
@@ -95,6 +101,17 @@ func newCapturing(o *Options, config *genericapiserver.RecommendedConfig, client
 	c.storage["captures"], c.storage["captures/status"] = stored.Captures, stored.CapturesStatus
 	c.storage["clustercaptures"], c.storage["clustercaptures/status"] = stored.ClusterCaptures, stored.ClusterCapturesStatus
 	return c, nil
+}
+
+// newReviews is a client of its own: a hundred open streams ask 67 times a second, and must not wait for others.
+func newReviews(config *restclient.Config) (authorizationclient.SubjectAccessReviewInterface, error) {
+	config = restclient.CopyConfig(config)
+	config.QPS, config.Burst = 200, 400
+	client, err := authorizationclient.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("making a client for reviews: %w", err)
+	}
+	return client.SubjectAccessReviews(), nil
 }
 
 // run makes captures happen, from when this server can be called over TLS on.
