@@ -231,3 +231,35 @@ func TestCaptureFollow(t *testing.T) {
 	}
 	c.captureUntil(t, b.sink.Namespace, "follow", "the capture to have been stopped", func(s *v1alpha1.CaptureStatus) bool { return conditionIs(s, v1alpha1.CaptureComplete) })
 }
+
+// TestCaptureExample runs the example program as its reader would.
+func TestCaptureExample(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	b := newBed(t, c)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*kubectlDeadline)
+	defer cancel()
+	program := exec.CommandContext(ctx, "go", "run", "../examples/capture", "-kubeconfig", c.kubeconfig, "-namespace", b.sink.Namespace,
+		"-selector", "app=far", "-filter", "udp dst port "+sinkPort, "-packets", "5")
+	var printed, said bytes.Buffer
+	program.Stdout, program.Stderr = &printed, &said
+	if err := program.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- program.Wait() }()
+	for running := true; running; {
+		select {
+		case err := <-ended:
+			if running = false; err != nil {
+				t.Fatalf("the example: %v: %s", err, said.String())
+			}
+		default:
+			c.exec(t, b.far.Pod, "/bin/traffic", "udp", target(t, b.sink.Pod, "ipv4"), "1", "300")
+		}
+	}
+	line := regexp.MustCompile(b.sink.Namespace + "/far/eth0 " + regexp.QuoteMeta(address(t, b.far.Pod, "ipv4")+"->"+address(t, b.sink.Pod, "ipv4")) + ` UDP \d+->9000`)
+	if n := len(line.FindAllString(printed.String(), -1)); n != 5 {
+		t.Errorf("the example printed %d packets: %s", n, printed.String())
+	}
+}
