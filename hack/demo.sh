@@ -60,7 +60,7 @@ The cluster keeps running. Go on from a plain shell:
   kubectl get nf -n shop --field-selector peer.service=web,since=1m
   kubectl explain podnetworkstats.drops --recursive
   kubectl get nnst -o wide                                 # nodes, their uplinks and agents
-  kubectl create capture dns -n shop -l app=client --filter 'port 53' --follow | tcpdump -nr -
+  kubectl create capture dns -n shop -l app=resolver --filter 'port 53' --follow | tcpdump -nr -
   kubectl create capture why -n shop -l app=broken --dry-run=server    # what would be recorded, and how much
   kubectl network capture download web -n shop --headers-only -o headers.pcapng
 
