@@ -21,9 +21,6 @@ import (
 	"github.com/networkobservability/networkobservability/apis/networkobservability/filtertext"
 )
 
-// Host is a name in a filter that does not say of what: a Service, or if there is none a pod.
-const Host filtertext.Kind = "host"
-
 // cluster is what is in it: pods, namespaces, nodes and Services, of which it keeps what is read here. Its methods are
 // safe for concurrent use.
 type cluster struct {

@@ -60,7 +60,7 @@ type Config struct {
 	Identity string
 	Agents   Agents
 	// Compile makes a program of a filter, whose names are those of namespace unless they say otherwise. resolve gives
-	// the addresses of Host, filtertext.Pod and filtertext.Service. Errors are for users.
+	// the addresses of filtertext.Host, Pod and Service. Errors are for users.
 	Compile func(namespace, text string, resolve filtertext.Resolve) (*Program, error)
 	// Names are what an address is called now, for the file; none when nobody knows.
 	Names func(netip.Addr) []string
@@ -144,7 +144,7 @@ func (c *Controller) Matches(capture runtime.Object) ([]Match, error) {
 	return c.cluster.matches(capture)
 }
 
-// Resolve gives the addresses that a pod, a Service or a Host has now. Errors are for users.
+// Resolve gives the addresses that a pod, a Service or what a name may stand for has now. Errors are for users.
 func (c *Controller) Resolve(kind filtertext.Kind, namespace, name string) ([]netip.Addr, error) {
 	if !c.cluster.synced() {
 		return nil, errNotSynced

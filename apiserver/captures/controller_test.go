@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	agentv1 "github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
+	"github.com/networkobservability/networkobservability/apis/networkobservability/filtertext"
 	"github.com/networkobservability/networkobservability/apis/networkobservability/v1alpha1"
 )
 
@@ -234,10 +235,10 @@ func TestMatches(t *testing.T) {
 	if matches, err := c.Matches(nodes); err != nil || len(matches) != 1 || matches[0] != (Match{Node: "n1"}) {
 		t.Errorf("nodes that match are %v, %v", matches, err)
 	}
-	if addresses, err := c.Resolve(Host, "shop", "a"); err != nil || len(addresses) != 1 {
+	if addresses, err := c.Resolve(filtertext.Host, "shop", "a"); err != nil || len(addresses) != 1 {
 		t.Errorf("resolved %v, %v", addresses, err)
 	}
-	if _, err := c.Resolve(Host, "shop", "nobody"); err == nil || !strings.Contains(err.Error(), "shop/nobody") {
+	if _, err := c.Resolve(filtertext.Host, "shop", "nobody"); err == nil || !strings.Contains(err.Error(), "shop/nobody") {
 		t.Errorf("resolved nobody: %v", err)
 	}
 }

@@ -5,7 +5,11 @@
 //	config.go     what the generic server of k8s.io/apiserver is told: who may call, admission, OpenAPI, shutdown
 //	server.go     the wiring, to be read first
 //	admission.go  which admission plugins the cluster can feed
+//	quota.go      ResourceQuotas count captures
 //	fleet.go      the agents as the registry wants to see them
+//	captures.go   captures: storage, controller, streams, and the agents as these want to see them
+//	filters.go    filters from text to what agents take
+//	expectation.go what a capture would see, from live statistics
 //	shutdown.go   how connections move to the other replica before this one stops
 //
 // # How a request goes

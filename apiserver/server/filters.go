@@ -50,7 +50,7 @@ func resolveName(namespace string, name pcapfilter.Name, resolve filtertext.Reso
 		return nil, fmt.Errorf("%s is in no namespace: write NAME.NAMESPACE", name.Name)
 	}
 	kind := map[pcapfilter.Object]filtertext.Kind{
-		pcapfilter.AnyObject: controller.Host, pcapfilter.Pod: filtertext.Pod, pcapfilter.Service: filtertext.Service,
+		pcapfilter.AnyObject: filtertext.Host, pcapfilter.Pod: filtertext.Pod, pcapfilter.Service: filtertext.Service,
 	}[name.Object]
 	return resolve(kind, name.Namespace, name.Name)
 }
