@@ -187,6 +187,119 @@ func (Verdict) EnumDescriptor() ([]byte, []int) {
 	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{2}
 }
 
+type TelemetryGroupName int32
+
+const (
+	TelemetryGroupName_TELEMETRY_GROUP_NAME_UNSPECIFIED TelemetryGroupName = 0
+	TelemetryGroupName_TELEMETRY_GROUP_NAME_TRAFFIC     TelemetryGroupName = 1
+	TelemetryGroupName_TELEMETRY_GROUP_NAME_DROPS       TelemetryGroupName = 2
+	TelemetryGroupName_TELEMETRY_GROUP_NAME_TCP         TelemetryGroupName = 3
+	TelemetryGroupName_TELEMETRY_GROUP_NAME_DNS         TelemetryGroupName = 4
+	TelemetryGroupName_TELEMETRY_GROUP_NAME_API_SERVER  TelemetryGroupName = 5
+)
+
+// Enum value maps for TelemetryGroupName.
+var (
+	TelemetryGroupName_name = map[int32]string{
+		0: "TELEMETRY_GROUP_NAME_UNSPECIFIED",
+		1: "TELEMETRY_GROUP_NAME_TRAFFIC",
+		2: "TELEMETRY_GROUP_NAME_DROPS",
+		3: "TELEMETRY_GROUP_NAME_TCP",
+		4: "TELEMETRY_GROUP_NAME_DNS",
+		5: "TELEMETRY_GROUP_NAME_API_SERVER",
+	}
+	TelemetryGroupName_value = map[string]int32{
+		"TELEMETRY_GROUP_NAME_UNSPECIFIED": 0,
+		"TELEMETRY_GROUP_NAME_TRAFFIC":     1,
+		"TELEMETRY_GROUP_NAME_DROPS":       2,
+		"TELEMETRY_GROUP_NAME_TCP":         3,
+		"TELEMETRY_GROUP_NAME_DNS":         4,
+		"TELEMETRY_GROUP_NAME_API_SERVER":  5,
+	}
+)
+
+func (x TelemetryGroupName) Enum() *TelemetryGroupName {
+	p := new(TelemetryGroupName)
+	*p = x
+	return p
+}
+
+func (x TelemetryGroupName) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (TelemetryGroupName) Descriptor() protoreflect.EnumDescriptor {
+	return file_apis_agent_v1alpha1_agent_proto_enumTypes[3].Descriptor()
+}
+
+func (TelemetryGroupName) Type() protoreflect.EnumType {
+	return &file_apis_agent_v1alpha1_agent_proto_enumTypes[3]
+}
+
+func (x TelemetryGroupName) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use TelemetryGroupName.Descriptor instead.
+func (TelemetryGroupName) EnumDescriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{3}
+}
+
+type TelemetryLabel int32
+
+const (
+	TelemetryLabel_TELEMETRY_LABEL_UNSPECIFIED   TelemetryLabel = 0
+	TelemetryLabel_TELEMETRY_LABEL_PEER_WORKLOAD TelemetryLabel = 1
+	TelemetryLabel_TELEMETRY_LABEL_SERVICE       TelemetryLabel = 2
+	TelemetryLabel_TELEMETRY_LABEL_PORT          TelemetryLabel = 3
+	TelemetryLabel_TELEMETRY_LABEL_DNS_NAME      TelemetryLabel = 4
+)
+
+// Enum value maps for TelemetryLabel.
+var (
+	TelemetryLabel_name = map[int32]string{
+		0: "TELEMETRY_LABEL_UNSPECIFIED",
+		1: "TELEMETRY_LABEL_PEER_WORKLOAD",
+		2: "TELEMETRY_LABEL_SERVICE",
+		3: "TELEMETRY_LABEL_PORT",
+		4: "TELEMETRY_LABEL_DNS_NAME",
+	}
+	TelemetryLabel_value = map[string]int32{
+		"TELEMETRY_LABEL_UNSPECIFIED":   0,
+		"TELEMETRY_LABEL_PEER_WORKLOAD": 1,
+		"TELEMETRY_LABEL_SERVICE":       2,
+		"TELEMETRY_LABEL_PORT":          3,
+		"TELEMETRY_LABEL_DNS_NAME":      4,
+	}
+)
+
+func (x TelemetryLabel) Enum() *TelemetryLabel {
+	p := new(TelemetryLabel)
+	*p = x
+	return p
+}
+
+func (x TelemetryLabel) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (TelemetryLabel) Descriptor() protoreflect.EnumDescriptor {
+	return file_apis_agent_v1alpha1_agent_proto_enumTypes[4].Descriptor()
+}
+
+func (TelemetryLabel) Type() protoreflect.EnumType {
+	return &file_apis_agent_v1alpha1_agent_proto_enumTypes[4]
+}
+
+func (x TelemetryLabel) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use TelemetryLabel.Descriptor instead.
+func (TelemetryLabel) EnumDescriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{4}
+}
+
 type Drop_Class int32
 
 const (
@@ -257,11 +370,11 @@ func (x Drop_Class) String() string {
 }
 
 func (Drop_Class) Descriptor() protoreflect.EnumDescriptor {
-	return file_apis_agent_v1alpha1_agent_proto_enumTypes[3].Descriptor()
+	return file_apis_agent_v1alpha1_agent_proto_enumTypes[5].Descriptor()
 }
 
 func (Drop_Class) Type() protoreflect.EnumType {
-	return &file_apis_agent_v1alpha1_agent_proto_enumTypes[3]
+	return &file_apis_agent_v1alpha1_agent_proto_enumTypes[5]
 }
 
 func (x Drop_Class) Number() protoreflect.EnumNumber {
@@ -312,11 +425,11 @@ func (x Drop_Attribution) String() string {
 }
 
 func (Drop_Attribution) Descriptor() protoreflect.EnumDescriptor {
-	return file_apis_agent_v1alpha1_agent_proto_enumTypes[4].Descriptor()
+	return file_apis_agent_v1alpha1_agent_proto_enumTypes[6].Descriptor()
 }
 
 func (Drop_Attribution) Type() protoreflect.EnumType {
-	return &file_apis_agent_v1alpha1_agent_proto_enumTypes[4]
+	return &file_apis_agent_v1alpha1_agent_proto_enumTypes[6]
 }
 
 func (x Drop_Attribution) Number() protoreflect.EnumNumber {
@@ -364,11 +477,11 @@ func (x Collector_State) String() string {
 }
 
 func (Collector_State) Descriptor() protoreflect.EnumDescriptor {
-	return file_apis_agent_v1alpha1_agent_proto_enumTypes[5].Descriptor()
+	return file_apis_agent_v1alpha1_agent_proto_enumTypes[7].Descriptor()
 }
 
 func (Collector_State) Type() protoreflect.EnumType {
-	return &file_apis_agent_v1alpha1_agent_proto_enumTypes[5]
+	return &file_apis_agent_v1alpha1_agent_proto_enumTypes[7]
 }
 
 func (x Collector_State) Number() protoreflect.EnumNumber {
@@ -414,11 +527,11 @@ func (x CaptureState_Phase) String() string {
 }
 
 func (CaptureState_Phase) Descriptor() protoreflect.EnumDescriptor {
-	return file_apis_agent_v1alpha1_agent_proto_enumTypes[6].Descriptor()
+	return file_apis_agent_v1alpha1_agent_proto_enumTypes[8].Descriptor()
 }
 
 func (CaptureState_Phase) Type() protoreflect.EnumType {
-	return &file_apis_agent_v1alpha1_agent_proto_enumTypes[6]
+	return &file_apis_agent_v1alpha1_agent_proto_enumTypes[8]
 }
 
 func (x CaptureState_Phase) Number() protoreflect.EnumNumber {
@@ -493,11 +606,11 @@ func (x CaptureState_Reason) String() string {
 }
 
 func (CaptureState_Reason) Descriptor() protoreflect.EnumDescriptor {
-	return file_apis_agent_v1alpha1_agent_proto_enumTypes[7].Descriptor()
+	return file_apis_agent_v1alpha1_agent_proto_enumTypes[9].Descriptor()
 }
 
 func (CaptureState_Reason) Type() protoreflect.EnumType {
-	return &file_apis_agent_v1alpha1_agent_proto_enumTypes[7]
+	return &file_apis_agent_v1alpha1_agent_proto_enumTypes[9]
 }
 
 func (x CaptureState_Reason) Number() protoreflect.EnumNumber {
@@ -553,11 +666,11 @@ func (x CaptureOutputState_Phase) String() string {
 }
 
 func (CaptureOutputState_Phase) Descriptor() protoreflect.EnumDescriptor {
-	return file_apis_agent_v1alpha1_agent_proto_enumTypes[8].Descriptor()
+	return file_apis_agent_v1alpha1_agent_proto_enumTypes[10].Descriptor()
 }
 
 func (CaptureOutputState_Phase) Type() protoreflect.EnumType {
-	return &file_apis_agent_v1alpha1_agent_proto_enumTypes[8]
+	return &file_apis_agent_v1alpha1_agent_proto_enumTypes[10]
 }
 
 func (x CaptureOutputState_Phase) Number() protoreflect.EnumNumber {
@@ -6246,6 +6359,1189 @@ func (x *CaptureObject) GetSha256() string {
 	return ""
 }
 
+// TelemetryUpdate is one message to the agent, at most 1 MiB. The first has config; after those that have the node's
+// pods, one has pods_complete.
+type TelemetryUpdate struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When it changed, and at the beginning.
+	Config *TelemetryConfig `protobuf:"bytes,1,opt,name=config,proto3" json:"config,omitempty"`
+	// Pods of this node that are new or have changed.
+	Pods []*TelemetryPod `protobuf:"bytes,2,rep,name=pods,proto3" json:"pods,omitempty"`
+	// Keys of pods that went.
+	GonePods []string `protobuf:"bytes,3,rep,name=gone_pods,json=gonePods,proto3" json:"gone_pods,omitempty"`
+	// The pods of this stream so far are all: others are forgotten.
+	PodsComplete bool `protobuf:"varint,4,opt,name=pods_complete,json=podsComplete,proto3" json:"pods_complete,omitempty"`
+	// Answers to wanted_addresses, and changes of answers given before on this stream.
+	Names         []*TelemetryName `protobuf:"bytes,5,rep,name=names,proto3" json:"names,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TelemetryUpdate) Reset() {
+	*x = TelemetryUpdate{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[63]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TelemetryUpdate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TelemetryUpdate) ProtoMessage() {}
+
+func (x *TelemetryUpdate) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[63]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TelemetryUpdate.ProtoReflect.Descriptor instead.
+func (*TelemetryUpdate) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{63}
+}
+
+func (x *TelemetryUpdate) GetConfig() *TelemetryConfig {
+	if x != nil {
+		return x.Config
+	}
+	return nil
+}
+
+func (x *TelemetryUpdate) GetPods() []*TelemetryPod {
+	if x != nil {
+		return x.Pods
+	}
+	return nil
+}
+
+func (x *TelemetryUpdate) GetGonePods() []string {
+	if x != nil {
+		return x.GonePods
+	}
+	return nil
+}
+
+func (x *TelemetryUpdate) GetPodsComplete() bool {
+	if x != nil {
+		return x.PodsComplete
+	}
+	return false
+}
+
+func (x *TelemetryUpdate) GetNames() []*TelemetryName {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+// TelemetryConfig is a NetworkTelemetry as far as agents need it. Without one in the cluster, revision alone is set.
+type TelemetryConfig struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Rises with every change of the spec, its deletion included. An agent refuses one that is lower than what it has, also
+	// over restarts, unless supersedes is what it has.
+	Revision   int64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	Supersedes int64 `protobuf:"varint,2,opt,name=supersedes,proto3" json:"supersedes,omitempty"`
+	// metadata.generation of the object; 0 without one.
+	Generation int64             `protobuf:"varint,3,opt,name=generation,proto3" json:"generation,omitempty"`
+	Groups     []*TelemetryGroup `protobuf:"bytes,4,rep,name=groups,proto3" json:"groups,omitempty"`
+	// Series of pods on this node.
+	SeriesLimit   int64 `protobuf:"varint,5,opt,name=series_limit,json=seriesLimit,proto3" json:"series_limit,omitempty"`
+	RetinaMetrics bool  `protobuf:"varint,6,opt,name=retina_metrics,json=retinaMetrics,proto3" json:"retina_metrics,omitempty"`
+	// Absent when no flows are logged.
+	FlowLogs      *TelemetryFlowLogs   `protobuf:"bytes,7,opt,name=flow_logs,json=flowLogs,proto3" json:"flow_logs,omitempty"`
+	Exporters     []*TelemetryExporter `protobuf:"bytes,8,rep,name=exporters,proto3" json:"exporters,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TelemetryConfig) Reset() {
+	*x = TelemetryConfig{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[64]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TelemetryConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TelemetryConfig) ProtoMessage() {}
+
+func (x *TelemetryConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[64]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TelemetryConfig.ProtoReflect.Descriptor instead.
+func (*TelemetryConfig) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{64}
+}
+
+func (x *TelemetryConfig) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *TelemetryConfig) GetSupersedes() int64 {
+	if x != nil {
+		return x.Supersedes
+	}
+	return 0
+}
+
+func (x *TelemetryConfig) GetGeneration() int64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *TelemetryConfig) GetGroups() []*TelemetryGroup {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+func (x *TelemetryConfig) GetSeriesLimit() int64 {
+	if x != nil {
+		return x.SeriesLimit
+	}
+	return 0
+}
+
+func (x *TelemetryConfig) GetRetinaMetrics() bool {
+	if x != nil {
+		return x.RetinaMetrics
+	}
+	return false
+}
+
+func (x *TelemetryConfig) GetFlowLogs() *TelemetryFlowLogs {
+	if x != nil {
+		return x.FlowLogs
+	}
+	return nil
+}
+
+func (x *TelemetryConfig) GetExporters() []*TelemetryExporter {
+	if x != nil {
+		return x.Exporters
+	}
+	return nil
+}
+
+// A TelemetryGroup is a group of metrics of pods. Which pods have it is in each TelemetryPod.
+type TelemetryGroup struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Name   TelemetryGroupName     `protobuf:"varint,1,opt,name=name,proto3,enum=networkobservability.agent.v1alpha1.TelemetryGroupName" json:"name,omitempty"`
+	Labels []TelemetryLabel       `protobuf:"varint,2,rep,packed,name=labels,proto3,enum=networkobservability.agent.v1alpha1.TelemetryLabel" json:"labels,omitempty"`
+	// Combinations of values of these labels a pod; others are folded into "other".
+	LabelValuesLimit int64 `protobuf:"varint,3,opt,name=label_values_limit,json=labelValuesLimit,proto3" json:"label_values_limit,omitempty"`
+	// Values may be as old as this; 0: every scrape reads.
+	IntervalNano  int64 `protobuf:"varint,4,opt,name=interval_nano,json=intervalNano,proto3" json:"interval_nano,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TelemetryGroup) Reset() {
+	*x = TelemetryGroup{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[65]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TelemetryGroup) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TelemetryGroup) ProtoMessage() {}
+
+func (x *TelemetryGroup) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[65]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TelemetryGroup.ProtoReflect.Descriptor instead.
+func (*TelemetryGroup) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{65}
+}
+
+func (x *TelemetryGroup) GetName() TelemetryGroupName {
+	if x != nil {
+		return x.Name
+	}
+	return TelemetryGroupName_TELEMETRY_GROUP_NAME_UNSPECIFIED
+}
+
+func (x *TelemetryGroup) GetLabels() []TelemetryLabel {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *TelemetryGroup) GetLabelValuesLimit() int64 {
+	if x != nil {
+		return x.LabelValuesLimit
+	}
+	return 0
+}
+
+func (x *TelemetryGroup) GetIntervalNano() int64 {
+	if x != nil {
+		return x.IntervalNano
+	}
+	return 0
+}
+
+type TelemetryFlowLogs struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty for all.
+	Verdicts     []Verdict `protobuf:"varint,1,rep,packed,name=verdicts,proto3,enum=networkobservability.agent.v1alpha1.Verdict" json:"verdicts,omitempty"`
+	IntervalNano int64     `protobuf:"varint,2,opt,name=interval_nano,json=intervalNano,proto3" json:"interval_nano,omitempty"`
+	// One flow out of so many.
+	SampleOneIn   int64 `protobuf:"varint,3,opt,name=sample_one_in,json=sampleOneIn,proto3" json:"sample_one_in,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TelemetryFlowLogs) Reset() {
+	*x = TelemetryFlowLogs{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[66]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TelemetryFlowLogs) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TelemetryFlowLogs) ProtoMessage() {}
+
+func (x *TelemetryFlowLogs) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[66]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TelemetryFlowLogs.ProtoReflect.Descriptor instead.
+func (*TelemetryFlowLogs) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{66}
+}
+
+func (x *TelemetryFlowLogs) GetVerdicts() []Verdict {
+	if x != nil {
+		return x.Verdicts
+	}
+	return nil
+}
+
+func (x *TelemetryFlowLogs) GetIntervalNano() int64 {
+	if x != nil {
+		return x.IntervalNano
+	}
+	return 0
+}
+
+func (x *TelemetryFlowLogs) GetSampleOneIn() int64 {
+	if x != nil {
+		return x.SampleOneIn
+	}
+	return 0
+}
+
+type TelemetryExporter struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Name     string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Metrics  bool                   `protobuf:"varint,2,opt,name=metrics,proto3" json:"metrics,omitempty"`
+	FlowLogs bool                   `protobuf:"varint,3,opt,name=flow_logs,json=flowLogs,proto3" json:"flow_logs,omitempty"`
+	// Types that are valid to be assigned to To:
+	//
+	//	*TelemetryExporter_Otlp
+	//	*TelemetryExporter_File
+	//	*TelemetryExporter_Stdout
+	To            isTelemetryExporter_To `protobuf_oneof:"to"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TelemetryExporter) Reset() {
+	*x = TelemetryExporter{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[67]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TelemetryExporter) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TelemetryExporter) ProtoMessage() {}
+
+func (x *TelemetryExporter) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[67]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TelemetryExporter.ProtoReflect.Descriptor instead.
+func (*TelemetryExporter) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{67}
+}
+
+func (x *TelemetryExporter) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *TelemetryExporter) GetMetrics() bool {
+	if x != nil {
+		return x.Metrics
+	}
+	return false
+}
+
+func (x *TelemetryExporter) GetFlowLogs() bool {
+	if x != nil {
+		return x.FlowLogs
+	}
+	return false
+}
+
+func (x *TelemetryExporter) GetTo() isTelemetryExporter_To {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+func (x *TelemetryExporter) GetOtlp() *OTLPDestination {
+	if x != nil {
+		if x, ok := x.To.(*TelemetryExporter_Otlp); ok {
+			return x.Otlp
+		}
+	}
+	return nil
+}
+
+func (x *TelemetryExporter) GetFile() *FileDestination {
+	if x != nil {
+		if x, ok := x.To.(*TelemetryExporter_File); ok {
+			return x.File
+		}
+	}
+	return nil
+}
+
+func (x *TelemetryExporter) GetStdout() *StdoutDestination {
+	if x != nil {
+		if x, ok := x.To.(*TelemetryExporter_Stdout); ok {
+			return x.Stdout
+		}
+	}
+	return nil
+}
+
+type isTelemetryExporter_To interface {
+	isTelemetryExporter_To()
+}
+
+type TelemetryExporter_Otlp struct {
+	Otlp *OTLPDestination `protobuf:"bytes,4,opt,name=otlp,proto3,oneof"`
+}
+
+type TelemetryExporter_File struct {
+	File *FileDestination `protobuf:"bytes,5,opt,name=file,proto3,oneof"`
+}
+
+type TelemetryExporter_Stdout struct {
+	Stdout *StdoutDestination `protobuf:"bytes,6,opt,name=stdout,proto3,oneof"`
+}
+
+func (*TelemetryExporter_Otlp) isTelemetryExporter_To() {}
+
+func (*TelemetryExporter_File) isTelemetryExporter_To() {}
+
+func (*TelemetryExporter_Stdout) isTelemetryExporter_To() {}
+
+type OTLPDestination struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in the API: https:// or http://, host, port, and over HTTP a path.
+	Endpoint string `protobuf:"bytes,1,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	// Over HTTP with protobuf; otherwise over gRPC.
+	Http bool `protobuf:"varint,2,opt,name=http,proto3" json:"http,omitempty"`
+	// PEM; empty for those of the agent's system.
+	CaBundle   []byte `protobuf:"bytes,3,opt,name=ca_bundle,json=caBundle,proto3" json:"ca_bundle,omitempty"`
+	ServerName string `protobuf:"bytes,4,opt,name=server_name,json=serverName,proto3" json:"server_name,omitempty"`
+	// From the Secret. Kept in memory only: after a restart they are sent again, and needs_headers says to wait for them.
+	Headers      map[string]string `protobuf:"bytes,5,rep,name=headers,proto3" json:"headers,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	NeedsHeaders bool              `protobuf:"varint,6,opt,name=needs_headers,json=needsHeaders,proto3" json:"needs_headers,omitempty"`
+	Gzip         bool              `protobuf:"varint,7,opt,name=gzip,proto3" json:"gzip,omitempty"`
+	IntervalNano int64             `protobuf:"varint,8,opt,name=interval_nano,json=intervalNano,proto3" json:"interval_nano,omitempty"`
+	TimeoutNano  int64             `protobuf:"varint,9,opt,name=timeout_nano,json=timeoutNano,proto3" json:"timeout_nano,omitempty"`
+	QueueBytes   int64             `protobuf:"varint,10,opt,name=queue_bytes,json=queueBytes,proto3" json:"queue_bytes,omitempty"`
+	// The API server could not read the Secret: nothing is sent until it could, and the exporter fails with this message.
+	Problem       string `protobuf:"bytes,11,opt,name=problem,proto3" json:"problem,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OTLPDestination) Reset() {
+	*x = OTLPDestination{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[68]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OTLPDestination) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OTLPDestination) ProtoMessage() {}
+
+func (x *OTLPDestination) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[68]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OTLPDestination.ProtoReflect.Descriptor instead.
+func (*OTLPDestination) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{68}
+}
+
+func (x *OTLPDestination) GetEndpoint() string {
+	if x != nil {
+		return x.Endpoint
+	}
+	return ""
+}
+
+func (x *OTLPDestination) GetHttp() bool {
+	if x != nil {
+		return x.Http
+	}
+	return false
+}
+
+func (x *OTLPDestination) GetCaBundle() []byte {
+	if x != nil {
+		return x.CaBundle
+	}
+	return nil
+}
+
+func (x *OTLPDestination) GetServerName() string {
+	if x != nil {
+		return x.ServerName
+	}
+	return ""
+}
+
+func (x *OTLPDestination) GetHeaders() map[string]string {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
+func (x *OTLPDestination) GetNeedsHeaders() bool {
+	if x != nil {
+		return x.NeedsHeaders
+	}
+	return false
+}
+
+func (x *OTLPDestination) GetGzip() bool {
+	if x != nil {
+		return x.Gzip
+	}
+	return false
+}
+
+func (x *OTLPDestination) GetIntervalNano() int64 {
+	if x != nil {
+		return x.IntervalNano
+	}
+	return 0
+}
+
+func (x *OTLPDestination) GetTimeoutNano() int64 {
+	if x != nil {
+		return x.TimeoutNano
+	}
+	return 0
+}
+
+func (x *OTLPDestination) GetQueueBytes() int64 {
+	if x != nil {
+		return x.QueueBytes
+	}
+	return 0
+}
+
+func (x *OTLPDestination) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+type FileDestination struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	MaxBytes      int64                  `protobuf:"varint,1,opt,name=max_bytes,json=maxBytes,proto3" json:"max_bytes,omitempty"`
+	MaxFiles      int32                  `protobuf:"varint,2,opt,name=max_files,json=maxFiles,proto3" json:"max_files,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FileDestination) Reset() {
+	*x = FileDestination{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[69]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FileDestination) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FileDestination) ProtoMessage() {}
+
+func (x *FileDestination) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[69]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FileDestination.ProtoReflect.Descriptor instead.
+func (*FileDestination) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{69}
+}
+
+func (x *FileDestination) GetMaxBytes() int64 {
+	if x != nil {
+		return x.MaxBytes
+	}
+	return 0
+}
+
+func (x *FileDestination) GetMaxFiles() int32 {
+	if x != nil {
+		return x.MaxFiles
+	}
+	return 0
+}
+
+type StdoutDestination struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StdoutDestination) Reset() {
+	*x = StdoutDestination{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[70]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StdoutDestination) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StdoutDestination) ProtoMessage() {}
+
+func (x *StdoutDestination) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[70]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StdoutDestination.ProtoReflect.Descriptor instead.
+func (*StdoutDestination) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{70}
+}
+
+// A TelemetryPod is what a pod of this node is called, and what of it leaves the agent.
+type TelemetryPod struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Key       string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Namespace string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	Uid       string                 `protobuf:"bytes,4,opt,name=uid,proto3" json:"uid,omitempty"`
+	// The pod's controller, or its Deployment or CronJob; both are empty for a pod of its own.
+	WorkloadKind  string               `protobuf:"bytes,5,opt,name=workload_kind,json=workloadKind,proto3" json:"workload_kind,omitempty"`
+	WorkloadName  string               `protobuf:"bytes,6,opt,name=workload_name,json=workloadName,proto3" json:"workload_name,omitempty"`
+	Groups        []TelemetryGroupName `protobuf:"varint,7,rep,packed,name=groups,proto3,enum=networkobservability.agent.v1alpha1.TelemetryGroupName" json:"groups,omitempty"`
+	FlowLogs      bool                 `protobuf:"varint,8,opt,name=flow_logs,json=flowLogs,proto3" json:"flow_logs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TelemetryPod) Reset() {
+	*x = TelemetryPod{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[71]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TelemetryPod) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TelemetryPod) ProtoMessage() {}
+
+func (x *TelemetryPod) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[71]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TelemetryPod.ProtoReflect.Descriptor instead.
+func (*TelemetryPod) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{71}
+}
+
+func (x *TelemetryPod) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *TelemetryPod) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *TelemetryPod) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *TelemetryPod) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *TelemetryPod) GetWorkloadKind() string {
+	if x != nil {
+		return x.WorkloadKind
+	}
+	return ""
+}
+
+func (x *TelemetryPod) GetWorkloadName() string {
+	if x != nil {
+		return x.WorkloadName
+	}
+	return ""
+}
+
+func (x *TelemetryPod) GetGroups() []TelemetryGroupName {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+func (x *TelemetryPod) GetFlowLogs() bool {
+	if x != nil {
+		return x.FlowLogs
+	}
+	return false
+}
+
+// A TelemetryName is who has had an address since a time. Without an owner, nobody is known to.
+type TelemetryName struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 4 or 16 bytes.
+	Address       []byte `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	SinceUnixNano int64  `protobuf:"varint,2,opt,name=since_unix_nano,json=sinceUnixNano,proto3" json:"since_unix_nano,omitempty"`
+	// Types that are valid to be assigned to Owner:
+	//
+	//	*TelemetryName_Pod
+	//	*TelemetryName_Service
+	//	*TelemetryName_Node
+	Owner         isTelemetryName_Owner `protobuf_oneof:"owner"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TelemetryName) Reset() {
+	*x = TelemetryName{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[72]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TelemetryName) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TelemetryName) ProtoMessage() {}
+
+func (x *TelemetryName) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[72]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TelemetryName.ProtoReflect.Descriptor instead.
+func (*TelemetryName) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{72}
+}
+
+func (x *TelemetryName) GetAddress() []byte {
+	if x != nil {
+		return x.Address
+	}
+	return nil
+}
+
+func (x *TelemetryName) GetSinceUnixNano() int64 {
+	if x != nil {
+		return x.SinceUnixNano
+	}
+	return 0
+}
+
+func (x *TelemetryName) GetOwner() isTelemetryName_Owner {
+	if x != nil {
+		return x.Owner
+	}
+	return nil
+}
+
+func (x *TelemetryName) GetPod() *TelemetryPeerPod {
+	if x != nil {
+		if x, ok := x.Owner.(*TelemetryName_Pod); ok {
+			return x.Pod
+		}
+	}
+	return nil
+}
+
+func (x *TelemetryName) GetService() *TelemetryService {
+	if x != nil {
+		if x, ok := x.Owner.(*TelemetryName_Service); ok {
+			return x.Service
+		}
+	}
+	return nil
+}
+
+func (x *TelemetryName) GetNode() string {
+	if x != nil {
+		if x, ok := x.Owner.(*TelemetryName_Node); ok {
+			return x.Node
+		}
+	}
+	return ""
+}
+
+type isTelemetryName_Owner interface {
+	isTelemetryName_Owner()
+}
+
+type TelemetryName_Pod struct {
+	Pod *TelemetryPeerPod `protobuf:"bytes,3,opt,name=pod,proto3,oneof"`
+}
+
+type TelemetryName_Service struct {
+	Service *TelemetryService `protobuf:"bytes,4,opt,name=service,proto3,oneof"`
+}
+
+type TelemetryName_Node struct {
+	Node string `protobuf:"bytes,5,opt,name=node,proto3,oneof"`
+}
+
+func (*TelemetryName_Pod) isTelemetryName_Owner() {}
+
+func (*TelemetryName_Service) isTelemetryName_Owner() {}
+
+func (*TelemetryName_Node) isTelemetryName_Owner() {}
+
+type TelemetryPeerPod struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	WorkloadKind  string                 `protobuf:"bytes,3,opt,name=workload_kind,json=workloadKind,proto3" json:"workload_kind,omitempty"`
+	WorkloadName  string                 `protobuf:"bytes,4,opt,name=workload_name,json=workloadName,proto3" json:"workload_name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TelemetryPeerPod) Reset() {
+	*x = TelemetryPeerPod{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[73]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TelemetryPeerPod) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TelemetryPeerPod) ProtoMessage() {}
+
+func (x *TelemetryPeerPod) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[73]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TelemetryPeerPod.ProtoReflect.Descriptor instead.
+func (*TelemetryPeerPod) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{73}
+}
+
+func (x *TelemetryPeerPod) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *TelemetryPeerPod) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *TelemetryPeerPod) GetWorkloadKind() string {
+	if x != nil {
+		return x.WorkloadKind
+	}
+	return ""
+}
+
+func (x *TelemetryPeerPod) GetWorkloadName() string {
+	if x != nil {
+		return x.WorkloadName
+	}
+	return ""
+}
+
+type TelemetryService struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TelemetryService) Reset() {
+	*x = TelemetryService{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[74]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TelemetryService) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TelemetryService) ProtoMessage() {}
+
+func (x *TelemetryService) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[74]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TelemetryService.ProtoReflect.Descriptor instead.
+func (*TelemetryService) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{74}
+}
+
+func (x *TelemetryService) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *TelemetryService) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// TelemetryReport is one message from the agent: after every config, when something changed, and at least every 10 s.
+type TelemetryReport struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In force.
+	Revision   int64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	Generation int64 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
+	// Why the last config was not put in force; empty when it was.
+	Refused   string                    `protobuf:"bytes,3,opt,name=refused,proto3" json:"refused,omitempty"`
+	Exporters []*TelemetryExporterState `protobuf:"bytes,4,rep,name=exporters,proto3" json:"exporters,omitempty"`
+	// Series of pods offered, and combinations of pods and label values that are folded into others now.
+	Series int64 `protobuf:"varint,5,opt,name=series,proto3" json:"series,omitempty"`
+	Folded int64 `protobuf:"varint,6,opt,name=folded,proto3" json:"folded,omitempty"`
+	// Addresses of peers whose names are needed, at most 1,000 a message; each is answered.
+	WantedAddresses [][]byte `protobuf:"bytes,7,rep,name=wanted_addresses,json=wantedAddresses,proto3" json:"wanted_addresses,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *TelemetryReport) Reset() {
+	*x = TelemetryReport{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[75]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TelemetryReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TelemetryReport) ProtoMessage() {}
+
+func (x *TelemetryReport) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[75]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TelemetryReport.ProtoReflect.Descriptor instead.
+func (*TelemetryReport) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{75}
+}
+
+func (x *TelemetryReport) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *TelemetryReport) GetGeneration() int64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *TelemetryReport) GetRefused() string {
+	if x != nil {
+		return x.Refused
+	}
+	return ""
+}
+
+func (x *TelemetryReport) GetExporters() []*TelemetryExporterState {
+	if x != nil {
+		return x.Exporters
+	}
+	return nil
+}
+
+func (x *TelemetryReport) GetSeries() int64 {
+	if x != nil {
+		return x.Series
+	}
+	return 0
+}
+
+func (x *TelemetryReport) GetFolded() int64 {
+	if x != nil {
+		return x.Folded
+	}
+	return 0
+}
+
+func (x *TelemetryReport) GetWantedAddresses() [][]byte {
+	if x != nil {
+		return x.WantedAddresses
+	}
+	return nil
+}
+
+type TelemetryExporterState struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Whether the last request was answered well; false before the first.
+	Reaching bool `protobuf:"varint,2,opt,name=reaching,proto3" json:"reaching,omitempty"`
+	Failing  bool `protobuf:"varint,3,opt,name=failing,proto3" json:"failing,omitempty"`
+	// Without credentials.
+	Message string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
+	// Records of flows and points of metrics since the agent began.
+	Sent          int64 `protobuf:"varint,5,opt,name=sent,proto3" json:"sent,omitempty"`
+	Dropped       int64 `protobuf:"varint,6,opt,name=dropped,proto3" json:"dropped,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TelemetryExporterState) Reset() {
+	*x = TelemetryExporterState{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[76]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TelemetryExporterState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TelemetryExporterState) ProtoMessage() {}
+
+func (x *TelemetryExporterState) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[76]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TelemetryExporterState.ProtoReflect.Descriptor instead.
+func (*TelemetryExporterState) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{76}
+}
+
+func (x *TelemetryExporterState) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *TelemetryExporterState) GetReaching() bool {
+	if x != nil {
+		return x.Reaching
+	}
+	return false
+}
+
+func (x *TelemetryExporterState) GetFailing() bool {
+	if x != nil {
+		return x.Failing
+	}
+	return false
+}
+
+func (x *TelemetryExporterState) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *TelemetryExporterState) GetSent() int64 {
+	if x != nil {
+		return x.Sent
+	}
+	return 0
+}
+
+func (x *TelemetryExporterState) GetDropped() int64 {
+	if x != nil {
+		return x.Dropped
+	}
+	return 0
+}
+
 var File_apis_agent_v1alpha1_agent_proto protoreflect.FileDescriptor
 
 const file_apis_agent_v1alpha1_agent_proto_rawDesc = "" +
@@ -6828,7 +8124,106 @@ const file_apis_agent_v1alpha1_agent_proto_rawDesc = "" +
 	"\rCaptureObject\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\x12\x16\n" +
-	"\x06sha256\x18\x03 \x01(\tR\x06sha256*u\n" +
+	"\x06sha256\x18\x03 \x01(\tR\x06sha256\"\xb2\x02\n" +
+	"\x0fTelemetryUpdate\x12L\n" +
+	"\x06config\x18\x01 \x01(\v24.networkobservability.agent.v1alpha1.TelemetryConfigR\x06config\x12E\n" +
+	"\x04pods\x18\x02 \x03(\v21.networkobservability.agent.v1alpha1.TelemetryPodR\x04pods\x12\x1b\n" +
+	"\tgone_pods\x18\x03 \x03(\tR\bgonePods\x12#\n" +
+	"\rpods_complete\x18\x04 \x01(\bR\fpodsComplete\x12H\n" +
+	"\x05names\x18\x05 \x03(\v22.networkobservability.agent.v1alpha1.TelemetryNameR\x05names\"\xaf\x03\n" +
+	"\x0fTelemetryConfig\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x1e\n" +
+	"\n" +
+	"supersedes\x18\x02 \x01(\x03R\n" +
+	"supersedes\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x03 \x01(\x03R\n" +
+	"generation\x12K\n" +
+	"\x06groups\x18\x04 \x03(\v23.networkobservability.agent.v1alpha1.TelemetryGroupR\x06groups\x12!\n" +
+	"\fseries_limit\x18\x05 \x01(\x03R\vseriesLimit\x12%\n" +
+	"\x0eretina_metrics\x18\x06 \x01(\bR\rretinaMetrics\x12S\n" +
+	"\tflow_logs\x18\a \x01(\v26.networkobservability.agent.v1alpha1.TelemetryFlowLogsR\bflowLogs\x12T\n" +
+	"\texporters\x18\b \x03(\v26.networkobservability.agent.v1alpha1.TelemetryExporterR\texporters\"\xfd\x01\n" +
+	"\x0eTelemetryGroup\x12K\n" +
+	"\x04name\x18\x01 \x01(\x0e27.networkobservability.agent.v1alpha1.TelemetryGroupNameR\x04name\x12K\n" +
+	"\x06labels\x18\x02 \x03(\x0e23.networkobservability.agent.v1alpha1.TelemetryLabelR\x06labels\x12,\n" +
+	"\x12label_values_limit\x18\x03 \x01(\x03R\x10labelValuesLimit\x12#\n" +
+	"\rinterval_nano\x18\x04 \x01(\x03R\fintervalNano\"\xa6\x01\n" +
+	"\x11TelemetryFlowLogs\x12H\n" +
+	"\bverdicts\x18\x01 \x03(\x0e2,.networkobservability.agent.v1alpha1.VerdictR\bverdicts\x12#\n" +
+	"\rinterval_nano\x18\x02 \x01(\x03R\fintervalNano\x12\"\n" +
+	"\rsample_one_in\x18\x03 \x01(\x03R\vsampleOneIn\"\xce\x02\n" +
+	"\x11TelemetryExporter\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\ametrics\x18\x02 \x01(\bR\ametrics\x12\x1b\n" +
+	"\tflow_logs\x18\x03 \x01(\bR\bflowLogs\x12J\n" +
+	"\x04otlp\x18\x04 \x01(\v24.networkobservability.agent.v1alpha1.OTLPDestinationH\x00R\x04otlp\x12J\n" +
+	"\x04file\x18\x05 \x01(\v24.networkobservability.agent.v1alpha1.FileDestinationH\x00R\x04file\x12P\n" +
+	"\x06stdout\x18\x06 \x01(\v26.networkobservability.agent.v1alpha1.StdoutDestinationH\x00R\x06stdoutB\x04\n" +
+	"\x02to\"\xd4\x03\n" +
+	"\x0fOTLPDestination\x12\x1a\n" +
+	"\bendpoint\x18\x01 \x01(\tR\bendpoint\x12\x12\n" +
+	"\x04http\x18\x02 \x01(\bR\x04http\x12\x1b\n" +
+	"\tca_bundle\x18\x03 \x01(\fR\bcaBundle\x12\x1f\n" +
+	"\vserver_name\x18\x04 \x01(\tR\n" +
+	"serverName\x12[\n" +
+	"\aheaders\x18\x05 \x03(\v2A.networkobservability.agent.v1alpha1.OTLPDestination.HeadersEntryR\aheaders\x12#\n" +
+	"\rneeds_headers\x18\x06 \x01(\bR\fneedsHeaders\x12\x12\n" +
+	"\x04gzip\x18\a \x01(\bR\x04gzip\x12#\n" +
+	"\rinterval_nano\x18\b \x01(\x03R\fintervalNano\x12!\n" +
+	"\ftimeout_nano\x18\t \x01(\x03R\vtimeoutNano\x12\x1f\n" +
+	"\vqueue_bytes\x18\n" +
+	" \x01(\x03R\n" +
+	"queueBytes\x12\x18\n" +
+	"\aproblem\x18\v \x01(\tR\aproblem\x1a:\n" +
+	"\fHeadersEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"K\n" +
+	"\x0fFileDestination\x12\x1b\n" +
+	"\tmax_bytes\x18\x01 \x01(\x03R\bmaxBytes\x12\x1b\n" +
+	"\tmax_files\x18\x02 \x01(\x05R\bmaxFiles\"\x13\n" +
+	"\x11StdoutDestination\"\x9c\x02\n" +
+	"\fTelemetryPod\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x1c\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x10\n" +
+	"\x03uid\x18\x04 \x01(\tR\x03uid\x12#\n" +
+	"\rworkload_kind\x18\x05 \x01(\tR\fworkloadKind\x12#\n" +
+	"\rworkload_name\x18\x06 \x01(\tR\fworkloadName\x12O\n" +
+	"\x06groups\x18\a \x03(\x0e27.networkobservability.agent.v1alpha1.TelemetryGroupNameR\x06groups\x12\x1b\n" +
+	"\tflow_logs\x18\b \x01(\bR\bflowLogs\"\x8e\x02\n" +
+	"\rTelemetryName\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\fR\aaddress\x12&\n" +
+	"\x0fsince_unix_nano\x18\x02 \x01(\x03R\rsinceUnixNano\x12I\n" +
+	"\x03pod\x18\x03 \x01(\v25.networkobservability.agent.v1alpha1.TelemetryPeerPodH\x00R\x03pod\x12Q\n" +
+	"\aservice\x18\x04 \x01(\v25.networkobservability.agent.v1alpha1.TelemetryServiceH\x00R\aservice\x12\x14\n" +
+	"\x04node\x18\x05 \x01(\tH\x00R\x04nodeB\a\n" +
+	"\x05owner\"\x8e\x01\n" +
+	"\x10TelemetryPeerPod\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12#\n" +
+	"\rworkload_kind\x18\x03 \x01(\tR\fworkloadKind\x12#\n" +
+	"\rworkload_name\x18\x04 \x01(\tR\fworkloadName\"D\n" +
+	"\x10TelemetryService\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"\x9d\x02\n" +
+	"\x0fTelemetryReport\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x02 \x01(\x03R\n" +
+	"generation\x12\x18\n" +
+	"\arefused\x18\x03 \x01(\tR\arefused\x12Y\n" +
+	"\texporters\x18\x04 \x03(\v2;.networkobservability.agent.v1alpha1.TelemetryExporterStateR\texporters\x12\x16\n" +
+	"\x06series\x18\x05 \x01(\x03R\x06series\x12\x16\n" +
+	"\x06folded\x18\x06 \x01(\x03R\x06folded\x12)\n" +
+	"\x10wanted_addresses\x18\a \x03(\fR\x0fwantedAddresses\"\xaa\x01\n" +
+	"\x16TelemetryExporterState\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
+	"\breaching\x18\x02 \x01(\bR\breaching\x12\x18\n" +
+	"\afailing\x18\x03 \x01(\bR\afailing\x12\x18\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\x12\x12\n" +
+	"\x04sent\x18\x05 \x01(\x03R\x04sent\x12\x18\n" +
+	"\adropped\x18\x06 \x01(\x03R\adropped*u\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eSTATE_MEASURED\x10\x01\x12\x12\n" +
@@ -6843,8 +8238,20 @@ const file_apis_agent_v1alpha1_agent_proto_rawDesc = "" +
 	"\x13VERDICT_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11VERDICT_FORWARDED\x10\x01\x12\x13\n" +
 	"\x0fVERDICT_DROPPED\x10\x02\x12\x14\n" +
-	"\x10VERDICT_REJECTED\x10\x032\x93\n" +
-	"\n" +
+	"\x10VERDICT_REJECTED\x10\x03*\xdd\x01\n" +
+	"\x12TelemetryGroupName\x12$\n" +
+	" TELEMETRY_GROUP_NAME_UNSPECIFIED\x10\x00\x12 \n" +
+	"\x1cTELEMETRY_GROUP_NAME_TRAFFIC\x10\x01\x12\x1e\n" +
+	"\x1aTELEMETRY_GROUP_NAME_DROPS\x10\x02\x12\x1c\n" +
+	"\x18TELEMETRY_GROUP_NAME_TCP\x10\x03\x12\x1c\n" +
+	"\x18TELEMETRY_GROUP_NAME_DNS\x10\x04\x12#\n" +
+	"\x1fTELEMETRY_GROUP_NAME_API_SERVER\x10\x05*\xa9\x01\n" +
+	"\x0eTelemetryLabel\x12\x1f\n" +
+	"\x1bTELEMETRY_LABEL_UNSPECIFIED\x10\x00\x12!\n" +
+	"\x1dTELEMETRY_LABEL_PEER_WORKLOAD\x10\x01\x12\x1b\n" +
+	"\x17TELEMETRY_LABEL_SERVICE\x10\x02\x12\x18\n" +
+	"\x14TELEMETRY_LABEL_PORT\x10\x03\x12\x1c\n" +
+	"\x18TELEMETRY_LABEL_DNS_NAME\x10\x042\x9a\v\n" +
 	"\x05Agent\x12|\n" +
 	"\tReadStats\x125.networkobservability.agent.v1alpha1.ReadStatsRequest\x1a6.networkobservability.agent.v1alpha1.ReadStatsResponse0\x01\x12|\n" +
 	"\tReadFlows\x125.networkobservability.agent.v1alpha1.ReadFlowsRequest\x1a6.networkobservability.agent.v1alpha1.ReadFlowsResponse0\x01\x12}\n" +
@@ -6855,7 +8262,8 @@ const file_apis_agent_v1alpha1_agent_proto_rawDesc = "" +
 	"\rDeleteCapture\x129.networkobservability.agent.v1alpha1.DeleteCaptureRequest\x1a:.networkobservability.agent.v1alpha1.DeleteCaptureResponse\x12}\n" +
 	"\fListCaptures\x128.networkobservability.agent.v1alpha1.ListCapturesRequest\x1a1.networkobservability.agent.v1alpha1.CaptureState0\x01\x12\x8e\x01\n" +
 	"\x0fDescribeCapture\x12;.networkobservability.agent.v1alpha1.DescribeCaptureRequest\x1a<.networkobservability.agent.v1alpha1.DescribeCaptureResponse0\x01\x12\x82\x01\n" +
-	"\vReadCapture\x127.networkobservability.agent.v1alpha1.ReadCaptureRequest\x1a8.networkobservability.agent.v1alpha1.ReadCaptureResponse0\x01BJZHgithub.com/networkobservability/networkobservability/apis/agent/v1alpha1b\x06proto3"
+	"\vReadCapture\x127.networkobservability.agent.v1alpha1.ReadCaptureRequest\x1a8.networkobservability.agent.v1alpha1.ReadCaptureResponse0\x01\x12\x84\x01\n" +
+	"\x12ConfigureTelemetry\x124.networkobservability.agent.v1alpha1.TelemetryUpdate\x1a4.networkobservability.agent.v1alpha1.TelemetryReport(\x010\x01BJZHgithub.com/networkobservability/networkobservability/apis/agent/v1alpha1b\x06proto3"
 
 var (
 	file_apis_agent_v1alpha1_agent_proto_rawDescOnce sync.Once
@@ -6869,201 +8277,237 @@ func file_apis_agent_v1alpha1_agent_proto_rawDescGZIP() []byte {
 	return file_apis_agent_v1alpha1_agent_proto_rawDescData
 }
 
-var file_apis_agent_v1alpha1_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 9)
-var file_apis_agent_v1alpha1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 63)
+var file_apis_agent_v1alpha1_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 11)
+var file_apis_agent_v1alpha1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 78)
 var file_apis_agent_v1alpha1_agent_proto_goTypes = []any{
 	(State)(0),                      // 0: networkobservability.agent.v1alpha1.State
 	(Direction)(0),                  // 1: networkobservability.agent.v1alpha1.Direction
 	(Verdict)(0),                    // 2: networkobservability.agent.v1alpha1.Verdict
-	(Drop_Class)(0),                 // 3: networkobservability.agent.v1alpha1.Drop.Class
-	(Drop_Attribution)(0),           // 4: networkobservability.agent.v1alpha1.Drop.Attribution
-	(Collector_State)(0),            // 5: networkobservability.agent.v1alpha1.Collector.State
-	(CaptureState_Phase)(0),         // 6: networkobservability.agent.v1alpha1.CaptureState.Phase
-	(CaptureState_Reason)(0),        // 7: networkobservability.agent.v1alpha1.CaptureState.Reason
-	(CaptureOutputState_Phase)(0),   // 8: networkobservability.agent.v1alpha1.CaptureOutputState.Phase
-	(*ReadStatsRequest)(nil),        // 9: networkobservability.agent.v1alpha1.ReadStatsRequest
-	(*ReadStatsResponse)(nil),       // 10: networkobservability.agent.v1alpha1.ReadStatsResponse
-	(*PodStats)(nil),                // 11: networkobservability.agent.v1alpha1.PodStats
-	(*NodeStats)(nil),               // 12: networkobservability.agent.v1alpha1.NodeStats
-	(*Counter)(nil),                 // 13: networkobservability.agent.v1alpha1.Counter
-	(*Histogram)(nil),               // 14: networkobservability.agent.v1alpha1.Histogram
-	(*Drops)(nil),                   // 15: networkobservability.agent.v1alpha1.Drops
-	(*Drop)(nil),                    // 16: networkobservability.agent.v1alpha1.Drop
-	(*Connections)(nil),             // 17: networkobservability.agent.v1alpha1.Connections
-	(*APIServer)(nil),               // 18: networkobservability.agent.v1alpha1.APIServer
-	(*DNS)(nil),                     // 19: networkobservability.agent.v1alpha1.DNS
-	(*DNSQueries)(nil),              // 20: networkobservability.agent.v1alpha1.DNSQueries
-	(*DNSResponses)(nil),            // 21: networkobservability.agent.v1alpha1.DNSResponses
-	(*DNSNameCount)(nil),            // 22: networkobservability.agent.v1alpha1.DNSNameCount
-	(*FlowTotals)(nil),              // 23: networkobservability.agent.v1alpha1.FlowTotals
-	(*FlowTable)(nil),               // 24: networkobservability.agent.v1alpha1.FlowTable
-	(*Conntrack)(nil),               // 25: networkobservability.agent.v1alpha1.Conntrack
-	(*SocketMemory)(nil),            // 26: networkobservability.agent.v1alpha1.SocketMemory
-	(*Softnet)(nil),                 // 27: networkobservability.agent.v1alpha1.Softnet
-	(*InfiniBandPort)(nil),          // 28: networkobservability.agent.v1alpha1.InfiniBandPort
-	(*Measurement)(nil),             // 29: networkobservability.agent.v1alpha1.Measurement
-	(*Traffic)(nil),                 // 30: networkobservability.agent.v1alpha1.Traffic
-	(*DirectionTraffic)(nil),        // 31: networkobservability.agent.v1alpha1.DirectionTraffic
-	(*Counters)(nil),                // 32: networkobservability.agent.v1alpha1.Counters
-	(*Rates)(nil),                   // 33: networkobservability.agent.v1alpha1.Rates
-	(*Interface)(nil),               // 34: networkobservability.agent.v1alpha1.Interface
-	(*Queue)(nil),                   // 35: networkobservability.agent.v1alpha1.Queue
-	(*InterfaceCounters)(nil),       // 36: networkobservability.agent.v1alpha1.InterfaceCounters
-	(*Protocols)(nil),               // 37: networkobservability.agent.v1alpha1.Protocols
-	(*ICMP)(nil),                    // 38: networkobservability.agent.v1alpha1.ICMP
-	(*TCP)(nil),                     // 39: networkobservability.agent.v1alpha1.TCP
-	(*UDP)(nil),                     // 40: networkobservability.agent.v1alpha1.UDP
-	(*IP)(nil),                      // 41: networkobservability.agent.v1alpha1.IP
-	(*AgentInfo)(nil),               // 42: networkobservability.agent.v1alpha1.AgentInfo
-	(*Collector)(nil),               // 43: networkobservability.agent.v1alpha1.Collector
-	(*ReadFlowsRequest)(nil),        // 44: networkobservability.agent.v1alpha1.ReadFlowsRequest
-	(*ReadFlowsResponse)(nil),       // 45: networkobservability.agent.v1alpha1.ReadFlowsResponse
-	(*Flow)(nil),                    // 46: networkobservability.agent.v1alpha1.Flow
-	(*EnsureCaptureRequest)(nil),    // 47: networkobservability.agent.v1alpha1.EnsureCaptureRequest
-	(*CaptureTarget)(nil),           // 48: networkobservability.agent.v1alpha1.CaptureTarget
-	(*StopCaptureRequest)(nil),      // 49: networkobservability.agent.v1alpha1.StopCaptureRequest
-	(*SealCaptureRequest)(nil),      // 50: networkobservability.agent.v1alpha1.SealCaptureRequest
-	(*CaptureName)(nil),             // 51: networkobservability.agent.v1alpha1.CaptureName
-	(*DeleteCaptureRequest)(nil),    // 52: networkobservability.agent.v1alpha1.DeleteCaptureRequest
-	(*DeleteCaptureResponse)(nil),   // 53: networkobservability.agent.v1alpha1.DeleteCaptureResponse
-	(*ListCapturesRequest)(nil),     // 54: networkobservability.agent.v1alpha1.ListCapturesRequest
-	(*CaptureState)(nil),            // 55: networkobservability.agent.v1alpha1.CaptureState
-	(*CapturePart)(nil),             // 56: networkobservability.agent.v1alpha1.CapturePart
-	(*CaptureCounts)(nil),           // 57: networkobservability.agent.v1alpha1.CaptureCounts
-	(*CaptureMissing)(nil),          // 58: networkobservability.agent.v1alpha1.CaptureMissing
-	(*DescribeCaptureRequest)(nil),  // 59: networkobservability.agent.v1alpha1.DescribeCaptureRequest
-	(*DescribeCaptureResponse)(nil), // 60: networkobservability.agent.v1alpha1.DescribeCaptureResponse
-	(*CaptureMark)(nil),             // 61: networkobservability.agent.v1alpha1.CaptureMark
-	(*ReadCaptureRequest)(nil),      // 62: networkobservability.agent.v1alpha1.ReadCaptureRequest
-	(*ReadCaptureResponse)(nil),     // 63: networkobservability.agent.v1alpha1.ReadCaptureResponse
-	(*StoreCaptureRequest)(nil),     // 64: networkobservability.agent.v1alpha1.StoreCaptureRequest
-	(*CaptureOutput)(nil),           // 65: networkobservability.agent.v1alpha1.CaptureOutput
-	(*S3Output)(nil),                // 66: networkobservability.agent.v1alpha1.S3Output
-	(*AzureBlobOutput)(nil),         // 67: networkobservability.agent.v1alpha1.AzureBlobOutput
-	(*GCSOutput)(nil),               // 68: networkobservability.agent.v1alpha1.GCSOutput
-	(*VolumeOutput)(nil),            // 69: networkobservability.agent.v1alpha1.VolumeOutput
-	(*CaptureOutputState)(nil),      // 70: networkobservability.agent.v1alpha1.CaptureOutputState
-	(*CaptureObject)(nil),           // 71: networkobservability.agent.v1alpha1.CaptureObject
+	(TelemetryGroupName)(0),         // 3: networkobservability.agent.v1alpha1.TelemetryGroupName
+	(TelemetryLabel)(0),             // 4: networkobservability.agent.v1alpha1.TelemetryLabel
+	(Drop_Class)(0),                 // 5: networkobservability.agent.v1alpha1.Drop.Class
+	(Drop_Attribution)(0),           // 6: networkobservability.agent.v1alpha1.Drop.Attribution
+	(Collector_State)(0),            // 7: networkobservability.agent.v1alpha1.Collector.State
+	(CaptureState_Phase)(0),         // 8: networkobservability.agent.v1alpha1.CaptureState.Phase
+	(CaptureState_Reason)(0),        // 9: networkobservability.agent.v1alpha1.CaptureState.Reason
+	(CaptureOutputState_Phase)(0),   // 10: networkobservability.agent.v1alpha1.CaptureOutputState.Phase
+	(*ReadStatsRequest)(nil),        // 11: networkobservability.agent.v1alpha1.ReadStatsRequest
+	(*ReadStatsResponse)(nil),       // 12: networkobservability.agent.v1alpha1.ReadStatsResponse
+	(*PodStats)(nil),                // 13: networkobservability.agent.v1alpha1.PodStats
+	(*NodeStats)(nil),               // 14: networkobservability.agent.v1alpha1.NodeStats
+	(*Counter)(nil),                 // 15: networkobservability.agent.v1alpha1.Counter
+	(*Histogram)(nil),               // 16: networkobservability.agent.v1alpha1.Histogram
+	(*Drops)(nil),                   // 17: networkobservability.agent.v1alpha1.Drops
+	(*Drop)(nil),                    // 18: networkobservability.agent.v1alpha1.Drop
+	(*Connections)(nil),             // 19: networkobservability.agent.v1alpha1.Connections
+	(*APIServer)(nil),               // 20: networkobservability.agent.v1alpha1.APIServer
+	(*DNS)(nil),                     // 21: networkobservability.agent.v1alpha1.DNS
+	(*DNSQueries)(nil),              // 22: networkobservability.agent.v1alpha1.DNSQueries
+	(*DNSResponses)(nil),            // 23: networkobservability.agent.v1alpha1.DNSResponses
+	(*DNSNameCount)(nil),            // 24: networkobservability.agent.v1alpha1.DNSNameCount
+	(*FlowTotals)(nil),              // 25: networkobservability.agent.v1alpha1.FlowTotals
+	(*FlowTable)(nil),               // 26: networkobservability.agent.v1alpha1.FlowTable
+	(*Conntrack)(nil),               // 27: networkobservability.agent.v1alpha1.Conntrack
+	(*SocketMemory)(nil),            // 28: networkobservability.agent.v1alpha1.SocketMemory
+	(*Softnet)(nil),                 // 29: networkobservability.agent.v1alpha1.Softnet
+	(*InfiniBandPort)(nil),          // 30: networkobservability.agent.v1alpha1.InfiniBandPort
+	(*Measurement)(nil),             // 31: networkobservability.agent.v1alpha1.Measurement
+	(*Traffic)(nil),                 // 32: networkobservability.agent.v1alpha1.Traffic
+	(*DirectionTraffic)(nil),        // 33: networkobservability.agent.v1alpha1.DirectionTraffic
+	(*Counters)(nil),                // 34: networkobservability.agent.v1alpha1.Counters
+	(*Rates)(nil),                   // 35: networkobservability.agent.v1alpha1.Rates
+	(*Interface)(nil),               // 36: networkobservability.agent.v1alpha1.Interface
+	(*Queue)(nil),                   // 37: networkobservability.agent.v1alpha1.Queue
+	(*InterfaceCounters)(nil),       // 38: networkobservability.agent.v1alpha1.InterfaceCounters
+	(*Protocols)(nil),               // 39: networkobservability.agent.v1alpha1.Protocols
+	(*ICMP)(nil),                    // 40: networkobservability.agent.v1alpha1.ICMP
+	(*TCP)(nil),                     // 41: networkobservability.agent.v1alpha1.TCP
+	(*UDP)(nil),                     // 42: networkobservability.agent.v1alpha1.UDP
+	(*IP)(nil),                      // 43: networkobservability.agent.v1alpha1.IP
+	(*AgentInfo)(nil),               // 44: networkobservability.agent.v1alpha1.AgentInfo
+	(*Collector)(nil),               // 45: networkobservability.agent.v1alpha1.Collector
+	(*ReadFlowsRequest)(nil),        // 46: networkobservability.agent.v1alpha1.ReadFlowsRequest
+	(*ReadFlowsResponse)(nil),       // 47: networkobservability.agent.v1alpha1.ReadFlowsResponse
+	(*Flow)(nil),                    // 48: networkobservability.agent.v1alpha1.Flow
+	(*EnsureCaptureRequest)(nil),    // 49: networkobservability.agent.v1alpha1.EnsureCaptureRequest
+	(*CaptureTarget)(nil),           // 50: networkobservability.agent.v1alpha1.CaptureTarget
+	(*StopCaptureRequest)(nil),      // 51: networkobservability.agent.v1alpha1.StopCaptureRequest
+	(*SealCaptureRequest)(nil),      // 52: networkobservability.agent.v1alpha1.SealCaptureRequest
+	(*CaptureName)(nil),             // 53: networkobservability.agent.v1alpha1.CaptureName
+	(*DeleteCaptureRequest)(nil),    // 54: networkobservability.agent.v1alpha1.DeleteCaptureRequest
+	(*DeleteCaptureResponse)(nil),   // 55: networkobservability.agent.v1alpha1.DeleteCaptureResponse
+	(*ListCapturesRequest)(nil),     // 56: networkobservability.agent.v1alpha1.ListCapturesRequest
+	(*CaptureState)(nil),            // 57: networkobservability.agent.v1alpha1.CaptureState
+	(*CapturePart)(nil),             // 58: networkobservability.agent.v1alpha1.CapturePart
+	(*CaptureCounts)(nil),           // 59: networkobservability.agent.v1alpha1.CaptureCounts
+	(*CaptureMissing)(nil),          // 60: networkobservability.agent.v1alpha1.CaptureMissing
+	(*DescribeCaptureRequest)(nil),  // 61: networkobservability.agent.v1alpha1.DescribeCaptureRequest
+	(*DescribeCaptureResponse)(nil), // 62: networkobservability.agent.v1alpha1.DescribeCaptureResponse
+	(*CaptureMark)(nil),             // 63: networkobservability.agent.v1alpha1.CaptureMark
+	(*ReadCaptureRequest)(nil),      // 64: networkobservability.agent.v1alpha1.ReadCaptureRequest
+	(*ReadCaptureResponse)(nil),     // 65: networkobservability.agent.v1alpha1.ReadCaptureResponse
+	(*StoreCaptureRequest)(nil),     // 66: networkobservability.agent.v1alpha1.StoreCaptureRequest
+	(*CaptureOutput)(nil),           // 67: networkobservability.agent.v1alpha1.CaptureOutput
+	(*S3Output)(nil),                // 68: networkobservability.agent.v1alpha1.S3Output
+	(*AzureBlobOutput)(nil),         // 69: networkobservability.agent.v1alpha1.AzureBlobOutput
+	(*GCSOutput)(nil),               // 70: networkobservability.agent.v1alpha1.GCSOutput
+	(*VolumeOutput)(nil),            // 71: networkobservability.agent.v1alpha1.VolumeOutput
+	(*CaptureOutputState)(nil),      // 72: networkobservability.agent.v1alpha1.CaptureOutputState
+	(*CaptureObject)(nil),           // 73: networkobservability.agent.v1alpha1.CaptureObject
+	(*TelemetryUpdate)(nil),         // 74: networkobservability.agent.v1alpha1.TelemetryUpdate
+	(*TelemetryConfig)(nil),         // 75: networkobservability.agent.v1alpha1.TelemetryConfig
+	(*TelemetryGroup)(nil),          // 76: networkobservability.agent.v1alpha1.TelemetryGroup
+	(*TelemetryFlowLogs)(nil),       // 77: networkobservability.agent.v1alpha1.TelemetryFlowLogs
+	(*TelemetryExporter)(nil),       // 78: networkobservability.agent.v1alpha1.TelemetryExporter
+	(*OTLPDestination)(nil),         // 79: networkobservability.agent.v1alpha1.OTLPDestination
+	(*FileDestination)(nil),         // 80: networkobservability.agent.v1alpha1.FileDestination
+	(*StdoutDestination)(nil),       // 81: networkobservability.agent.v1alpha1.StdoutDestination
+	(*TelemetryPod)(nil),            // 82: networkobservability.agent.v1alpha1.TelemetryPod
+	(*TelemetryName)(nil),           // 83: networkobservability.agent.v1alpha1.TelemetryName
+	(*TelemetryPeerPod)(nil),        // 84: networkobservability.agent.v1alpha1.TelemetryPeerPod
+	(*TelemetryService)(nil),        // 85: networkobservability.agent.v1alpha1.TelemetryService
+	(*TelemetryReport)(nil),         // 86: networkobservability.agent.v1alpha1.TelemetryReport
+	(*TelemetryExporterState)(nil),  // 87: networkobservability.agent.v1alpha1.TelemetryExporterState
+	nil,                             // 88: networkobservability.agent.v1alpha1.OTLPDestination.HeadersEntry
 }
 var file_apis_agent_v1alpha1_agent_proto_depIdxs = []int32{
-	11,  // 0: networkobservability.agent.v1alpha1.ReadStatsResponse.pods:type_name -> networkobservability.agent.v1alpha1.PodStats
-	12,  // 1: networkobservability.agent.v1alpha1.ReadStatsResponse.node:type_name -> networkobservability.agent.v1alpha1.NodeStats
-	29,  // 2: networkobservability.agent.v1alpha1.PodStats.measurement:type_name -> networkobservability.agent.v1alpha1.Measurement
-	30,  // 3: networkobservability.agent.v1alpha1.PodStats.traffic:type_name -> networkobservability.agent.v1alpha1.Traffic
-	37,  // 4: networkobservability.agent.v1alpha1.PodStats.protocols:type_name -> networkobservability.agent.v1alpha1.Protocols
-	15,  // 5: networkobservability.agent.v1alpha1.PodStats.drops:type_name -> networkobservability.agent.v1alpha1.Drops
-	17,  // 6: networkobservability.agent.v1alpha1.PodStats.connections:type_name -> networkobservability.agent.v1alpha1.Connections
-	19,  // 7: networkobservability.agent.v1alpha1.PodStats.dns:type_name -> networkobservability.agent.v1alpha1.DNS
-	18,  // 8: networkobservability.agent.v1alpha1.PodStats.api_server:type_name -> networkobservability.agent.v1alpha1.APIServer
-	23,  // 9: networkobservability.agent.v1alpha1.PodStats.flows:type_name -> networkobservability.agent.v1alpha1.FlowTotals
-	13,  // 10: networkobservability.agent.v1alpha1.PodStats.additional:type_name -> networkobservability.agent.v1alpha1.Counter
-	29,  // 11: networkobservability.agent.v1alpha1.NodeStats.measurement:type_name -> networkobservability.agent.v1alpha1.Measurement
-	34,  // 12: networkobservability.agent.v1alpha1.NodeStats.interfaces:type_name -> networkobservability.agent.v1alpha1.Interface
-	37,  // 13: networkobservability.agent.v1alpha1.NodeStats.protocols:type_name -> networkobservability.agent.v1alpha1.Protocols
-	42,  // 14: networkobservability.agent.v1alpha1.NodeStats.agent:type_name -> networkobservability.agent.v1alpha1.AgentInfo
-	15,  // 15: networkobservability.agent.v1alpha1.NodeStats.drops:type_name -> networkobservability.agent.v1alpha1.Drops
-	17,  // 16: networkobservability.agent.v1alpha1.NodeStats.connections:type_name -> networkobservability.agent.v1alpha1.Connections
-	19,  // 17: networkobservability.agent.v1alpha1.NodeStats.dns:type_name -> networkobservability.agent.v1alpha1.DNS
-	18,  // 18: networkobservability.agent.v1alpha1.NodeStats.api_server:type_name -> networkobservability.agent.v1alpha1.APIServer
-	24,  // 19: networkobservability.agent.v1alpha1.NodeStats.flows:type_name -> networkobservability.agent.v1alpha1.FlowTable
-	25,  // 20: networkobservability.agent.v1alpha1.NodeStats.conntrack:type_name -> networkobservability.agent.v1alpha1.Conntrack
-	26,  // 21: networkobservability.agent.v1alpha1.NodeStats.socket_memory:type_name -> networkobservability.agent.v1alpha1.SocketMemory
-	27,  // 22: networkobservability.agent.v1alpha1.NodeStats.softnet:type_name -> networkobservability.agent.v1alpha1.Softnet
-	28,  // 23: networkobservability.agent.v1alpha1.NodeStats.infiniband:type_name -> networkobservability.agent.v1alpha1.InfiniBandPort
-	13,  // 24: networkobservability.agent.v1alpha1.NodeStats.additional:type_name -> networkobservability.agent.v1alpha1.Counter
-	16,  // 25: networkobservability.agent.v1alpha1.Drops.drops:type_name -> networkobservability.agent.v1alpha1.Drop
-	3,   // 26: networkobservability.agent.v1alpha1.Drop.class:type_name -> networkobservability.agent.v1alpha1.Drop.Class
+	13,  // 0: networkobservability.agent.v1alpha1.ReadStatsResponse.pods:type_name -> networkobservability.agent.v1alpha1.PodStats
+	14,  // 1: networkobservability.agent.v1alpha1.ReadStatsResponse.node:type_name -> networkobservability.agent.v1alpha1.NodeStats
+	31,  // 2: networkobservability.agent.v1alpha1.PodStats.measurement:type_name -> networkobservability.agent.v1alpha1.Measurement
+	32,  // 3: networkobservability.agent.v1alpha1.PodStats.traffic:type_name -> networkobservability.agent.v1alpha1.Traffic
+	39,  // 4: networkobservability.agent.v1alpha1.PodStats.protocols:type_name -> networkobservability.agent.v1alpha1.Protocols
+	17,  // 5: networkobservability.agent.v1alpha1.PodStats.drops:type_name -> networkobservability.agent.v1alpha1.Drops
+	19,  // 6: networkobservability.agent.v1alpha1.PodStats.connections:type_name -> networkobservability.agent.v1alpha1.Connections
+	21,  // 7: networkobservability.agent.v1alpha1.PodStats.dns:type_name -> networkobservability.agent.v1alpha1.DNS
+	20,  // 8: networkobservability.agent.v1alpha1.PodStats.api_server:type_name -> networkobservability.agent.v1alpha1.APIServer
+	25,  // 9: networkobservability.agent.v1alpha1.PodStats.flows:type_name -> networkobservability.agent.v1alpha1.FlowTotals
+	15,  // 10: networkobservability.agent.v1alpha1.PodStats.additional:type_name -> networkobservability.agent.v1alpha1.Counter
+	31,  // 11: networkobservability.agent.v1alpha1.NodeStats.measurement:type_name -> networkobservability.agent.v1alpha1.Measurement
+	36,  // 12: networkobservability.agent.v1alpha1.NodeStats.interfaces:type_name -> networkobservability.agent.v1alpha1.Interface
+	39,  // 13: networkobservability.agent.v1alpha1.NodeStats.protocols:type_name -> networkobservability.agent.v1alpha1.Protocols
+	44,  // 14: networkobservability.agent.v1alpha1.NodeStats.agent:type_name -> networkobservability.agent.v1alpha1.AgentInfo
+	17,  // 15: networkobservability.agent.v1alpha1.NodeStats.drops:type_name -> networkobservability.agent.v1alpha1.Drops
+	19,  // 16: networkobservability.agent.v1alpha1.NodeStats.connections:type_name -> networkobservability.agent.v1alpha1.Connections
+	21,  // 17: networkobservability.agent.v1alpha1.NodeStats.dns:type_name -> networkobservability.agent.v1alpha1.DNS
+	20,  // 18: networkobservability.agent.v1alpha1.NodeStats.api_server:type_name -> networkobservability.agent.v1alpha1.APIServer
+	26,  // 19: networkobservability.agent.v1alpha1.NodeStats.flows:type_name -> networkobservability.agent.v1alpha1.FlowTable
+	27,  // 20: networkobservability.agent.v1alpha1.NodeStats.conntrack:type_name -> networkobservability.agent.v1alpha1.Conntrack
+	28,  // 21: networkobservability.agent.v1alpha1.NodeStats.socket_memory:type_name -> networkobservability.agent.v1alpha1.SocketMemory
+	29,  // 22: networkobservability.agent.v1alpha1.NodeStats.softnet:type_name -> networkobservability.agent.v1alpha1.Softnet
+	30,  // 23: networkobservability.agent.v1alpha1.NodeStats.infiniband:type_name -> networkobservability.agent.v1alpha1.InfiniBandPort
+	15,  // 24: networkobservability.agent.v1alpha1.NodeStats.additional:type_name -> networkobservability.agent.v1alpha1.Counter
+	18,  // 25: networkobservability.agent.v1alpha1.Drops.drops:type_name -> networkobservability.agent.v1alpha1.Drop
+	5,   // 26: networkobservability.agent.v1alpha1.Drop.class:type_name -> networkobservability.agent.v1alpha1.Drop.Class
 	1,   // 27: networkobservability.agent.v1alpha1.Drop.direction:type_name -> networkobservability.agent.v1alpha1.Direction
-	4,   // 28: networkobservability.agent.v1alpha1.Drop.attribution:type_name -> networkobservability.agent.v1alpha1.Drop.Attribution
-	14,  // 29: networkobservability.agent.v1alpha1.Connections.open_smoothed_rtt:type_name -> networkobservability.agent.v1alpha1.Histogram
-	14,  // 30: networkobservability.agent.v1alpha1.Connections.open_minimum_rtt:type_name -> networkobservability.agent.v1alpha1.Histogram
-	14,  // 31: networkobservability.agent.v1alpha1.Connections.closed_smoothed_rtt:type_name -> networkobservability.agent.v1alpha1.Histogram
-	14,  // 32: networkobservability.agent.v1alpha1.Connections.closed_minimum_rtt:type_name -> networkobservability.agent.v1alpha1.Histogram
-	14,  // 33: networkobservability.agent.v1alpha1.APIServer.handshake:type_name -> networkobservability.agent.v1alpha1.Histogram
-	14,  // 34: networkobservability.agent.v1alpha1.APIServer.rtt:type_name -> networkobservability.agent.v1alpha1.Histogram
-	20,  // 35: networkobservability.agent.v1alpha1.DNS.queries:type_name -> networkobservability.agent.v1alpha1.DNSQueries
-	21,  // 36: networkobservability.agent.v1alpha1.DNS.responses:type_name -> networkobservability.agent.v1alpha1.DNSResponses
-	14,  // 37: networkobservability.agent.v1alpha1.DNS.latency:type_name -> networkobservability.agent.v1alpha1.Histogram
-	22,  // 38: networkobservability.agent.v1alpha1.DNS.names:type_name -> networkobservability.agent.v1alpha1.DNSNameCount
-	13,  // 39: networkobservability.agent.v1alpha1.InfiniBandPort.counters:type_name -> networkobservability.agent.v1alpha1.Counter
+	6,   // 28: networkobservability.agent.v1alpha1.Drop.attribution:type_name -> networkobservability.agent.v1alpha1.Drop.Attribution
+	16,  // 29: networkobservability.agent.v1alpha1.Connections.open_smoothed_rtt:type_name -> networkobservability.agent.v1alpha1.Histogram
+	16,  // 30: networkobservability.agent.v1alpha1.Connections.open_minimum_rtt:type_name -> networkobservability.agent.v1alpha1.Histogram
+	16,  // 31: networkobservability.agent.v1alpha1.Connections.closed_smoothed_rtt:type_name -> networkobservability.agent.v1alpha1.Histogram
+	16,  // 32: networkobservability.agent.v1alpha1.Connections.closed_minimum_rtt:type_name -> networkobservability.agent.v1alpha1.Histogram
+	16,  // 33: networkobservability.agent.v1alpha1.APIServer.handshake:type_name -> networkobservability.agent.v1alpha1.Histogram
+	16,  // 34: networkobservability.agent.v1alpha1.APIServer.rtt:type_name -> networkobservability.agent.v1alpha1.Histogram
+	22,  // 35: networkobservability.agent.v1alpha1.DNS.queries:type_name -> networkobservability.agent.v1alpha1.DNSQueries
+	23,  // 36: networkobservability.agent.v1alpha1.DNS.responses:type_name -> networkobservability.agent.v1alpha1.DNSResponses
+	16,  // 37: networkobservability.agent.v1alpha1.DNS.latency:type_name -> networkobservability.agent.v1alpha1.Histogram
+	24,  // 38: networkobservability.agent.v1alpha1.DNS.names:type_name -> networkobservability.agent.v1alpha1.DNSNameCount
+	15,  // 39: networkobservability.agent.v1alpha1.InfiniBandPort.counters:type_name -> networkobservability.agent.v1alpha1.Counter
 	0,   // 40: networkobservability.agent.v1alpha1.Measurement.state:type_name -> networkobservability.agent.v1alpha1.State
-	31,  // 41: networkobservability.agent.v1alpha1.Traffic.receive:type_name -> networkobservability.agent.v1alpha1.DirectionTraffic
-	31,  // 42: networkobservability.agent.v1alpha1.Traffic.transmit:type_name -> networkobservability.agent.v1alpha1.DirectionTraffic
-	32,  // 43: networkobservability.agent.v1alpha1.DirectionTraffic.ipv4_unicast:type_name -> networkobservability.agent.v1alpha1.Counters
-	32,  // 44: networkobservability.agent.v1alpha1.DirectionTraffic.ipv4_non_unicast:type_name -> networkobservability.agent.v1alpha1.Counters
-	32,  // 45: networkobservability.agent.v1alpha1.DirectionTraffic.ipv6_unicast:type_name -> networkobservability.agent.v1alpha1.Counters
-	32,  // 46: networkobservability.agent.v1alpha1.DirectionTraffic.ipv6_non_unicast:type_name -> networkobservability.agent.v1alpha1.Counters
-	32,  // 47: networkobservability.agent.v1alpha1.DirectionTraffic.non_ip:type_name -> networkobservability.agent.v1alpha1.Counters
-	33,  // 48: networkobservability.agent.v1alpha1.DirectionTraffic.rates:type_name -> networkobservability.agent.v1alpha1.Rates
-	36,  // 49: networkobservability.agent.v1alpha1.Interface.receive:type_name -> networkobservability.agent.v1alpha1.InterfaceCounters
-	36,  // 50: networkobservability.agent.v1alpha1.Interface.transmit:type_name -> networkobservability.agent.v1alpha1.InterfaceCounters
-	35,  // 51: networkobservability.agent.v1alpha1.Interface.queue:type_name -> networkobservability.agent.v1alpha1.Queue
-	13,  // 52: networkobservability.agent.v1alpha1.Interface.driver:type_name -> networkobservability.agent.v1alpha1.Counter
-	33,  // 53: networkobservability.agent.v1alpha1.InterfaceCounters.rates:type_name -> networkobservability.agent.v1alpha1.Rates
-	39,  // 54: networkobservability.agent.v1alpha1.Protocols.tcp:type_name -> networkobservability.agent.v1alpha1.TCP
-	40,  // 55: networkobservability.agent.v1alpha1.Protocols.udp:type_name -> networkobservability.agent.v1alpha1.UDP
-	41,  // 56: networkobservability.agent.v1alpha1.Protocols.ipv4:type_name -> networkobservability.agent.v1alpha1.IP
-	41,  // 57: networkobservability.agent.v1alpha1.Protocols.ipv6:type_name -> networkobservability.agent.v1alpha1.IP
-	38,  // 58: networkobservability.agent.v1alpha1.Protocols.icmpv4:type_name -> networkobservability.agent.v1alpha1.ICMP
-	38,  // 59: networkobservability.agent.v1alpha1.Protocols.icmpv6:type_name -> networkobservability.agent.v1alpha1.ICMP
-	43,  // 60: networkobservability.agent.v1alpha1.AgentInfo.collectors:type_name -> networkobservability.agent.v1alpha1.Collector
-	5,   // 61: networkobservability.agent.v1alpha1.Collector.state:type_name -> networkobservability.agent.v1alpha1.Collector.State
+	33,  // 41: networkobservability.agent.v1alpha1.Traffic.receive:type_name -> networkobservability.agent.v1alpha1.DirectionTraffic
+	33,  // 42: networkobservability.agent.v1alpha1.Traffic.transmit:type_name -> networkobservability.agent.v1alpha1.DirectionTraffic
+	34,  // 43: networkobservability.agent.v1alpha1.DirectionTraffic.ipv4_unicast:type_name -> networkobservability.agent.v1alpha1.Counters
+	34,  // 44: networkobservability.agent.v1alpha1.DirectionTraffic.ipv4_non_unicast:type_name -> networkobservability.agent.v1alpha1.Counters
+	34,  // 45: networkobservability.agent.v1alpha1.DirectionTraffic.ipv6_unicast:type_name -> networkobservability.agent.v1alpha1.Counters
+	34,  // 46: networkobservability.agent.v1alpha1.DirectionTraffic.ipv6_non_unicast:type_name -> networkobservability.agent.v1alpha1.Counters
+	34,  // 47: networkobservability.agent.v1alpha1.DirectionTraffic.non_ip:type_name -> networkobservability.agent.v1alpha1.Counters
+	35,  // 48: networkobservability.agent.v1alpha1.DirectionTraffic.rates:type_name -> networkobservability.agent.v1alpha1.Rates
+	38,  // 49: networkobservability.agent.v1alpha1.Interface.receive:type_name -> networkobservability.agent.v1alpha1.InterfaceCounters
+	38,  // 50: networkobservability.agent.v1alpha1.Interface.transmit:type_name -> networkobservability.agent.v1alpha1.InterfaceCounters
+	37,  // 51: networkobservability.agent.v1alpha1.Interface.queue:type_name -> networkobservability.agent.v1alpha1.Queue
+	15,  // 52: networkobservability.agent.v1alpha1.Interface.driver:type_name -> networkobservability.agent.v1alpha1.Counter
+	35,  // 53: networkobservability.agent.v1alpha1.InterfaceCounters.rates:type_name -> networkobservability.agent.v1alpha1.Rates
+	41,  // 54: networkobservability.agent.v1alpha1.Protocols.tcp:type_name -> networkobservability.agent.v1alpha1.TCP
+	42,  // 55: networkobservability.agent.v1alpha1.Protocols.udp:type_name -> networkobservability.agent.v1alpha1.UDP
+	43,  // 56: networkobservability.agent.v1alpha1.Protocols.ipv4:type_name -> networkobservability.agent.v1alpha1.IP
+	43,  // 57: networkobservability.agent.v1alpha1.Protocols.ipv6:type_name -> networkobservability.agent.v1alpha1.IP
+	40,  // 58: networkobservability.agent.v1alpha1.Protocols.icmpv4:type_name -> networkobservability.agent.v1alpha1.ICMP
+	40,  // 59: networkobservability.agent.v1alpha1.Protocols.icmpv6:type_name -> networkobservability.agent.v1alpha1.ICMP
+	45,  // 60: networkobservability.agent.v1alpha1.AgentInfo.collectors:type_name -> networkobservability.agent.v1alpha1.Collector
+	7,   // 61: networkobservability.agent.v1alpha1.Collector.state:type_name -> networkobservability.agent.v1alpha1.Collector.State
 	1,   // 62: networkobservability.agent.v1alpha1.ReadFlowsRequest.direction:type_name -> networkobservability.agent.v1alpha1.Direction
 	2,   // 63: networkobservability.agent.v1alpha1.ReadFlowsRequest.verdicts:type_name -> networkobservability.agent.v1alpha1.Verdict
-	46,  // 64: networkobservability.agent.v1alpha1.ReadFlowsResponse.flows:type_name -> networkobservability.agent.v1alpha1.Flow
+	48,  // 64: networkobservability.agent.v1alpha1.ReadFlowsResponse.flows:type_name -> networkobservability.agent.v1alpha1.Flow
 	1,   // 65: networkobservability.agent.v1alpha1.Flow.direction:type_name -> networkobservability.agent.v1alpha1.Direction
-	32,  // 66: networkobservability.agent.v1alpha1.Flow.receive:type_name -> networkobservability.agent.v1alpha1.Counters
-	32,  // 67: networkobservability.agent.v1alpha1.Flow.transmit:type_name -> networkobservability.agent.v1alpha1.Counters
+	34,  // 66: networkobservability.agent.v1alpha1.Flow.receive:type_name -> networkobservability.agent.v1alpha1.Counters
+	34,  // 67: networkobservability.agent.v1alpha1.Flow.transmit:type_name -> networkobservability.agent.v1alpha1.Counters
 	2,   // 68: networkobservability.agent.v1alpha1.Flow.verdict:type_name -> networkobservability.agent.v1alpha1.Verdict
-	3,   // 69: networkobservability.agent.v1alpha1.Flow.drop_class:type_name -> networkobservability.agent.v1alpha1.Drop.Class
-	48,  // 70: networkobservability.agent.v1alpha1.EnsureCaptureRequest.targets:type_name -> networkobservability.agent.v1alpha1.CaptureTarget
-	51,  // 71: networkobservability.agent.v1alpha1.SealCaptureRequest.names:type_name -> networkobservability.agent.v1alpha1.CaptureName
-	6,   // 72: networkobservability.agent.v1alpha1.CaptureState.phase:type_name -> networkobservability.agent.v1alpha1.CaptureState.Phase
-	7,   // 73: networkobservability.agent.v1alpha1.CaptureState.reason:type_name -> networkobservability.agent.v1alpha1.CaptureState.Reason
-	56,  // 74: networkobservability.agent.v1alpha1.CaptureState.parts:type_name -> networkobservability.agent.v1alpha1.CapturePart
-	58,  // 75: networkobservability.agent.v1alpha1.CaptureState.missing:type_name -> networkobservability.agent.v1alpha1.CaptureMissing
-	70,  // 76: networkobservability.agent.v1alpha1.CaptureState.outputs:type_name -> networkobservability.agent.v1alpha1.CaptureOutputState
-	6,   // 77: networkobservability.agent.v1alpha1.CapturePart.phase:type_name -> networkobservability.agent.v1alpha1.CaptureState.Phase
-	7,   // 78: networkobservability.agent.v1alpha1.CapturePart.reason:type_name -> networkobservability.agent.v1alpha1.CaptureState.Reason
-	57,  // 79: networkobservability.agent.v1alpha1.CapturePart.counts:type_name -> networkobservability.agent.v1alpha1.CaptureCounts
-	48,  // 80: networkobservability.agent.v1alpha1.CaptureMissing.target:type_name -> networkobservability.agent.v1alpha1.CaptureTarget
-	55,  // 81: networkobservability.agent.v1alpha1.DescribeCaptureResponse.state:type_name -> networkobservability.agent.v1alpha1.CaptureState
-	51,  // 82: networkobservability.agent.v1alpha1.DescribeCaptureResponse.names:type_name -> networkobservability.agent.v1alpha1.CaptureName
-	61,  // 83: networkobservability.agent.v1alpha1.DescribeCaptureResponse.marks:type_name -> networkobservability.agent.v1alpha1.CaptureMark
-	56,  // 84: networkobservability.agent.v1alpha1.ReadCaptureResponse.parts:type_name -> networkobservability.agent.v1alpha1.CapturePart
-	55,  // 85: networkobservability.agent.v1alpha1.ReadCaptureResponse.end:type_name -> networkobservability.agent.v1alpha1.CaptureState
-	65,  // 86: networkobservability.agent.v1alpha1.StoreCaptureRequest.outputs:type_name -> networkobservability.agent.v1alpha1.CaptureOutput
-	66,  // 87: networkobservability.agent.v1alpha1.CaptureOutput.s3:type_name -> networkobservability.agent.v1alpha1.S3Output
-	67,  // 88: networkobservability.agent.v1alpha1.CaptureOutput.azure_blob:type_name -> networkobservability.agent.v1alpha1.AzureBlobOutput
-	68,  // 89: networkobservability.agent.v1alpha1.CaptureOutput.gcs:type_name -> networkobservability.agent.v1alpha1.GCSOutput
-	69,  // 90: networkobservability.agent.v1alpha1.CaptureOutput.volume:type_name -> networkobservability.agent.v1alpha1.VolumeOutput
-	8,   // 91: networkobservability.agent.v1alpha1.CaptureOutputState.phase:type_name -> networkobservability.agent.v1alpha1.CaptureOutputState.Phase
-	71,  // 92: networkobservability.agent.v1alpha1.CaptureOutputState.objects:type_name -> networkobservability.agent.v1alpha1.CaptureObject
-	9,   // 93: networkobservability.agent.v1alpha1.Agent.ReadStats:input_type -> networkobservability.agent.v1alpha1.ReadStatsRequest
-	44,  // 94: networkobservability.agent.v1alpha1.Agent.ReadFlows:input_type -> networkobservability.agent.v1alpha1.ReadFlowsRequest
-	47,  // 95: networkobservability.agent.v1alpha1.Agent.EnsureCapture:input_type -> networkobservability.agent.v1alpha1.EnsureCaptureRequest
-	49,  // 96: networkobservability.agent.v1alpha1.Agent.StopCapture:input_type -> networkobservability.agent.v1alpha1.StopCaptureRequest
-	50,  // 97: networkobservability.agent.v1alpha1.Agent.SealCapture:input_type -> networkobservability.agent.v1alpha1.SealCaptureRequest
-	64,  // 98: networkobservability.agent.v1alpha1.Agent.StoreCapture:input_type -> networkobservability.agent.v1alpha1.StoreCaptureRequest
-	52,  // 99: networkobservability.agent.v1alpha1.Agent.DeleteCapture:input_type -> networkobservability.agent.v1alpha1.DeleteCaptureRequest
-	54,  // 100: networkobservability.agent.v1alpha1.Agent.ListCaptures:input_type -> networkobservability.agent.v1alpha1.ListCapturesRequest
-	59,  // 101: networkobservability.agent.v1alpha1.Agent.DescribeCapture:input_type -> networkobservability.agent.v1alpha1.DescribeCaptureRequest
-	62,  // 102: networkobservability.agent.v1alpha1.Agent.ReadCapture:input_type -> networkobservability.agent.v1alpha1.ReadCaptureRequest
-	10,  // 103: networkobservability.agent.v1alpha1.Agent.ReadStats:output_type -> networkobservability.agent.v1alpha1.ReadStatsResponse
-	45,  // 104: networkobservability.agent.v1alpha1.Agent.ReadFlows:output_type -> networkobservability.agent.v1alpha1.ReadFlowsResponse
-	55,  // 105: networkobservability.agent.v1alpha1.Agent.EnsureCapture:output_type -> networkobservability.agent.v1alpha1.CaptureState
-	55,  // 106: networkobservability.agent.v1alpha1.Agent.StopCapture:output_type -> networkobservability.agent.v1alpha1.CaptureState
-	55,  // 107: networkobservability.agent.v1alpha1.Agent.SealCapture:output_type -> networkobservability.agent.v1alpha1.CaptureState
-	55,  // 108: networkobservability.agent.v1alpha1.Agent.StoreCapture:output_type -> networkobservability.agent.v1alpha1.CaptureState
-	53,  // 109: networkobservability.agent.v1alpha1.Agent.DeleteCapture:output_type -> networkobservability.agent.v1alpha1.DeleteCaptureResponse
-	55,  // 110: networkobservability.agent.v1alpha1.Agent.ListCaptures:output_type -> networkobservability.agent.v1alpha1.CaptureState
-	60,  // 111: networkobservability.agent.v1alpha1.Agent.DescribeCapture:output_type -> networkobservability.agent.v1alpha1.DescribeCaptureResponse
-	63,  // 112: networkobservability.agent.v1alpha1.Agent.ReadCapture:output_type -> networkobservability.agent.v1alpha1.ReadCaptureResponse
-	103, // [103:113] is the sub-list for method output_type
-	93,  // [93:103] is the sub-list for method input_type
-	93,  // [93:93] is the sub-list for extension type_name
-	93,  // [93:93] is the sub-list for extension extendee
-	0,   // [0:93] is the sub-list for field type_name
+	5,   // 69: networkobservability.agent.v1alpha1.Flow.drop_class:type_name -> networkobservability.agent.v1alpha1.Drop.Class
+	50,  // 70: networkobservability.agent.v1alpha1.EnsureCaptureRequest.targets:type_name -> networkobservability.agent.v1alpha1.CaptureTarget
+	53,  // 71: networkobservability.agent.v1alpha1.SealCaptureRequest.names:type_name -> networkobservability.agent.v1alpha1.CaptureName
+	8,   // 72: networkobservability.agent.v1alpha1.CaptureState.phase:type_name -> networkobservability.agent.v1alpha1.CaptureState.Phase
+	9,   // 73: networkobservability.agent.v1alpha1.CaptureState.reason:type_name -> networkobservability.agent.v1alpha1.CaptureState.Reason
+	58,  // 74: networkobservability.agent.v1alpha1.CaptureState.parts:type_name -> networkobservability.agent.v1alpha1.CapturePart
+	60,  // 75: networkobservability.agent.v1alpha1.CaptureState.missing:type_name -> networkobservability.agent.v1alpha1.CaptureMissing
+	72,  // 76: networkobservability.agent.v1alpha1.CaptureState.outputs:type_name -> networkobservability.agent.v1alpha1.CaptureOutputState
+	8,   // 77: networkobservability.agent.v1alpha1.CapturePart.phase:type_name -> networkobservability.agent.v1alpha1.CaptureState.Phase
+	9,   // 78: networkobservability.agent.v1alpha1.CapturePart.reason:type_name -> networkobservability.agent.v1alpha1.CaptureState.Reason
+	59,  // 79: networkobservability.agent.v1alpha1.CapturePart.counts:type_name -> networkobservability.agent.v1alpha1.CaptureCounts
+	50,  // 80: networkobservability.agent.v1alpha1.CaptureMissing.target:type_name -> networkobservability.agent.v1alpha1.CaptureTarget
+	57,  // 81: networkobservability.agent.v1alpha1.DescribeCaptureResponse.state:type_name -> networkobservability.agent.v1alpha1.CaptureState
+	53,  // 82: networkobservability.agent.v1alpha1.DescribeCaptureResponse.names:type_name -> networkobservability.agent.v1alpha1.CaptureName
+	63,  // 83: networkobservability.agent.v1alpha1.DescribeCaptureResponse.marks:type_name -> networkobservability.agent.v1alpha1.CaptureMark
+	58,  // 84: networkobservability.agent.v1alpha1.ReadCaptureResponse.parts:type_name -> networkobservability.agent.v1alpha1.CapturePart
+	57,  // 85: networkobservability.agent.v1alpha1.ReadCaptureResponse.end:type_name -> networkobservability.agent.v1alpha1.CaptureState
+	67,  // 86: networkobservability.agent.v1alpha1.StoreCaptureRequest.outputs:type_name -> networkobservability.agent.v1alpha1.CaptureOutput
+	68,  // 87: networkobservability.agent.v1alpha1.CaptureOutput.s3:type_name -> networkobservability.agent.v1alpha1.S3Output
+	69,  // 88: networkobservability.agent.v1alpha1.CaptureOutput.azure_blob:type_name -> networkobservability.agent.v1alpha1.AzureBlobOutput
+	70,  // 89: networkobservability.agent.v1alpha1.CaptureOutput.gcs:type_name -> networkobservability.agent.v1alpha1.GCSOutput
+	71,  // 90: networkobservability.agent.v1alpha1.CaptureOutput.volume:type_name -> networkobservability.agent.v1alpha1.VolumeOutput
+	10,  // 91: networkobservability.agent.v1alpha1.CaptureOutputState.phase:type_name -> networkobservability.agent.v1alpha1.CaptureOutputState.Phase
+	73,  // 92: networkobservability.agent.v1alpha1.CaptureOutputState.objects:type_name -> networkobservability.agent.v1alpha1.CaptureObject
+	75,  // 93: networkobservability.agent.v1alpha1.TelemetryUpdate.config:type_name -> networkobservability.agent.v1alpha1.TelemetryConfig
+	82,  // 94: networkobservability.agent.v1alpha1.TelemetryUpdate.pods:type_name -> networkobservability.agent.v1alpha1.TelemetryPod
+	83,  // 95: networkobservability.agent.v1alpha1.TelemetryUpdate.names:type_name -> networkobservability.agent.v1alpha1.TelemetryName
+	76,  // 96: networkobservability.agent.v1alpha1.TelemetryConfig.groups:type_name -> networkobservability.agent.v1alpha1.TelemetryGroup
+	77,  // 97: networkobservability.agent.v1alpha1.TelemetryConfig.flow_logs:type_name -> networkobservability.agent.v1alpha1.TelemetryFlowLogs
+	78,  // 98: networkobservability.agent.v1alpha1.TelemetryConfig.exporters:type_name -> networkobservability.agent.v1alpha1.TelemetryExporter
+	3,   // 99: networkobservability.agent.v1alpha1.TelemetryGroup.name:type_name -> networkobservability.agent.v1alpha1.TelemetryGroupName
+	4,   // 100: networkobservability.agent.v1alpha1.TelemetryGroup.labels:type_name -> networkobservability.agent.v1alpha1.TelemetryLabel
+	2,   // 101: networkobservability.agent.v1alpha1.TelemetryFlowLogs.verdicts:type_name -> networkobservability.agent.v1alpha1.Verdict
+	79,  // 102: networkobservability.agent.v1alpha1.TelemetryExporter.otlp:type_name -> networkobservability.agent.v1alpha1.OTLPDestination
+	80,  // 103: networkobservability.agent.v1alpha1.TelemetryExporter.file:type_name -> networkobservability.agent.v1alpha1.FileDestination
+	81,  // 104: networkobservability.agent.v1alpha1.TelemetryExporter.stdout:type_name -> networkobservability.agent.v1alpha1.StdoutDestination
+	88,  // 105: networkobservability.agent.v1alpha1.OTLPDestination.headers:type_name -> networkobservability.agent.v1alpha1.OTLPDestination.HeadersEntry
+	3,   // 106: networkobservability.agent.v1alpha1.TelemetryPod.groups:type_name -> networkobservability.agent.v1alpha1.TelemetryGroupName
+	84,  // 107: networkobservability.agent.v1alpha1.TelemetryName.pod:type_name -> networkobservability.agent.v1alpha1.TelemetryPeerPod
+	85,  // 108: networkobservability.agent.v1alpha1.TelemetryName.service:type_name -> networkobservability.agent.v1alpha1.TelemetryService
+	87,  // 109: networkobservability.agent.v1alpha1.TelemetryReport.exporters:type_name -> networkobservability.agent.v1alpha1.TelemetryExporterState
+	11,  // 110: networkobservability.agent.v1alpha1.Agent.ReadStats:input_type -> networkobservability.agent.v1alpha1.ReadStatsRequest
+	46,  // 111: networkobservability.agent.v1alpha1.Agent.ReadFlows:input_type -> networkobservability.agent.v1alpha1.ReadFlowsRequest
+	49,  // 112: networkobservability.agent.v1alpha1.Agent.EnsureCapture:input_type -> networkobservability.agent.v1alpha1.EnsureCaptureRequest
+	51,  // 113: networkobservability.agent.v1alpha1.Agent.StopCapture:input_type -> networkobservability.agent.v1alpha1.StopCaptureRequest
+	52,  // 114: networkobservability.agent.v1alpha1.Agent.SealCapture:input_type -> networkobservability.agent.v1alpha1.SealCaptureRequest
+	66,  // 115: networkobservability.agent.v1alpha1.Agent.StoreCapture:input_type -> networkobservability.agent.v1alpha1.StoreCaptureRequest
+	54,  // 116: networkobservability.agent.v1alpha1.Agent.DeleteCapture:input_type -> networkobservability.agent.v1alpha1.DeleteCaptureRequest
+	56,  // 117: networkobservability.agent.v1alpha1.Agent.ListCaptures:input_type -> networkobservability.agent.v1alpha1.ListCapturesRequest
+	61,  // 118: networkobservability.agent.v1alpha1.Agent.DescribeCapture:input_type -> networkobservability.agent.v1alpha1.DescribeCaptureRequest
+	64,  // 119: networkobservability.agent.v1alpha1.Agent.ReadCapture:input_type -> networkobservability.agent.v1alpha1.ReadCaptureRequest
+	74,  // 120: networkobservability.agent.v1alpha1.Agent.ConfigureTelemetry:input_type -> networkobservability.agent.v1alpha1.TelemetryUpdate
+	12,  // 121: networkobservability.agent.v1alpha1.Agent.ReadStats:output_type -> networkobservability.agent.v1alpha1.ReadStatsResponse
+	47,  // 122: networkobservability.agent.v1alpha1.Agent.ReadFlows:output_type -> networkobservability.agent.v1alpha1.ReadFlowsResponse
+	57,  // 123: networkobservability.agent.v1alpha1.Agent.EnsureCapture:output_type -> networkobservability.agent.v1alpha1.CaptureState
+	57,  // 124: networkobservability.agent.v1alpha1.Agent.StopCapture:output_type -> networkobservability.agent.v1alpha1.CaptureState
+	57,  // 125: networkobservability.agent.v1alpha1.Agent.SealCapture:output_type -> networkobservability.agent.v1alpha1.CaptureState
+	57,  // 126: networkobservability.agent.v1alpha1.Agent.StoreCapture:output_type -> networkobservability.agent.v1alpha1.CaptureState
+	55,  // 127: networkobservability.agent.v1alpha1.Agent.DeleteCapture:output_type -> networkobservability.agent.v1alpha1.DeleteCaptureResponse
+	57,  // 128: networkobservability.agent.v1alpha1.Agent.ListCaptures:output_type -> networkobservability.agent.v1alpha1.CaptureState
+	62,  // 129: networkobservability.agent.v1alpha1.Agent.DescribeCapture:output_type -> networkobservability.agent.v1alpha1.DescribeCaptureResponse
+	65,  // 130: networkobservability.agent.v1alpha1.Agent.ReadCapture:output_type -> networkobservability.agent.v1alpha1.ReadCaptureResponse
+	86,  // 131: networkobservability.agent.v1alpha1.Agent.ConfigureTelemetry:output_type -> networkobservability.agent.v1alpha1.TelemetryReport
+	121, // [121:132] is the sub-list for method output_type
+	110, // [110:121] is the sub-list for method input_type
+	110, // [110:110] is the sub-list for extension type_name
+	110, // [110:110] is the sub-list for extension extendee
+	0,   // [0:110] is the sub-list for field type_name
 }
 
 func init() { file_apis_agent_v1alpha1_agent_proto_init() }
@@ -7080,13 +8524,23 @@ func file_apis_agent_v1alpha1_agent_proto_init() {
 		(*CaptureOutput_Gcs)(nil),
 		(*CaptureOutput_Volume)(nil),
 	}
+	file_apis_agent_v1alpha1_agent_proto_msgTypes[67].OneofWrappers = []any{
+		(*TelemetryExporter_Otlp)(nil),
+		(*TelemetryExporter_File)(nil),
+		(*TelemetryExporter_Stdout)(nil),
+	}
+	file_apis_agent_v1alpha1_agent_proto_msgTypes[72].OneofWrappers = []any{
+		(*TelemetryName_Pod)(nil),
+		(*TelemetryName_Service)(nil),
+		(*TelemetryName_Node)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_apis_agent_v1alpha1_agent_proto_rawDesc), len(file_apis_agent_v1alpha1_agent_proto_rawDesc)),
-			NumEnums:      9,
-			NumMessages:   63,
+			NumEnums:      11,
+			NumMessages:   78,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

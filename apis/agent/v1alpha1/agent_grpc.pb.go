@@ -22,16 +22,17 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Agent_ReadStats_FullMethodName       = "/networkobservability.agent.v1alpha1.Agent/ReadStats"
-	Agent_ReadFlows_FullMethodName       = "/networkobservability.agent.v1alpha1.Agent/ReadFlows"
-	Agent_EnsureCapture_FullMethodName   = "/networkobservability.agent.v1alpha1.Agent/EnsureCapture"
-	Agent_StopCapture_FullMethodName     = "/networkobservability.agent.v1alpha1.Agent/StopCapture"
-	Agent_SealCapture_FullMethodName     = "/networkobservability.agent.v1alpha1.Agent/SealCapture"
-	Agent_StoreCapture_FullMethodName    = "/networkobservability.agent.v1alpha1.Agent/StoreCapture"
-	Agent_DeleteCapture_FullMethodName   = "/networkobservability.agent.v1alpha1.Agent/DeleteCapture"
-	Agent_ListCaptures_FullMethodName    = "/networkobservability.agent.v1alpha1.Agent/ListCaptures"
-	Agent_DescribeCapture_FullMethodName = "/networkobservability.agent.v1alpha1.Agent/DescribeCapture"
-	Agent_ReadCapture_FullMethodName     = "/networkobservability.agent.v1alpha1.Agent/ReadCapture"
+	Agent_ReadStats_FullMethodName          = "/networkobservability.agent.v1alpha1.Agent/ReadStats"
+	Agent_ReadFlows_FullMethodName          = "/networkobservability.agent.v1alpha1.Agent/ReadFlows"
+	Agent_EnsureCapture_FullMethodName      = "/networkobservability.agent.v1alpha1.Agent/EnsureCapture"
+	Agent_StopCapture_FullMethodName        = "/networkobservability.agent.v1alpha1.Agent/StopCapture"
+	Agent_SealCapture_FullMethodName        = "/networkobservability.agent.v1alpha1.Agent/SealCapture"
+	Agent_StoreCapture_FullMethodName       = "/networkobservability.agent.v1alpha1.Agent/StoreCapture"
+	Agent_DeleteCapture_FullMethodName      = "/networkobservability.agent.v1alpha1.Agent/DeleteCapture"
+	Agent_ListCaptures_FullMethodName       = "/networkobservability.agent.v1alpha1.Agent/ListCaptures"
+	Agent_DescribeCapture_FullMethodName    = "/networkobservability.agent.v1alpha1.Agent/DescribeCapture"
+	Agent_ReadCapture_FullMethodName        = "/networkobservability.agent.v1alpha1.Agent/ReadCapture"
+	Agent_ConfigureTelemetry_FullMethodName = "/networkobservability.agent.v1alpha1.Agent/ConfigureTelemetry"
 )
 
 // AgentClient is the client API for Agent service.
@@ -69,6 +70,9 @@ type AgentClient interface {
 	// ReadCapture sends the packets of a capture, and follows it while it runs if asked. NOT_FOUND; RESOURCE_EXHAUSTED
 	// when too many read; DATA_LOSS when a ring let packets go that a follower had not been sent.
 	ReadCapture(ctx context.Context, in *ReadCaptureRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ReadCaptureResponse], error)
+	// ConfigureTelemetry tells an agent what shall leave it beside answers, and the names that this needs; the agent tells
+	// what is in force. A new stream ends the one before it: ABORTED. INVALID_ARGUMENT for a message over a limit.
+	ConfigureTelemetry(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[TelemetryUpdate, TelemetryReport], error)
 }
 
 type agentClient struct {
@@ -224,6 +228,19 @@ func (c *agentClient) ReadCapture(ctx context.Context, in *ReadCaptureRequest, o
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Agent_ReadCaptureClient = grpc.ServerStreamingClient[ReadCaptureResponse]
 
+func (c *agentClient) ConfigureTelemetry(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[TelemetryUpdate, TelemetryReport], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Agent_ServiceDesc.Streams[5], Agent_ConfigureTelemetry_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[TelemetryUpdate, TelemetryReport]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Agent_ConfigureTelemetryClient = grpc.BidiStreamingClient[TelemetryUpdate, TelemetryReport]
+
 // AgentServer is the server API for Agent service.
 // All implementations must embed UnimplementedAgentServer
 // for forward compatibility.
@@ -259,6 +276,9 @@ type AgentServer interface {
 	// ReadCapture sends the packets of a capture, and follows it while it runs if asked. NOT_FOUND; RESOURCE_EXHAUSTED
 	// when too many read; DATA_LOSS when a ring let packets go that a follower had not been sent.
 	ReadCapture(*ReadCaptureRequest, grpc.ServerStreamingServer[ReadCaptureResponse]) error
+	// ConfigureTelemetry tells an agent what shall leave it beside answers, and the names that this needs; the agent tells
+	// what is in force. A new stream ends the one before it: ABORTED. INVALID_ARGUMENT for a message over a limit.
+	ConfigureTelemetry(grpc.BidiStreamingServer[TelemetryUpdate, TelemetryReport]) error
 	mustEmbedUnimplementedAgentServer()
 }
 
@@ -298,6 +318,9 @@ func (UnimplementedAgentServer) DescribeCapture(*DescribeCaptureRequest, grpc.Se
 }
 func (UnimplementedAgentServer) ReadCapture(*ReadCaptureRequest, grpc.ServerStreamingServer[ReadCaptureResponse]) error {
 	return status.Error(codes.Unimplemented, "method ReadCapture not implemented")
+}
+func (UnimplementedAgentServer) ConfigureTelemetry(grpc.BidiStreamingServer[TelemetryUpdate, TelemetryReport]) error {
+	return status.Error(codes.Unimplemented, "method ConfigureTelemetry not implemented")
 }
 func (UnimplementedAgentServer) mustEmbedUnimplementedAgentServer() {}
 func (UnimplementedAgentServer) testEmbeddedByValue()               {}
@@ -465,6 +488,13 @@ func _Agent_ReadCapture_Handler(srv interface{}, stream grpc.ServerStream) error
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Agent_ReadCaptureServer = grpc.ServerStreamingServer[ReadCaptureResponse]
 
+func _Agent_ConfigureTelemetry_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(AgentServer).ConfigureTelemetry(&grpc.GenericServerStream[TelemetryUpdate, TelemetryReport]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Agent_ConfigureTelemetryServer = grpc.BidiStreamingServer[TelemetryUpdate, TelemetryReport]
+
 // Agent_ServiceDesc is the grpc.ServiceDesc for Agent service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -518,6 +548,12 @@ var Agent_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "ReadCapture",
 			Handler:       _Agent_ReadCapture_Handler,
 			ServerStreams: true,
+		},
+		{
+			StreamName:    "ConfigureTelemetry",
+			Handler:       _Agent_ConfigureTelemetry_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
 		},
 	},
 	Metadata: "apis/agent/v1alpha1/agent.proto",

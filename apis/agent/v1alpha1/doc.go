@@ -48,6 +48,12 @@ const (
 	MaxCaptureTargets, MaxCapturePeers = 1000, 20_000
 	// MaxCaptureNames is the largest number of addresses in one SealCaptureRequest, MaxNamesPerAddress of names of one.
 	MaxCaptureNames, MaxNamesPerAddress = 10_000, 16
+	// MaxTelemetryBytes is the largest TelemetryUpdate, and MaxWantedAddresses how many addresses a TelemetryReport has at most.
+	MaxTelemetryBytes, MaxWantedAddresses = 1 << 20, 1000
+	// MetricsPort is the TCP port on the node at which an agent offers metrics by default, over HTTPS.
+	MetricsPort = 10263
+	// MetricsDNSName is the second name in the certificate of every agent, by which who scrapes it by address checks it.
+	MetricsDNSName = ServiceName + "." + Namespace + ".svc"
 	// MaxCaptureStateBytes is the largest CaptureState, and the largest message that has one.
 	MaxCaptureStateBytes = 2 << 20
 )

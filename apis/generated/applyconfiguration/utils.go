@@ -96,6 +96,32 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &networkobservabilityv1alpha1.ClusterCapturePodsApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("ClusterCaptureSpec"):
 		return &networkobservabilityv1alpha1.ClusterCaptureSpecApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("FileExporter"):
+		return &networkobservabilityv1alpha1.FileExporterApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("FlowLogs"):
+		return &networkobservabilityv1alpha1.FlowLogsApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("NetworkTelemetry"):
+		return &networkobservabilityv1alpha1.NetworkTelemetryApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("NetworkTelemetrySpec"):
+		return &networkobservabilityv1alpha1.NetworkTelemetrySpecApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("NetworkTelemetryStatus"):
+		return &networkobservabilityv1alpha1.NetworkTelemetryStatusApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("OTLPExporter"):
+		return &networkobservabilityv1alpha1.OTLPExporterApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("PodMetrics"):
+		return &networkobservabilityv1alpha1.PodMetricsApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("TelemetryExporter"):
+		return &networkobservabilityv1alpha1.TelemetryExporterApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("TelemetryExporterStatus"):
+		return &networkobservabilityv1alpha1.TelemetryExporterStatusApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("TelemetryNodeProblem"):
+		return &networkobservabilityv1alpha1.TelemetryNodeProblemApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("TelemetryNodes"):
+		return &networkobservabilityv1alpha1.TelemetryNodesApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("TelemetryPods"):
+		return &networkobservabilityv1alpha1.TelemetryPodsApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("TelemetrySecretReference"):
+		return &networkobservabilityv1alpha1.TelemetrySecretReferenceApplyConfiguration{}
 
 	}
 	return nil

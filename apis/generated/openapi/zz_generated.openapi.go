@@ -85,8 +85,10 @@ func GetOpenAPIDefinitions(ref common.ReferenceCallback) map[string]common.OpenA
 		v1alpha1.DropCount{}.OpenAPIModelName():                       schema_networkobservability_apis_networkobservability_v1alpha1_DropCount(ref),
 		v1alpha1.DropStats{}.OpenAPIModelName():                       schema_networkobservability_apis_networkobservability_v1alpha1_DropStats(ref),
 		v1alpha1.FamilyTraffic{}.OpenAPIModelName():                   schema_networkobservability_apis_networkobservability_v1alpha1_FamilyTraffic(ref),
+		v1alpha1.FileExporter{}.OpenAPIModelName():                    schema_networkobservability_apis_networkobservability_v1alpha1_FileExporter(ref),
 		v1alpha1.FlowCounters{}.OpenAPIModelName():                    schema_networkobservability_apis_networkobservability_v1alpha1_FlowCounters(ref),
 		v1alpha1.FlowCoverage{}.OpenAPIModelName():                    schema_networkobservability_apis_networkobservability_v1alpha1_FlowCoverage(ref),
+		v1alpha1.FlowLogs{}.OpenAPIModelName():                        schema_networkobservability_apis_networkobservability_v1alpha1_FlowLogs(ref),
 		v1alpha1.FlowPeer{}.OpenAPIModelName():                        schema_networkobservability_apis_networkobservability_v1alpha1_FlowPeer(ref),
 		v1alpha1.FlowPod{}.OpenAPIModelName():                         schema_networkobservability_apis_networkobservability_v1alpha1_FlowPod(ref),
 		v1alpha1.FlowTableStats{}.OpenAPIModelName():                  schema_networkobservability_apis_networkobservability_v1alpha1_FlowTableStats(ref),
@@ -103,8 +105,14 @@ func GetOpenAPIDefinitions(ref common.ReferenceCallback) map[string]common.OpenA
 		v1alpha1.NamedCounter{}.OpenAPIModelName():                    schema_networkobservability_apis_networkobservability_v1alpha1_NamedCounter(ref),
 		v1alpha1.NetworkFlow{}.OpenAPIModelName():                     schema_networkobservability_apis_networkobservability_v1alpha1_NetworkFlow(ref),
 		v1alpha1.NetworkFlowList{}.OpenAPIModelName():                 schema_networkobservability_apis_networkobservability_v1alpha1_NetworkFlowList(ref),
+		v1alpha1.NetworkTelemetry{}.OpenAPIModelName():                schema_networkobservability_apis_networkobservability_v1alpha1_NetworkTelemetry(ref),
+		v1alpha1.NetworkTelemetryList{}.OpenAPIModelName():            schema_networkobservability_apis_networkobservability_v1alpha1_NetworkTelemetryList(ref),
+		v1alpha1.NetworkTelemetrySpec{}.OpenAPIModelName():            schema_networkobservability_apis_networkobservability_v1alpha1_NetworkTelemetrySpec(ref),
+		v1alpha1.NetworkTelemetryStatus{}.OpenAPIModelName():          schema_networkobservability_apis_networkobservability_v1alpha1_NetworkTelemetryStatus(ref),
 		v1alpha1.NodeNetworkStats{}.OpenAPIModelName():                schema_networkobservability_apis_networkobservability_v1alpha1_NodeNetworkStats(ref),
 		v1alpha1.NodeNetworkStatsList{}.OpenAPIModelName():            schema_networkobservability_apis_networkobservability_v1alpha1_NodeNetworkStatsList(ref),
+		v1alpha1.OTLPExporter{}.OpenAPIModelName():                    schema_networkobservability_apis_networkobservability_v1alpha1_OTLPExporter(ref),
+		v1alpha1.PodMetrics{}.OpenAPIModelName():                      schema_networkobservability_apis_networkobservability_v1alpha1_PodMetrics(ref),
 		v1alpha1.PodNetworkStats{}.OpenAPIModelName():                 schema_networkobservability_apis_networkobservability_v1alpha1_PodNetworkStats(ref),
 		v1alpha1.PodNetworkStatsList{}.OpenAPIModelName():             schema_networkobservability_apis_networkobservability_v1alpha1_PodNetworkStatsList(ref),
 		v1alpha1.ProtocolStats{}.OpenAPIModelName():                   schema_networkobservability_apis_networkobservability_v1alpha1_ProtocolStats(ref),
@@ -112,7 +120,14 @@ func GetOpenAPIDefinitions(ref common.ReferenceCallback) map[string]common.OpenA
 		v1alpha1.RoundTrips{}.OpenAPIModelName():                      schema_networkobservability_apis_networkobservability_v1alpha1_RoundTrips(ref),
 		v1alpha1.SocketMemoryStats{}.OpenAPIModelName():               schema_networkobservability_apis_networkobservability_v1alpha1_SocketMemoryStats(ref),
 		v1alpha1.SoftnetStats{}.OpenAPIModelName():                    schema_networkobservability_apis_networkobservability_v1alpha1_SoftnetStats(ref),
+		v1alpha1.StdoutExporter{}.OpenAPIModelName():                  schema_networkobservability_apis_networkobservability_v1alpha1_StdoutExporter(ref),
 		v1alpha1.TCPStats{}.OpenAPIModelName():                        schema_networkobservability_apis_networkobservability_v1alpha1_TCPStats(ref),
+		v1alpha1.TelemetryExporter{}.OpenAPIModelName():               schema_networkobservability_apis_networkobservability_v1alpha1_TelemetryExporter(ref),
+		v1alpha1.TelemetryExporterStatus{}.OpenAPIModelName():         schema_networkobservability_apis_networkobservability_v1alpha1_TelemetryExporterStatus(ref),
+		v1alpha1.TelemetryNodeProblem{}.OpenAPIModelName():            schema_networkobservability_apis_networkobservability_v1alpha1_TelemetryNodeProblem(ref),
+		v1alpha1.TelemetryNodes{}.OpenAPIModelName():                  schema_networkobservability_apis_networkobservability_v1alpha1_TelemetryNodes(ref),
+		v1alpha1.TelemetryPods{}.OpenAPIModelName():                   schema_networkobservability_apis_networkobservability_v1alpha1_TelemetryPods(ref),
+		v1alpha1.TelemetrySecretReference{}.OpenAPIModelName():        schema_networkobservability_apis_networkobservability_v1alpha1_TelemetrySecretReference(ref),
 		v1alpha1.TrafficCounters{}.OpenAPIModelName():                 schema_networkobservability_apis_networkobservability_v1alpha1_TrafficCounters(ref),
 		v1alpha1.TrafficStats{}.OpenAPIModelName():                    schema_networkobservability_apis_networkobservability_v1alpha1_TrafficStats(ref),
 		v1alpha1.UDPStats{}.OpenAPIModelName():                        schema_networkobservability_apis_networkobservability_v1alpha1_UDPStats(ref),
@@ -3323,6 +3338,33 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_FamilyTraffi
 	}
 }
 
+func schema_networkobservability_apis_networkobservability_v1alpha1_FileExporter(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "FileExporter writes lines of JSON to rotating files.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"maxMebibytes": {
+						SchemaProps: spec.SchemaProps{
+							Description: "maxMebibytes is the size at which a file is replaced by a new one, 1 to 1,024. By default 100.",
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+					"maxFiles": {
+						SchemaProps: spec.SchemaProps{
+							Description: "maxFiles is how many files there are at most, the current one included: 1 to 100. By default 5.",
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+				},
+			},
+		},
+	}
+}
+
 func schema_networkobservability_apis_networkobservability_v1alpha1_FlowCounters(ref common.ReferenceCallback) common.OpenAPIDefinition {
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
@@ -3424,6 +3466,61 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_FlowCoverage
 		},
 		Dependencies: []string{
 			resource.Quantity{}.OpenAPIModelName()},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_FlowLogs(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "FlowLogs says which flows are logged, and how often.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"pods": {
+						SchemaProps: spec.SchemaProps{
+							Description: "pods chooses the pods whose flows are logged. By default all.",
+							Ref:         ref(v1alpha1.TelemetryPods{}.OpenAPIModelName()),
+						},
+					},
+					"verdicts": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "set",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "verdicts are those of which flows are logged: Forwarded, Dropped and Rejected. By default all.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Type:   []string{"string"},
+										Format: "",
+										Enum:   []interface{}{"Dropped", "Forwarded", "Rejected"},
+									},
+								},
+							},
+						},
+					},
+					"intervalSeconds": {
+						SchemaProps: spec.SchemaProps{
+							Description: "intervalSeconds is how often a flow that goes on is logged, with what passed since its last record: 5 to 3,600. By default 60. A flow's end is always logged.",
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+					"sampleOneIn": {
+						SchemaProps: spec.SchemaProps{
+							Description: "sampleOneIn logs one flow out of so many, 1 to 1,000,000, chosen by addresses, ports and protocol: both ends of a flow are logged, or neither. Records say it. By default 1.",
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+				},
+			},
+		},
+		Dependencies: []string{
+			v1alpha1.TelemetryPods{}.OpenAPIModelName()},
 	}
 }
 
@@ -4562,6 +4659,269 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_NetworkFlowL
 	}
 }
 
+func schema_networkobservability_apis_networkobservability_v1alpha1_NetworkTelemetry(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "NetworkTelemetry says what leaves the cluster's agents beside answers to kubectl: which metrics of pods they offer to Prometheus, which flows they log, and where they send them. A cluster has one, named \"cluster\". Without it agents offer metrics of their nodes and of themselves, and send nothing.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"kind": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"apiVersion": {
+						SchemaProps: spec.SchemaProps{
+							Description: "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"metadata": {
+						SchemaProps: spec.SchemaProps{
+							Default: map[string]interface{}{},
+							Ref:     ref(v1.ObjectMeta{}.OpenAPIModelName()),
+						},
+					},
+					"spec": {
+						SchemaProps: spec.SchemaProps{
+							Description: "spec is what shall be.",
+							Default:     map[string]interface{}{},
+							Ref:         ref(v1alpha1.NetworkTelemetrySpec{}.OpenAPIModelName()),
+						},
+					},
+					"status": {
+						SchemaProps: spec.SchemaProps{
+							Description: "status is what is, on how many nodes.",
+							Default:     map[string]interface{}{},
+							Ref:         ref(v1alpha1.NetworkTelemetryStatus{}.OpenAPIModelName()),
+						},
+					},
+				},
+			},
+		},
+		Dependencies: []string{
+			v1alpha1.NetworkTelemetrySpec{}.OpenAPIModelName(), v1alpha1.NetworkTelemetryStatus{}.OpenAPIModelName(), v1.ObjectMeta{}.OpenAPIModelName()},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_NetworkTelemetryList(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "NetworkTelemetryList is a list of NetworkTelemetry.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"kind": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"apiVersion": {
+						SchemaProps: spec.SchemaProps{
+							Description: "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"metadata": {
+						SchemaProps: spec.SchemaProps{
+							Default: map[string]interface{}{},
+							Ref:     ref(v1.ListMeta{}.OpenAPIModelName()),
+						},
+					},
+					"items": {
+						SchemaProps: spec.SchemaProps{
+							Type: []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(v1alpha1.NetworkTelemetry{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
+				},
+				Required: []string{"items"},
+			},
+		},
+		Dependencies: []string{
+			v1alpha1.NetworkTelemetry{}.OpenAPIModelName(), v1.ListMeta{}.OpenAPIModelName()},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_NetworkTelemetrySpec(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "NetworkTelemetrySpec says what leaves the agents.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"podMetrics": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-map-keys": []interface{}{
+									"group",
+								},
+								"x-kubernetes-list-type": "map",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "podMetrics are the groups of metrics that agents offer of pods. A group that is not named is not offered.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(v1alpha1.PodMetrics{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
+					"seriesLimit": {
+						SchemaProps: spec.SchemaProps{
+							Description: "seriesLimit is how many series of pods a node's agent offers at most, 100 to 1,000,000. Pods beyond it are added up in series whose namespace, pod and workload are \"other\". By default 50,000.",
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+					"retinaMetrics": {
+						SchemaProps: spec.SchemaProps{
+							Description: "retinaMetrics offers the same numbers at /metrics/retina too, under the names that Microsoft Retina has for them.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"flowLogs": {
+						SchemaProps: spec.SchemaProps{
+							Description: "flowLogs says which flows are logged, for exporters that send them. By default none.",
+							Ref:         ref(v1alpha1.FlowLogs{}.OpenAPIModelName()),
+						},
+					},
+					"exporters": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-map-keys": []interface{}{
+									"name",
+								},
+								"x-kubernetes-list-type": "map",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "exporters are where agents send metrics and flow logs to. At most 8.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(v1alpha1.TelemetryExporter{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
+				},
+			},
+		},
+		Dependencies: []string{
+			v1alpha1.FlowLogs{}.OpenAPIModelName(), v1alpha1.PodMetrics{}.OpenAPIModelName(), v1alpha1.TelemetryExporter{}.OpenAPIModelName()},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_NetworkTelemetryStatus(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "NetworkTelemetryStatus is what is in force.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"observedGeneration": {
+						SchemaProps: spec.SchemaProps{
+							Description: "observedGeneration is the generation of the spec that this is about.",
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"conditions": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-map-keys": []interface{}{
+									"type",
+								},
+								"x-kubernetes-list-type": "map",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "conditions are Applied, Exporting and WithinLimits.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(v1.Condition{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
+					"nodes": {
+						SchemaProps: spec.SchemaProps{
+							Description: "nodes counts nodes.",
+							Default:     map[string]interface{}{},
+							Ref:         ref(v1alpha1.TelemetryNodes{}.OpenAPIModelName()),
+						},
+					},
+					"problems": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "atomic",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "problems are of nodes, at most 50, by name.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(v1alpha1.TelemetryNodeProblem{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
+					"exporters": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-map-keys": []interface{}{
+									"name",
+								},
+								"x-kubernetes-list-type": "map",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "exporters says what became of each, on all nodes together.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref(v1alpha1.TelemetryExporterStatus{}.OpenAPIModelName()),
+									},
+								},
+							},
+						},
+					},
+				},
+			},
+		},
+		Dependencies: []string{
+			v1alpha1.TelemetryExporterStatus{}.OpenAPIModelName(), v1alpha1.TelemetryNodeProblem{}.OpenAPIModelName(), v1alpha1.TelemetryNodes{}.OpenAPIModelName(), v1.Condition{}.OpenAPIModelName()},
+	}
+}
+
 func schema_networkobservability_apis_networkobservability_v1alpha1_NodeNetworkStats(ref common.ReferenceCallback) common.OpenAPIDefinition {
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
@@ -4830,6 +5190,152 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_NodeNetworkS
 		},
 		Dependencies: []string{
 			v1alpha1.NodeNetworkStats{}.OpenAPIModelName(), v1.ListMeta{}.OpenAPIModelName()},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_OTLPExporter(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "OTLPExporter is a collector of OpenTelemetry.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"endpoint": {
+						SchemaProps: spec.SchemaProps{
+							Description: "endpoint is the collector's URL: https://HOST:PORT, or http://HOST:PORT for a connection without TLS; over HTTP with a path, if there is one before /v1/metrics and /v1/logs. HOST is resolved as in pods.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"protocol": {
+						SchemaProps: spec.SchemaProps{
+							Description: "protocol is GRPC or HTTP. By default GRPC.\n\nPossible enum values:\n - `\"GRPC\"` is OTLP/gRPC.\n - `\"HTTP\"` is OTLP/HTTP with binary protobuf.",
+							Type:        []string{"string"},
+							Format:      "",
+							Enum:        []interface{}{"GRPC", "HTTP"},
+						},
+					},
+					"caBundle": {
+						SchemaProps: spec.SchemaProps{
+							Description: "caBundle is the PEM of the certificates by which the collector is checked. By default those of the agent's image.",
+							Type:        []string{"string"},
+							Format:      "byte",
+						},
+					},
+					"serverName": {
+						SchemaProps: spec.SchemaProps{
+							Description: "serverName is the name that the collector's certificate has to have. By default the endpoint's host.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"headersSecret": {
+						SchemaProps: spec.SchemaProps{
+							Description: "headersSecret is a Secret in namespace network-observability each of whose keys is the name of a header that is sent along, as \"authorization\". Whoever sets it has to have the right to get that Secret.",
+							Ref:         ref(v1alpha1.TelemetrySecretReference{}.OpenAPIModelName()),
+						},
+					},
+					"compression": {
+						SchemaProps: spec.SchemaProps{
+							Description: "compression is Gzip or None. By default Gzip.\n\nPossible enum values:\n - `\"Gzip\"` compresses requests.\n - `\"None\"` does not.",
+							Type:        []string{"string"},
+							Format:      "",
+							Enum:        []interface{}{"Gzip", "None"},
+						},
+					},
+					"intervalSeconds": {
+						SchemaProps: spec.SchemaProps{
+							Description: "intervalSeconds is how often metrics are sent, 5 to 3,600. By default 30.",
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+					"timeoutSeconds": {
+						SchemaProps: spec.SchemaProps{
+							Description: "timeoutSeconds is how long a request may take, 1 to 60. By default 10.",
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+					"queueMebibytes": {
+						SchemaProps: spec.SchemaProps{
+							Description: "queueMebibytes is how much waits on each node while the collector does not answer, 1 to 64. What does not fit replaces the oldest, and is counted. By default 8.",
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+				},
+				Required: []string{"endpoint"},
+			},
+		},
+		Dependencies: []string{
+			v1alpha1.TelemetrySecretReference{}.OpenAPIModelName()},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_PodMetrics(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "PodMetrics is a group of metrics, and of which pods agents offer it.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"group": {
+						SchemaProps: spec.SchemaProps{
+							Description: "group is Traffic, Drops, TCP, DNS or APIServer.\n\nPossible enum values:\n - `\"APIServer\"` is connections to the Kubernetes API and their latency.\n - `\"DNS\"` is queries, responses by code, and latency.\n - `\"Drops\"` is dropped packets by reason.\n - `\"TCP\"` is connections, failures to connect, resets, retransmissions and round-trip times.\n - `\"Traffic\"` is bytes and packets by direction.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+							Enum:        []interface{}{"APIServer", "DNS", "Drops", "TCP", "Traffic"},
+						},
+					},
+					"pods": {
+						SchemaProps: spec.SchemaProps{
+							Description: "pods chooses the pods. By default all.",
+							Ref:         ref(v1alpha1.TelemetryPods{}.OpenAPIModelName()),
+						},
+					},
+					"labels": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "set",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "labels are added when they are asked for: PeerWorkload, Service, Port and DNSName. Not every group has every one.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Type:   []string{"string"},
+										Format: "",
+										Enum:   []interface{}{"DNSName", "PeerWorkload", "Port", "Service"},
+									},
+								},
+							},
+						},
+					},
+					"labelValuesLimit": {
+						SchemaProps: spec.SchemaProps{
+							Description: "labelValuesLimit is how many combinations of values of these labels a pod has at most, 1 to 10,000. What is beyond has \"other\" for each. By default 50.",
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+					"intervalSeconds": {
+						SchemaProps: spec.SchemaProps{
+							Description: "intervalSeconds is how old values of this group may be, 0 to 300: they are read again only after that. By default 0: every scrape reads.",
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+				},
+				Required: []string{"group"},
+			},
+		},
+		Dependencies: []string{
+			v1alpha1.TelemetryPods{}.OpenAPIModelName()},
 	}
 }
 
@@ -5315,6 +5821,17 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_SoftnetStats
 	}
 }
 
+func schema_networkobservability_apis_networkobservability_v1alpha1_StdoutExporter(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "StdoutExporter writes lines of JSON to standard output.",
+				Type:        []string{"object"},
+			},
+		},
+	}
+}
+
 func schema_networkobservability_apis_networkobservability_v1alpha1_TCPStats(ref common.ReferenceCallback) common.OpenAPIDefinition {
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
@@ -5452,6 +5969,241 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_TCPStats(ref
 					},
 				},
 				Required: []string{"activeOpens", "passiveOpens", "attemptFails", "establishedResets", "currentlyEstablished", "inSegments", "outSegments", "retransmittedSegments", "inErrors", "outResets", "listenOverflows", "listenDrops", "zeroWindowsSent", "zeroWindowDrops", "synCookiesSent", "requestQueueDrops"},
+			},
+		},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_TelemetryExporter(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "TelemetryExporter is a place that every agent sends to. Exactly one of otlp, file and stdout is set.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"name": {
+						SchemaProps: spec.SchemaProps{
+							Description: "name is a DNS label, by which status and metrics name the exporter.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"signals": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "set",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "signals are what is sent: Metrics (otlp only) and FlowLogs.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Type:   []string{"string"},
+										Format: "",
+										Enum:   []interface{}{"FlowLogs", "Metrics"},
+									},
+								},
+							},
+						},
+					},
+					"otlp": {
+						SchemaProps: spec.SchemaProps{
+							Description: "otlp sends to a collector by the OpenTelemetry protocol.",
+							Ref:         ref(v1alpha1.OTLPExporter{}.OpenAPIModelName()),
+						},
+					},
+					"file": {
+						SchemaProps: spec.SchemaProps{
+							Description: "file writes lines of JSON to files on the node, /var/log/networkobservability/NAME.log and its predecessors.",
+							Ref:         ref(v1alpha1.FileExporter{}.OpenAPIModelName()),
+						},
+					},
+					"stdout": {
+						SchemaProps: spec.SchemaProps{
+							Description: "stdout writes lines of JSON to the agent's standard output, among its own log on standard error.",
+							Ref:         ref(v1alpha1.StdoutExporter{}.OpenAPIModelName()),
+						},
+					},
+				},
+				Required: []string{"name", "signals"},
+			},
+		},
+		Dependencies: []string{
+			v1alpha1.FileExporter{}.OpenAPIModelName(), v1alpha1.OTLPExporter{}.OpenAPIModelName(), v1alpha1.StdoutExporter{}.OpenAPIModelName()},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_TelemetryExporterStatus(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "TelemetryExporterStatus is of an exporter. Counts are of records of flows and of points of metrics, since the agents began.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"name": {
+						SchemaProps: spec.SchemaProps{
+							Default: "",
+							Type:    []string{"string"},
+							Format:  "",
+						},
+					},
+					"reaching": {
+						SchemaProps: spec.SchemaProps{
+							Description: "reaching is from how many nodes the last request was answered well.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+					"failing": {
+						SchemaProps: spec.SchemaProps{
+							Description: "failing is from how many it was not.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+					"sent": {
+						SchemaProps: spec.SchemaProps{
+							Description: "sent and dropped are what arrived, and what was given up.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+					"dropped": {
+						SchemaProps: spec.SchemaProps{
+							Default: 0,
+							Type:    []string{"integer"},
+							Format:  "int64",
+						},
+					},
+					"message": {
+						SchemaProps: spec.SchemaProps{
+							Description: "message is the last error of some node, without credentials.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+				},
+				Required: []string{"name", "reaching", "failing", "sent", "dropped"},
+			},
+		},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_TelemetryNodeProblem(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "TelemetryNodeProblem says what is wrong on a node.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"node": {
+						SchemaProps: spec.SchemaProps{
+							Default: "",
+							Type:    []string{"string"},
+							Format:  "",
+						},
+					},
+					"message": {
+						SchemaProps: spec.SchemaProps{
+							Default: "",
+							Type:    []string{"string"},
+							Format:  "",
+						},
+					},
+				},
+				Required: []string{"node", "message"},
+			},
+		},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_TelemetryNodes(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "TelemetryNodes counts nodes that have agents.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"total": {
+						SchemaProps: spec.SchemaProps{
+							Description: "total is how many there are.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+					"applied": {
+						SchemaProps: spec.SchemaProps{
+							Description: "applied is on how many the observed generation is in force.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+					"withProblems": {
+						SchemaProps: spec.SchemaProps{
+							Description: "withProblems is how many have one.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+				},
+				Required: []string{"total", "applied", "withProblems"},
+			},
+		},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_TelemetryPods(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "TelemetryPods chooses pods. A pod has to match both selectors.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"namespaceSelector": {
+						SchemaProps: spec.SchemaProps{
+							Description: "namespaceSelector chooses namespaces by their labels. By default all.",
+							Ref:         ref(v1.LabelSelector{}.OpenAPIModelName()),
+						},
+					},
+					"selector": {
+						SchemaProps: spec.SchemaProps{
+							Description: "selector chooses pods by labels. By default all.",
+							Ref:         ref(v1.LabelSelector{}.OpenAPIModelName()),
+						},
+					},
+				},
+			},
+		},
+		Dependencies: []string{
+			v1.LabelSelector{}.OpenAPIModelName()},
+	}
+}
+
+func schema_networkobservability_apis_networkobservability_v1alpha1_TelemetrySecretReference(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "TelemetrySecretReference names a Secret in namespace network-observability.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"name": {
+						SchemaProps: spec.SchemaProps{
+							Default: "",
+							Type:    []string{"string"},
+							Format:  "",
+						},
+					},
+				},
+				Required: []string{"name"},
 			},
 		},
 	}

@@ -30,6 +30,7 @@ func addKnownTypes(scheme *runtime.Scheme) error {
 		&NodeNetworkStats{}, &NodeNetworkStatsList{},
 		&NetworkFlow{}, &NetworkFlowList{},
 		&Capture{}, &CaptureList{}, &ClusterCapture{}, &ClusterCaptureList{}, &CaptureReadOptions{},
+		&NetworkTelemetry{}, &NetworkTelemetryList{},
 	)
 	metav1.AddToGroupVersion(scheme, SchemeGroupVersion)
 	return nil

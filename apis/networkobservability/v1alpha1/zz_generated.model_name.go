@@ -282,6 +282,11 @@ func (in FamilyTraffic) OpenAPIModelName() string {
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
+func (in FileExporter) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.FileExporter"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
 func (in FlowCounters) OpenAPIModelName() string {
 	return "io.k8s.networkobservability.v1alpha1.FlowCounters"
 }
@@ -289,6 +294,11 @@ func (in FlowCounters) OpenAPIModelName() string {
 // OpenAPIModelName returns the OpenAPI model name for this type.
 func (in FlowCoverage) OpenAPIModelName() string {
 	return "io.k8s.networkobservability.v1alpha1.FlowCoverage"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in FlowLogs) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.FlowLogs"
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
@@ -372,6 +382,26 @@ func (in NetworkFlowList) OpenAPIModelName() string {
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
+func (in NetworkTelemetry) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.NetworkTelemetry"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in NetworkTelemetryList) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.NetworkTelemetryList"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in NetworkTelemetrySpec) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.NetworkTelemetrySpec"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in NetworkTelemetryStatus) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.NetworkTelemetryStatus"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
 func (in NodeNetworkStats) OpenAPIModelName() string {
 	return "io.k8s.networkobservability.v1alpha1.NodeNetworkStats"
 }
@@ -379,6 +409,16 @@ func (in NodeNetworkStats) OpenAPIModelName() string {
 // OpenAPIModelName returns the OpenAPI model name for this type.
 func (in NodeNetworkStatsList) OpenAPIModelName() string {
 	return "io.k8s.networkobservability.v1alpha1.NodeNetworkStatsList"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in OTLPExporter) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.OTLPExporter"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in PodMetrics) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.PodMetrics"
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
@@ -417,8 +457,43 @@ func (in SoftnetStats) OpenAPIModelName() string {
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
+func (in StdoutExporter) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.StdoutExporter"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
 func (in TCPStats) OpenAPIModelName() string {
 	return "io.k8s.networkobservability.v1alpha1.TCPStats"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in TelemetryExporter) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.TelemetryExporter"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in TelemetryExporterStatus) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.TelemetryExporterStatus"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in TelemetryNodeProblem) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.TelemetryNodeProblem"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in TelemetryNodes) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.TelemetryNodes"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in TelemetryPods) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.TelemetryPods"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in TelemetrySecretReference) OpenAPIModelName() string {
+	return "io.k8s.networkobservability.v1alpha1.TelemetrySecretReference"
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.

@@ -59,6 +59,8 @@ func (f *sharedInformerFactory) ForResource(resource schema.GroupVersionResource
 		return &genericInformer{resource: resource.GroupResource(), informer: f.Networkobservability().V1alpha1().ClusterCaptures().Informer()}, nil
 	case v1alpha1.SchemeGroupVersion.WithResource("networkflows"):
 		return &genericInformer{resource: resource.GroupResource(), informer: f.Networkobservability().V1alpha1().NetworkFlows().Informer()}, nil
+	case v1alpha1.SchemeGroupVersion.WithResource("networktelemetries"):
+		return &genericInformer{resource: resource.GroupResource(), informer: f.Networkobservability().V1alpha1().NetworkTelemetries().Informer()}, nil
 	case v1alpha1.SchemeGroupVersion.WithResource("nodenetworkstats"):
 		return &genericInformer{resource: resource.GroupResource(), informer: f.Networkobservability().V1alpha1().NodeNetworkStats().Informer()}, nil
 	case v1alpha1.SchemeGroupVersion.WithResource("podnetworkstats"):

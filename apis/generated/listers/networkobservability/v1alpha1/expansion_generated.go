@@ -38,6 +38,10 @@ type NetworkFlowListerExpansion interface{}
 // NetworkFlowNamespaceLister.
 type NetworkFlowNamespaceListerExpansion interface{}
 
+// NetworkTelemetryListerExpansion allows custom methods to be added to
+// NetworkTelemetryLister.
+type NetworkTelemetryListerExpansion interface{}
+
 // NodeNetworkStatsListerExpansion allows custom methods to be added to
 // NodeNetworkStatsLister.
 type NodeNetworkStatsListerExpansion interface{}

@@ -30,6 +30,8 @@ type Interface interface {
 	ClusterCaptures() TypedClusterCaptureInformer
 	// NetworkFlows returns a NetworkFlowInformer.
 	NetworkFlows() TypedNetworkFlowInformer
+	// NetworkTelemetries returns a NetworkTelemetryInformer.
+	NetworkTelemetries() TypedNetworkTelemetryInformer
 	// NodeNetworkStats returns a NodeNetworkStatsInformer.
 	NodeNetworkStats() TypedNodeNetworkStatsInformer
 	// PodNetworkStats returns a PodNetworkStatsInformer.
@@ -60,6 +62,11 @@ func (v *version) ClusterCaptures() TypedClusterCaptureInformer {
 // NetworkFlows returns a TypedNetworkFlowInformer.
 func (v *version) NetworkFlows() TypedNetworkFlowInformer {
 	return &networkFlowInformer{factory: v.factory, namespace: v.namespace, tweakListOptions: v.tweakListOptions}
+}
+
+// NetworkTelemetries returns a TypedNetworkTelemetryInformer.
+func (v *version) NetworkTelemetries() TypedNetworkTelemetryInformer {
+	return &networkTelemetryInformer{factory: v.factory, tweakListOptions: v.tweakListOptions}
 }
 
 // NodeNetworkStats returns a TypedNodeNetworkStatsInformer.

@@ -24,6 +24,8 @@ type ClusterCaptureExpansion interface{}
 
 type NetworkFlowExpansion interface{}
 
+type NetworkTelemetryExpansion interface{}
+
 type NodeNetworkStatsExpansion interface{}
 
 type PodNetworkStatsExpansion interface{}

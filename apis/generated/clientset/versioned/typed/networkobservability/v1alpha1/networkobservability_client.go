@@ -31,6 +31,7 @@ type NetworkobservabilityV1alpha1Interface interface {
 	CapturesGetter
 	ClusterCapturesGetter
 	NetworkFlowsGetter
+	NetworkTelemetriesGetter
 	NodeNetworkStatsGetter
 	PodNetworkStatsGetter
 }
@@ -50,6 +51,10 @@ func (c *NetworkobservabilityV1alpha1Client) ClusterCaptures() ClusterCaptureInt
 
 func (c *NetworkobservabilityV1alpha1Client) NetworkFlows(namespace string) NetworkFlowInterface {
 	return newNetworkFlows(c, namespace)
+}
+
+func (c *NetworkobservabilityV1alpha1Client) NetworkTelemetries() NetworkTelemetryInterface {
+	return newNetworkTelemetries(c)
 }
 
 func (c *NetworkobservabilityV1alpha1Client) NodeNetworkStats() NodeNetworkStatsInterface {

@@ -40,6 +40,10 @@ func (c *FakeNetworkobservabilityV1alpha1) NetworkFlows(namespace string) v1alph
 	return newFakeNetworkFlows(c, namespace)
 }
 
+func (c *FakeNetworkobservabilityV1alpha1) NetworkTelemetries() v1alpha1.NetworkTelemetryInterface {
+	return newFakeNetworkTelemetries(c)
+}
+
 func (c *FakeNetworkobservabilityV1alpha1) NodeNetworkStats() v1alpha1.NodeNetworkStatsInterface {
 	return newFakeNodeNetworkStats(c)
 }
