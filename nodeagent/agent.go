@@ -27,6 +27,7 @@ import (
 	"github.com/networkobservability/networkobservability/nodeagent/collectors/traffic"
 	"github.com/networkobservability/networkobservability/nodeagent/podmap"
 	"github.com/networkobservability/networkobservability/nodeagent/serve"
+	"github.com/networkobservability/networkobservability/nodeagent/telemetry"
 )
 
 const (
@@ -72,7 +73,14 @@ func run(ctx context.Context, o options) error {
 	certificate := serve.NewCertificate(client, o.nodeName, o.caDir, o.dataDir, func(err error) {
 		klog.ErrorS(err, "No serving certificate was gained; asking again")
 	})
-	server := serve.NewServer(newReader(pods, set), flowReader(set), captureKeeper(captures), serve.Transport(o.caDir, certificate.Current))
+	told, err := telemetry.Open(telemetry.Config{Dir: o.dataDir, Failed: func(err error) { klog.ErrorS(err, "Telemetry has a problem") }})
+	if err != nil {
+		return err
+	}
+	server := serve.NewServer(serve.Config{
+		Reader: newReader(pods, set), Flows: flowReader(set), Captures: captureKeeper(captures), Telemetry: told,
+		Transport: serve.Transport(o.caDir, certificate.Current),
+	})
 	health := &serve.Health{}
 	looked := make(chan struct{})
 
@@ -81,6 +89,7 @@ func run(ctx context.Context, o options) error {
 	group.Go(func() error { set.Run(ctx); return nil })
 	group.Go(func() error { return runCaptures(ctx, captures, looked) })
 	group.Go(func() error { logStates(ctx, set); return nil })
+	group.Go(func() error { told.Run(ctx); return nil })
 	group.Go(func() error { return certificate.Run(ctx) })
 	group.Go(func() error { return serveHealth(ctx, o.healthAddress, health) })
 	group.Go(func() error {

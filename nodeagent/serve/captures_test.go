@@ -47,7 +47,7 @@ func capturesOf(t *testing.T, captures CaptureKeeper) v1alpha1.AgentClient {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := NewServer(nil, nil, captures, insecure.NewCredentials())
+	server := NewServer(Config{Captures: captures, Transport: insecure.NewCredentials()})
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(listener) }()
 	conn, err := grpc.NewClient(listener.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))

@@ -3,6 +3,7 @@
 //	serve.go        the service: limits, rows into batches
 //	flows.go        the same for flows
 //	captures.go     the same for captures
+//	telemetry.go    the stream that configures telemetry
 //	tls.go          who may dial: TLS 1.3, the client CA as it is now, the one common name
 //	certificate.go  the agent's own certificate, asked for and renewed through certificates.k8s.io
 //	health.go       answers to the kubelet's probes
@@ -42,25 +43,37 @@ const (
 	maxStreams = 128
 )
 
-// NewServer makes a server that answers from reader, flows and captures to whom transport lets in. flows and captures are
-// nil when they are switched off.
-func NewServer(reader Reader, flows FlowReader, captures CaptureKeeper, transport credentials.TransportCredentials) *grpc.Server {
+// Config is what NewServer answers from, and whom.
+type Config struct {
+	Reader Reader
+	// Flows, Captures and Telemetry are nil when they are switched off.
+	Flows     FlowReader
+	Captures  CaptureKeeper
+	Telemetry TelemetryKeeper
+	// Transport decides who is let in.
+	Transport credentials.TransportCredentials
+}
+
+// NewServer makes a server.
+func NewServer(config Config) *grpc.Server {
 	server := grpc.NewServer(
-		grpc.Creds(transport),
+		grpc.Creds(config.Transport),
 		grpc.MaxRecvMsgSize(v1alpha1.MaxCaptureRequestBytes),
 		grpc.MaxConcurrentStreams(maxStreams),
 	)
 	v1alpha1.RegisterAgentServer(server, &agent{
-		reader: reader, flows: flows, captures: captures, reads: make(chan struct{}, maxReads), follows: make(chan struct{}, maxFollowers),
+		reader: config.Reader, flows: config.Flows, captures: config.Captures, telemetry: config.Telemetry,
+		reads: make(chan struct{}, maxReads), follows: make(chan struct{}, maxFollowers),
 	})
 	return server
 }
 
 type agent struct {
 	v1alpha1.UnimplementedAgentServer
-	reader   Reader
-	flows    FlowReader
-	captures CaptureKeeper
+	reader    Reader
+	flows     FlowReader
+	captures  CaptureKeeper
+	telemetry TelemetryKeeper
 	// reads holds a token for each read under way, and follows for each follower of flows.
 	reads, follows chan struct{}
 }

@@ -155,7 +155,7 @@ func newSetupWithFlows(t *testing.T, reader Reader, flows FlowReader) *setup {
 	write(t, filepath.Join(s.caDir, v1alpha1.ClientCAKey), s.clients.bundle())
 	own := s.serving.serving(t)
 	s.current.Store(&own)
-	server := NewServer(reader, flows, nil, Transport(s.caDir, s.current.Load))
+	server := NewServer(Config{Reader: reader, Flows: flows, Transport: Transport(s.caDir, s.current.Load)})
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

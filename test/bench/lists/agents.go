@@ -98,7 +98,9 @@ func startAgent(group *errgroup.Group, signer *authority, key *ecdsa.PrivateKey,
 	if err != nil {
 		return err
 	}
-	server := serve.NewServer(&reader{}, nil, nil, serve.Transport(caDir, func() *tls.Certificate { return &pair }))
+	server := serve.NewServer(serve.Config{
+		Reader: &reader{}, Transport: serve.Transport(caDir, func() *tls.Certificate { return &pair }),
+	})
 	group.Go(func() error { return server.Serve(listener) })
 	return nil
 }
