@@ -43,7 +43,7 @@ type options struct {
 	bpffs, cgroupRoot, caDir, dataDir       string
 	kubeconfig, config                      string
 	nodeIPs                                 []string
-	volumesDir                              string
+	volumesDir, logsDir, metricsAddress     string
 	configuration                           configuration // what the file at config says
 }
 
@@ -110,7 +110,9 @@ func (o *options) addTo(c *cobra.Command) {
 	flags.StringVar(&o.caDir, "ca-dir", "/etc/networkobservability/ca", "Folder with the CA bundles "+v1alpha1.ClientCAKey+" and "+v1alpha1.ServingCAKey+".")
 	flags.StringVar(&o.dataDir, "data-dir", "/var/lib/networkobservability", "Folder for the agent's certificate and for recorded packets.")
 	flags.StringVar(&o.volumesDir, "volumes-dir", "/var/lib/networkobservability-volumes", "Folder below which volumes are mounted, by name, that captures may be copied to.")
-	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "How to reach Kubernetes, for the agent's certificate only (default: as a pod does).")
+	flags.StringVar(&o.logsDir, "logs-dir", "/var/log/networkobservability", "Folder for flow logs that are written to files.")
+	flags.StringVar(&o.metricsAddress, "metrics-address", fmt.Sprintf(":%d", v1alpha1.MetricsPort), "Address of /metrics, over HTTPS, for who may get it; empty for none.")
+	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "How to reach Kubernetes, for the agent's certificate and to ask who may read metrics (default: as a pod does).")
 	flags.StringVar(&o.config, "config", "", "File that says what the agent does, and how (default: everything, as docs/configuration.md describes).")
 	klogFlags := flag.NewFlagSet("klog", flag.ContinueOnError)
 	klog.InitFlags(klogFlags)
@@ -139,6 +141,11 @@ func (o *options) validate() error {
 	}
 	if _, _, err := net.SplitHostPort(o.listen); err != nil {
 		return fmt.Errorf("--listen: %w", err)
+	}
+	if o.metricsAddress != "" {
+		if _, _, err := net.SplitHostPort(o.metricsAddress); err != nil {
+			return fmt.Errorf("--metrics-address: %w", err)
+		}
 	}
 	if o.healthAddress != "" {
 		address, err := netip.ParseAddrPort(o.healthAddress)
