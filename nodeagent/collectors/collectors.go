@@ -190,7 +190,15 @@ func (s *Set) Read() *Reading {
 }
 
 // Pod makes the row of a pod.
-func (r *Reading) Pod(pod *podmap.Pod) *v1alpha1.PodStats {
+func (r *Reading) Pod(pod *podmap.Pod) *v1alpha1.PodStats { return r.pod(pod, nil) }
+
+// PodOnly makes the row of a pod as far as it comes from the named collectors. Nobody else is asked.
+func (r *Reading) PodOnly(pod *podmap.Pod, collectors ...string) *v1alpha1.PodStats {
+	return r.pod(pod, func(name string) bool { return slices.Contains(collectors, name) })
+}
+
+// pod asks the collectors that are wanted; all with nil.
+func (r *Reading) pod(pod *podmap.Pod, wanted func(name string) bool) *v1alpha1.PodStats {
 	row := &v1alpha1.PodStats{Key: pod.Key, Measurement: &v1alpha1.Measurement{}}
 	if pod.HostNetwork && pod.Cgroup == "" {
 		row.Measurement.TimeUnixNano, row.Measurement.State = time.Now().UnixNano(), v1alpha1.State_STATE_NOT_ATTRIBUTED
@@ -199,7 +207,7 @@ func (r *Reading) Pod(pod *podmap.Pod) *v1alpha1.PodStats {
 	}
 	problems := r.set.problems()
 	for _, s := range r.sources {
-		if s.off == "" && s.pods != nil {
+		if s.off == "" && s.pods != nil && (wanted == nil || wanted(s.Name())) {
 			problems = note(problems, s.Name(), s.pods.ReadPod(pod, row))
 		}
 	}

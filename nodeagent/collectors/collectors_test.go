@@ -57,6 +57,24 @@ func TestPodInTheNodesNetworkWithoutCgroup(t *testing.T) {
 	}
 }
 
+// PodOnly asks those that are named, and nobody else.
+func TestPodOnly(t *testing.T) {
+	pod, peer := fakepod.New(t, fakepod.Prefix()), fakepod.NewNamespace(t)
+	fakepod.Connect(pod.Namespace, peer, "eth0", "eth0", 1)
+	follow(t, pod, func(found *podmap.Pod) {
+		set := New(Environment{BPFFS: fakepod.BPFFS(t), Node: "n"}, Options{Disabled: []string{"drops", "tcp", "dns", "flows"}})
+		defer set.Close()
+		set.Follow([]*podmap.Pod{found})
+		reading := set.Read()
+		if row := reading.PodOnly(found, "protocols"); row.Protocols == nil || row.Traffic != nil {
+			t.Errorf("asked for protocols: %v", row)
+		}
+		if row := reading.PodOnly(found, "traffic", "drops"); row.Protocols != nil || row.Traffic == nil {
+			t.Errorf("asked for traffic: %v", row)
+		}
+	})
+}
+
 func TestMessagesAreCut(t *testing.T) {
 	for _, message := range []string{"", "short", strings.Repeat("ü", 2000), "\xff"} {
 		got := cut(message)

@@ -114,6 +114,13 @@ func (m *Map) Lookup(key string) (*Pod, bool) {
 	return pod, ok
 }
 
+// Pods are all pods that have a live process here, in no order.
+func (m *Map) Pods() []*Pod {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Collect(maps.Values(m.pods))
+}
+
 // Run looks until the context ends. It looks once before it calls ready.
 func (m *Map) Run(ctx context.Context, ready func()) error {
 	events, err := listen()

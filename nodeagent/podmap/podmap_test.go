@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -59,6 +60,9 @@ func TestPodComesAndGoes(t *testing.T) {
 	pod := find(t, m, fake.UID)
 	if pod.HostNetwork || pod.NetnsCookie == 0 {
 		t.Errorf("pod = %+v, want a namespace of its own", pod)
+	}
+	if !slices.ContainsFunc(m.Pods(), func(p *podmap.Pod) bool { return p.Key == fake.UID }) {
+		t.Error("the pod is not among all pods")
 	}
 	var inside, outside unix.Stat_t
 	if err := pod.Enter(func() error { return unix.Stat("/proc/thread-self/ns/net", &inside) }); err != nil {
