@@ -7,6 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/klog/v2"
 
 	agentv1 "github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
 	"github.com/networkobservability/networkobservability/apis/networkobservability/v1alpha1"
@@ -52,7 +53,8 @@ func (t *term) store(ctx context.Context, e *entry, node string) (*agentv1.Captu
 func (t *term) output(ctx context.Context, s *subject, output *v1alpha1.CaptureOutput) (*agentv1.CaptureOutput, *refusal) {
 	networks, err := t.cfg.Allow(output)
 	if err != nil {
-		return nil, &refusal{fmt.Sprintf("the operator no longer allows it: %v", err), true}
+		// Not final: while a change of the operator's is rolled out, replicas that do not have it yet lead for a while.
+		return nil, &refusal{fmt.Sprintf("the operator does not allow it now: %v", err), false}
 	}
 	allowed, err := t.rights.mayGetPackets(ctx, s)
 	if err != nil {
@@ -101,7 +103,8 @@ func (t *term) secret(ctx context.Context, s *subject, name string) (*corev1.Sec
 	if !allowed {
 		return nil, &refusal{fmt.Sprintf("who created the capture may no longer get the Secret %s", name), true}
 	}
-	secret, err := t.cfg.Client.CoreV1().Secrets(namespace).Get(ctx, name, metav1.GetOptions{})
+	// The client would log the answer where the server logs everything.
+	secret, err := t.cfg.Client.CoreV1().Secrets(namespace).Get(klog.NewContext(ctx, klog.Logger{}), name, metav1.GetOptions{})
 	switch {
 	case err == nil:
 		return secret, nil

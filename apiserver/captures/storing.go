@@ -92,7 +92,7 @@ func (m *machine) reportOutputs(status *v1alpha1.CaptureStatus, now time.Time) {
 	status.Outputs = rows[:min(len(rows), maxRows)]
 	switch {
 	case waiting:
-		setCondition(status, v1alpha1.CaptureStored, false, storeUploading, m.storeMessage("It is being copied."), now)
+		setCondition(status, v1alpha1.CaptureStored, false, storeUploading, m.storeMessage(rows), now)
 	case failed != "":
 		message := "Not everything could be copied: " + failed + ". What was recorded stays on the nodes."
 		setCondition(status, v1alpha1.CaptureStored, false, storeFailed, message, now)
@@ -109,9 +109,15 @@ func (m *machine) reportOutputs(status *v1alpha1.CaptureStatus, now time.Time) {
 	}
 }
 
-func (m *machine) storeMessage(text string) string {
+// storeMessage says how copying goes, and the first that hinders it.
+func (m *machine) storeMessage(rows []v1alpha1.CaptureOutputStatus) string {
+	text := "It is being copied."
 	for _, name := range slices.Sorted(maps.Keys(m.storing)) {
 		text += fmt.Sprintf(" %s: %s.", name, m.storing[name].message)
+	}
+	hindered := func(row v1alpha1.CaptureOutputStatus) bool { return row.Message != "" && m.storing[row.Name].message == "" }
+	if i := slices.IndexFunc(rows, hindered); i >= 0 {
+		text += fmt.Sprintf(" %s of %s: %s.", rows[i].Name, rows[i].Node, rows[i].Message)
 	}
 	return text
 }
@@ -167,6 +173,8 @@ func (m *machine) outputRow(mem *member, name string) v1alpha1.CaptureOutputStat
 		return row
 	}
 	switch state.Phase {
+	case agentv1.CaptureOutputState_PHASE_PENDING:
+		row.Message = cmp.Or(state.Message, row.Message) // Why it is tried again, after a failure that may pass.
 	case agentv1.CaptureOutputState_PHASE_UPLOADING:
 		row.Phase, row.Message = v1alpha1.CaptureOutputUploading, state.Message
 	case agentv1.CaptureOutputState_PHASE_STORED:
