@@ -132,17 +132,17 @@ func checkSubject(request *x509.CertificateRequest, node string) *refusal {
 // checkNames is the second half of rule 3. The extension is compared as bytes, since names of types that Go
 // does not know are in none of the request's fields.
 func checkNames(request *x509.CertificateRequest, node string) *refusal {
-	want := agentv1.DNSName(node)
+	one := []string{agentv1.DNSName(node)}
+	two := append(slices.Clone(one), agentv1.MetricsDNSName)
 	if n := len(request.IPAddresses) + len(request.EmailAddresses) + len(request.URIs); n > 0 {
 		return refuse("NamesForeign", "there are %d alternative names that are not DNS names: %v %q %v", n, request.IPAddresses, request.EmailAddresses, request.URIs)
 	}
-	if !slices.Equal(request.DNSNames, []string{want}) {
-		return refuse("NamesForeign", "the DNS names are %q; for an agent on node %q there must be one, %q", request.DNSNames, node, want)
+	if !slices.Equal(request.DNSNames, one) && !slices.Equal(request.DNSNames, two) {
+		return refuse("NamesForeign", "the DNS names are %q; for an agent on node %q there must be %q, or only the first of them", request.DNSNames, node, two)
 	}
-	// GeneralName ::= CHOICE { ... dNSName [2] IA5String ... } (RFC 5280, section 4.2.1.6)
-	only, err := asn1.Marshal([]asn1.RawValue{{Class: asn1.ClassContextSpecific, Tag: 2, Bytes: []byte(want)}})
+	only, err := encodeNames(request.DNSNames)
 	if err != nil {
-		return refuse("NamesForeign", "the DNS name %q cannot be encoded: %v", want, err)
+		return refuse("NamesForeign", "the DNS names %q cannot be encoded: %v", request.DNSNames, err)
 	}
 	found := 0
 	for _, extension := range request.Extensions {
@@ -150,10 +150,20 @@ func checkNames(request *x509.CertificateRequest, node string) *refusal {
 			continue
 		}
 		if found++; found > 1 || !slices.Equal(extension.Value, only) {
-			return refuse("NamesForeign", "there are alternative names beside the DNS name %q", want)
+			return refuse("NamesForeign", "there are alternative names beside the DNS names %q", request.DNSNames)
 		}
 	}
 	return nil
+}
+
+// encodeNames is the value of an extension that has these names and no others.
+// GeneralName ::= CHOICE { ... dNSName [2] IA5String ... } (RFC 5280, section 4.2.1.6)
+func encodeNames(names []string) ([]byte, error) {
+	var values []asn1.RawValue
+	for _, name := range names {
+		values = append(values, asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: 2, Bytes: []byte(name)})
+	}
+	return asn1.Marshal(values)
 }
 
 // checkUsages is the first half of rule 4.

@@ -13,6 +13,7 @@ import (
 	"encoding/pem"
 	"net"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 
@@ -43,7 +44,7 @@ func askingFor(t testing.TB, node string) *asking {
 		},
 		template: x509.CertificateRequest{
 			Subject:  pkix.Name{CommonName: "system:networkobservability:agent:" + node, Organization: []string{"networkobservability:agents"}},
-			DNSNames: []string{node + ".agent.networkobservability.k8s.io"},
+			DNSNames: []string{node + ".agent.networkobservability.k8s.io", "networkobservability-nodeagent.network-observability.svc"},
 		},
 		key: ecdsaKey(t, elliptic.P256()),
 	}
@@ -95,6 +96,7 @@ func TestJudge(t *testing.T) {
 	}{
 		{"right", func(*testing.T, *asking) {}, "", ""},
 		{"right, P-384", func(t *testing.T, a *asking) { a.key = ecdsaKey(t, elliptic.P384()) }, "", ""},
+		{"right, of an agent that offers no metrics", func(_ *testing.T, a *asking) { a.template.DNSNames = a.template.DNSNames[:1] }, "", ""},
 		{"right, P-521", func(t *testing.T, a *asking) { a.key = ecdsaKey(t, elliptic.P521()) }, "", ""},
 
 		// Rule 1.
@@ -148,7 +150,14 @@ func TestJudge(t *testing.T) {
 		// Rule 3, alternative names.
 		{"no name", func(_ *testing.T, a *asking) { a.template.DNSNames = nil }, "NamesForeign", "[]"},
 		{"name of another node", func(_ *testing.T, a *asking) { a.template.DNSNames = []string{agentv1.DNSName("node-2")} }, "NamesForeign", "node-2"},
-		{"a second name", func(_ *testing.T, a *asking) {
+		{"only the name for metrics, which is of no node", func(_ *testing.T, a *asking) { a.template.DNSNames = a.template.DNSNames[1:] }, "NamesForeign", "node-1.agent"},
+		{"the names the other way round", func(_ *testing.T, a *asking) { slices.Reverse(a.template.DNSNames) }, "NamesForeign", "or only the first"},
+		{"another name than that for metrics", func(_ *testing.T, a *asking) {
+			a.template.DNSNames[1] = "networkobservability-apiserver.network-observability.svc"
+		}, "NamesForeign", "networkobservability-apiserver"},
+		{"the name of another node second", func(_ *testing.T, a *asking) { a.template.DNSNames[1] = agentv1.DNSName("node-2") }, "NamesForeign", "node-2"},
+		{"the node's name twice", func(_ *testing.T, a *asking) { a.template.DNSNames[1] = agentv1.DNSName(node) }, "NamesForeign", "or only the first"},
+		{"a third name", func(_ *testing.T, a *asking) {
 			a.template.DNSNames = append(a.template.DNSNames, "kubernetes.default.svc")
 		}, "NamesForeign", "kubernetes.default.svc"},
 		{"a wildcard", func(_ *testing.T, a *asking) { a.template.DNSNames = []string{agentv1.DNSName("*")} }, "NamesForeign", "*.agent"},
@@ -256,7 +265,8 @@ func FuzzJudge(f *testing.F) {
 		if refused != nil {
 			return
 		}
-		if got != node || usage != "server auth" || len(parsed.DNSNames) != 1 || parsed.DNSNames[0] != agentv1.DNSName(node) ||
+		if got != node || usage != "server auth" || parsed.DNSNames[0] != agentv1.DNSName(node) ||
+			len(parsed.DNSNames) > 1 && !slices.Equal(parsed.DNSNames[1:], []string{agentv1.MetricsDNSName}) ||
 			parsed.Subject.CommonName != agentv1.SubjectPrefix+node || len(parsed.Subject.Names) != 2 {
 			t.Errorf("allowed %v for node %q", parsed.Subject, node)
 		}

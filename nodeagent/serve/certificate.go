@@ -119,7 +119,13 @@ func sleep(ctx context.Context, pause time.Duration) {
 
 func (c *Certificate) needed() bool {
 	own := c.current.Load()
-	return own == nil || time.Now().After(c.renew) || c.check(own) != nil
+	return own == nil || time.Now().After(c.renew) || c.check(own) != nil || !namesMetrics(own)
+}
+
+// namesMetrics is false for a certificate from before there were metrics: it serves the API server until there is
+// another one.
+func namesMetrics(own *tls.Certificate) bool {
+	return own.Leaf.VerifyHostname(v1alpha1.MetricsDNSName) == nil
 }
 
 // check refuses a certificate that the API server would not accept now. While there is no bundle, it cannot tell.
@@ -131,8 +137,8 @@ func (c *Certificate) check(own *tls.Certificate) error {
 	return err
 }
 
-// ask gets a certificate for a new key. One that the bundle does not cover is taken, but counts as a failure: the
-// bundle may be on its way to this node.
+// ask gets a certificate for a new key. One that the bundle does not cover, or that lacks a name, is taken, but counts as
+// a failure: the bundle may be on its way to this node.
 func (c *Certificate) ask(ctx context.Context, store certificate.Store) error {
 	ctx, cancel := context.WithTimeout(ctx, signWithin)
 	defer cancel()
@@ -165,6 +171,9 @@ func (c *Certificate) ask(ctx context.Context, store certificate.Store) error {
 	if err := c.check(own); err != nil {
 		return fmt.Errorf("checking the new certificate: %w", err)
 	}
+	if !namesMetrics(own) {
+		return fmt.Errorf("checking the new certificate: it is not for %s", v1alpha1.MetricsDNSName)
+	}
 	return nil
 }
 
@@ -174,7 +183,7 @@ func (c *Certificate) template() *x509.CertificateRequest {
 			CommonName:   v1alpha1.SubjectPrefix + c.node,
 			Organization: []string{v1alpha1.SubjectOrganization},
 		},
-		DNSNames: []string{v1alpha1.DNSName(c.node)},
+		DNSNames: []string{v1alpha1.DNSName(c.node), v1alpha1.MetricsDNSName},
 	}
 }
 

@@ -33,6 +33,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
+	"k8s.io/client-go/util/keyutil"
 
 	"github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
 )
@@ -436,7 +437,7 @@ func TestCertificateIsAskedForAndKept(t *testing.T) {
 	}
 	leaf := c.Current().Leaf
 	if leaf.Subject.String() != "CN=system:networkobservability:agent:node-1.example,O=networkobservability:agents" ||
-		!slices.Equal(leaf.DNSNames, []string{"node-1.example.agent.networkobservability.k8s.io"}) {
+		!slices.Equal(leaf.DNSNames, []string{"node-1.example.agent.networkobservability.k8s.io", "networkobservability-nodeagent.network-observability.svc"}) {
 		t.Errorf("asked for %v, %v", leaf.Subject, leaf.DNSNames)
 	}
 	stop()
@@ -467,6 +468,35 @@ func TestCertificateFollowsTheBundle(t *testing.T) {
 		}
 		return chains(own, caDir, node) == nil
 	})
+}
+
+// A certificate of an earlier release is for the node's name only. It serves, and another one is asked for.
+func TestCertificateWithoutTheNameForMetricsIsReplaced(t *testing.T) {
+	s, caDir, dataDir := &signer{t: t}, t.TempDir(), t.TempDir()
+	only := newAuthority(t)
+	s.use(only)
+	s.refuse.Store(true)
+	write(t, filepath.Join(caDir, v1alpha1.ServingCAKey), only.bundle())
+	stored := only.serving(t)
+	key, err := keyutil.MarshalPrivateKeyToPEM(stored.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: stored.Certificate[0]}), key...)
+	write(t, filepath.Join(dataDir, storeName+"-old.pem"), text)
+	if err := os.Symlink(filepath.Join(dataDir, storeName+"-old.pem"), filepath.Join(dataDir, storeName+"-current.pem")); err != nil {
+		t.Fatal(err)
+	}
+	c, _ := runCertificate(t, s, caDir, dataDir)
+	eventually(t, "a refusal", func() bool { return s.failures.Load() > 0 })
+	if own := c.Current(); own == nil || len(own.Leaf.DNSNames) != 1 {
+		t.Fatal("the certificate that was stored does not serve")
+	}
+	s.refuse.Store(false)
+	eventually(t, "the certificate for metrics", func() bool { return namesMetrics(c.Current()) })
+	if err := chains(c.Current(), caDir, node); err != nil {
+		t.Errorf("for the API server: %v", err)
+	}
 }
 
 func TestDeniedRequestIsMadeAgain(t *testing.T) {
