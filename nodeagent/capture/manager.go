@@ -59,7 +59,9 @@ type Manager struct {
 	mu       sync.Mutex
 	captures map[string]*capture
 	deleted  map[string]time.Time
-	ctx      context.Context // that of Run; nil before
+	leaving  map[*capture]struct{} // deleted, and not ended yet
+	past     Totals                // of those that were deleted
+	ctx      context.Context       // that of Run; nil before
 	closed   bool
 	running  sync.WaitGroup
 }
@@ -84,7 +86,7 @@ func New(config Config) (*Manager, error) {
 		readers: make(chan struct{}, maxReaders), hashing: make(chan struct{}, 1),
 		changed:    make(chan struct{}, 1),
 		ringMemory: config.Options.RingMemory.Value(),
-		captures:   map[string]*capture{}, deleted: map[string]time.Time{},
+		captures:   map[string]*capture{}, deleted: map[string]time.Time{}, leaving: map[*capture]struct{}{},
 	}
 	m.disk.quota, m.disk.minFree, m.disk.statfs = config.Options.Quota.Value(), -1, statfsOf(folder)
 	if free := config.Options.MinFree; free != nil {
@@ -95,6 +97,7 @@ func New(config Config) (*Manager, error) {
 		root.Close()
 		return nil, err
 	}
+	m.startTotals()
 	return m, nil
 }
 
@@ -298,6 +301,7 @@ func (m *Manager) Delete(_ context.Context, request *v1alpha1.DeleteCaptureReque
 	close(c.gone)
 	c.end(v1alpha1.CaptureState_REASON_STOPPED, "deleted")
 	<-c.ended
+	m.left(c)
 	if m.config.Outputs != nil {
 		m.config.Outputs.Forget(c.uid)
 	}
@@ -313,6 +317,9 @@ func (m *Manager) forget(uid string) (*capture, error) {
 	}
 	c := m.captures[uid]
 	delete(m.captures, uid)
+	if c != nil {
+		m.leaving[c] = struct{}{}
+	}
 	if len(m.deleted) >= 10*maxKept {
 		clear(m.deleted)
 	}
