@@ -31,6 +31,7 @@ func Install(scheme *runtime.Scheme) {
 		&v1alpha1.NetworkFlow{}, &v1alpha1.NetworkFlowList{},
 		&v1alpha1.Capture{}, &v1alpha1.CaptureList{}, &v1alpha1.ClusterCapture{}, &v1alpha1.ClusterCaptureList{},
 		&v1alpha1.CaptureReadOptions{},
+		&v1alpha1.NetworkTelemetry{}, &v1alpha1.NetworkTelemetryList{},
 	)
 	utilruntime.Must(v1alpha1.AddToScheme(scheme))
 	utilruntime.Must(scheme.SetVersionPriority(v1alpha1.SchemeGroupVersion))
@@ -41,6 +42,7 @@ func Install(scheme *runtime.Scheme) {
 	addFields(scheme, "NodeNetworkStats", NameField)
 	addFlowFields(scheme)
 	addCaptures(scheme)
+	addTelemetry(scheme)
 }
 
 func addFields(scheme *runtime.Scheme, kind string, labels ...string) {

@@ -1,4 +1,4 @@
-// Package validation checks captures as far as their text alone tells. What the operator allows, what the requester
+// Package validation checks captures and telemetry as far as their text alone tells. What the operator allows, what the requester
 // may do and whether names resolve and the filter compiles is checked by the API server.
 //
 // Every message says what to write instead, and none repeats what may be a credential or is very long.
