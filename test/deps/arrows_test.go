@@ -64,6 +64,9 @@ var rules = []rule{
 	{from: module + "nodeagent/capture", to: module + "nodeagent/serve", reason: "captures return data; serve sends it"},
 	{from: module + "nodeagent/collectors", to: module + "nodeagent/serve", reason: "collectors return data; serve sends it"},
 	{from: module + "nodeagent/capture/outputs", to: module + "nodeagent", except: []string{module + "nodeagent/capture/outputs"}, reason: "outputs know files, and not what is in them"},
+	{from: module + "nodeagent/scrape", to: module + "nodeagent", except: []string{module + "nodeagent/scrape"}, reason: "who may scrape does not depend on what; agent.go says what is offered"},
+	{from: module + "nodeagent/retina", to: module + "nodeagent", except: []string{module + "nodeagent/retina"}, reason: "it gives families other names, whoever made them"},
+	{from: module + "nodeagent/own", to: module + "nodeagent", except: []string{module + "nodeagent/own"}, reason: "agent.go says where the agent's own numbers come from"},
 	{from: module + "nodeagent/capture/snapshot", to: module + "nodeagent", except: []string{module + "nodeagent/capture/snapshot"}, reason: "a snapshot is of a thread's namespace, whosever it is"},
 }
 
