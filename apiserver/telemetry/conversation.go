@@ -28,10 +28,12 @@ type conversation struct {
 	look     uint64
 	settled  said
 
-	// report is the last one; nil before the first.
-	report *agentv1.TelemetryReport
-	pods   pods
-	names  names
+	// report is the last one; nil before the first. accepted says that a config of this stream was put in force: before that, this
+	// replica may have an older spec than the agent, and what it would say of pods would not go with the agent's.
+	report   *agentv1.TelemetryReport
+	accepted bool
+	pods     pods
+	names    names
 }
 
 // said is a config as it was sent, or is to be.
@@ -70,6 +72,7 @@ func (c *conversation) hears(report *agentv1.TelemetryReport) (look bool) {
 	c.names.ask(report.WantedAddresses)
 	report.WantedAddresses = nil
 	c.report = report
+	c.accepted = c.accepted || c.inForce() != 0
 	if c.disputed != 0 || report.Refused == "" || report.Revision <= c.last.revision || report.Revision == c.last.supersedes || c.last.config == nil {
 		return false
 	}
@@ -88,7 +91,7 @@ func (c *conversation) says(around *surroundings) []*agentv1.TelemetryUpdate {
 		to.config(next.message())
 		c.last = next
 	}
-	if around.synced && around.pods != nil {
+	if around.synced && around.pods != nil && c.accepted && c.disputed == 0 {
 		c.pods.tell(to, around.pods, c.want.chosen, around.namespace, around.version)
 	}
 	if around.synced {

@@ -117,10 +117,11 @@ func (n *node) converse(ctx context.Context) (heard bool, err error) {
 		}
 		select {
 		case report := <-reports:
-			all, heard = false, true
+			heard = true
 			if c.hears(report) {
 				n.lookAgain()
 			}
+			all = !c.pods.complete
 			n.heard(c)
 		case err := <-ended:
 			return heard, err

@@ -61,13 +61,19 @@ func look(ctx context.Context, client versioned.Interface) (point, error) {
 	return at, nil
 }
 
-// after is a point that was looked at later: of the same spec it keeps the revision.
-func (p point) after(before point) point {
-	if before.look > 0 && sameSpec(p.object, before.object) {
-		p.revision = before.revision
+// lookedAt gives a point that was looked at after d, which may be nil, its number, and the revision that is kept when the spec is
+// the same; then d is the same but for the point.
+func (d *desired) lookedAt(p point) (at point, same *desired) {
+	if d == nil {
+		p.look = 1
+		return p, nil
 	}
-	p.look = before.look + 1
-	return p
+	p.look = d.look + 1
+	if !sameSpec(p.object, d.object) {
+		return p, nil
+	}
+	p.revision = d.revision
+	return p, &desired{point: p, config: d.config, chosen: d.chosen, problem: d.problem}
 }
 
 // sameSpec says whether two objects, or none, have the same spec. A generation may come back with another spec when the
@@ -164,15 +170,9 @@ func (t *term) refresh(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	before := t.want()
-	if before == nil {
-		before = &desired{}
-	}
-	at = at.after(before.point)
-	if before.look > 0 && at.revision == before.revision && sameSpec(at.object, before.object) {
-		same := *before
-		same.point = at
-		t.publish(&same)
+	at, same := t.want().lookedAt(at)
+	if same != nil {
+		t.publish(same)
 		return nil
 	}
 	t.readSecrets(ctx, at.object)
