@@ -21,28 +21,26 @@ func (w *walk) ofPod(p *pod) {
 	if w.sizing || p.account.admitted {
 		w.present(podInfo, 1, p.called.Uid, p.called.WorkloadKind)
 	}
-	w.trafficOf(p)
-	w.dropsOf(p)
-	if p.connections != nil {
-		w.connections(p.connections)
-	}
-	w.dnsOf(p)
-	if p.api != nil {
-		w.api(p.api)
+	for name, write := range [groupCount]func(*pod){
+		traffic: w.trafficOf, drops: w.dropsOf, tcp: w.tcpOf, dns: w.dnsOf, apiServer: w.apiOf,
+	} {
+		w.group = v1alpha1.TelemetryGroupName(name)
+		if write != nil && p.knows(w.group) {
+			write(p)
+			p.account.known[name] = p.account.known[name] || !w.sizing
+		}
 	}
 }
 
 func (w *walk) trafficOf(p *pod) {
-	if p.traffic != nil {
-		receivedBytes, receivedPackets := totals(p.traffic.Receive)
-		transmittedBytes, transmittedPackets := totals(p.traffic.Transmit)
-		w.count(podBytes, receivedBytes, receive)
-		w.count(podBytes, transmittedBytes, transmit)
-		w.count(podPackets, receivedPackets, receive)
-		w.count(podPackets, transmittedPackets, transmit)
-		if bypassed := p.bypassed.value(); bypassed > 0 {
-			w.count(podBypassed, bypassed, transmit)
-		}
+	receivedBytes, receivedPackets := totals(p.traffic.Receive)
+	transmittedBytes, transmittedPackets := totals(p.traffic.Transmit)
+	w.count(podBytes, receivedBytes, receive)
+	w.count(podBytes, transmittedBytes, transmit)
+	w.count(podPackets, receivedPackets, receive)
+	w.count(podPackets, transmittedPackets, transmit)
+	if bypassed := p.bypassed.value(); bypassed > 0 {
+		w.count(podBypassed, bypassed, transmit)
 	}
 	for direction, name := range [...]string{receive, transmit} {
 		for i := range p.peers {
@@ -106,16 +104,14 @@ func compareLabels(a, b *peers.Labels) int {
 }
 
 func (w *walk) dropsOf(p *pod) {
-	switch {
-	case p.drops == nil:
-	case p.ports != nil:
+	if p.ports != nil {
 		p.ports.each(func(of drop, port port, packets int64) {
 			w.count(podDropped, packets, of.class, of.direction, port.port, port.protocol, of.reason)
 		})
-	default:
-		for _, d := range byReason(p.drops.Drops) {
-			w.count(podDropped, d.packets, d.class, d.direction, d.reason)
-		}
+		return
+	}
+	for _, d := range byReason(p.drops.Drops) {
+		w.count(podDropped, d.packets, d.class, d.direction, d.reason)
 	}
 }
 
@@ -176,7 +172,8 @@ var classes = map[v1alpha1.Drop_Class]string{
 	v1alpha1.Drop_CLASS_BENIGN:      "benign",
 }
 
-func (w *walk) connections(c *v1alpha1.Connections) {
+func (w *walk) tcpOf(p *pod) {
+	c := p.connections
 	w.present(podTCPConnections, c.CloseWait, "close_wait")
 	w.present(podTCPConnections, c.Established, "established")
 	w.present(podTCPConnections, c.Listen, "listen")
@@ -198,9 +195,6 @@ func (w *walk) connections(c *v1alpha1.Connections) {
 }
 
 func (w *walk) dnsOf(p *pod) {
-	if p.dns == nil {
-		return
-	}
 	queries, responses := sortDNS(p.dns)
 	for i, name := range dnsTypeNames {
 		if queries[i] > 0 {
@@ -285,8 +279,9 @@ func placeOfCode(number int32) int {
 	return len(dnsCodes)
 }
 
-// api has series only of pods that have talked to the Kubernetes API.
-func (w *walk) api(a *v1alpha1.APIServer) {
+// apiOf makes series only of pods that have talked to the Kubernetes API.
+func (w *walk) apiOf(p *pod) {
+	a := p.api
 	if a.Connected == 0 && a.Failed == 0 && a.Open == 0 {
 		return
 	}

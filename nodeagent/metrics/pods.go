@@ -221,11 +221,14 @@ func (m *Metrics) update(p *pod, called *v1alpha1.TelemetryPod) {
 	}
 	var has groupSet
 	for _, name := range called.Groups {
-		has[name] = name > 0 && int(name) < groupCount && m.groups[name] != nil
+		if name > 0 && int(name) < groupCount { // a newer API server may know more
+			has[name] = m.groups[name] != nil
+		}
 	}
 	for name := range has {
 		if p.has[name] && !has[name] {
 			m.ledger.release(p.account, func(id family) bool { return catalogue[id].Group == groups[name].name })
+			p.account.known[name] = false
 			p.forget(v1alpha1.TelemetryGroupName(name))
 		}
 	}

@@ -57,6 +57,8 @@ type account struct {
 	size int
 	// admitted says that new series have places as long as there are any.
 	admitted bool
+	// known are groups of which there was a reading before: what has no series yet had counted nothing then.
+	known groupSet
 }
 
 func newAccount(namespace, pod, workload string) *account {
@@ -238,6 +240,8 @@ type walk struct {
 	account *account
 	// sizing makes series, but gives them no values.
 	sizing bool
+	// group is that whose series are being made.
+	group v1alpha1.TelemetryGroupName
 	// key and values are used again.
 	key    []byte
 	values []string
@@ -250,11 +254,14 @@ func (w *walk) count(id family, value int64, values ...string) {
 	case w.sizing:
 	case !s.folded:
 		w.offer(id, s, value)
-	case s.into == nil:
+	case s.into == nil && !w.account.known[w.group]:
 		s.into, s.last = w.ledger.into(id, values), value
-	case value > s.last:
-		s.into.value += value - s.last
-		s.last = value
+	default:
+		if s.into == nil {
+			s.into = w.ledger.into(id, values)
+		}
+		s.into.value += max(0, value-s.last)
+		s.last = max(s.last, value)
 	}
 }
 
@@ -281,9 +288,12 @@ func (w *walk) distribution(id family, value *v1alpha1.Histogram) {
 	case w.sizing:
 	case !s.folded:
 		w.out.histogram(id, s.labels, value)
-	case s.into == nil:
+	case s.into == nil && !w.account.known[w.group]:
 		s.into, s.lastHistogram = w.ledger.into(id, nil), value
-	case s.lastHistogram != value:
+	case s.lastHistogram != value: // otherwise it was not read again
+		if s.into == nil {
+			s.into = w.ledger.into(id, nil)
+		}
 		s.into.histogram.rise(s.lastHistogram, value)
 		s.lastHistogram = value
 	}

@@ -62,11 +62,13 @@ func (w *world) pods() (all []*podmap.Pod) {
 	return all
 }
 
-func (w *world) Config() *v1alpha1.TelemetryConfig         { return w.config }
-func (w *world) Pod(key string) *v1alpha1.TelemetryPod     { return w.called[key] }
-func (w *world) Node() *v1alpha1.NodeStats                 { w.asked = append(w.asked, "node"); return w.node }
-func (w *world) gather() []*dto.MetricFamily               { return w.metrics.gather(w.now) }
-func (w *world) text(t testing.TB, prefixes ...string) string { return text(t, w.gather(), prefixes...) }
+func (w *world) Config() *v1alpha1.TelemetryConfig     { return w.config }
+func (w *world) Pod(key string) *v1alpha1.TelemetryPod { return w.called[key] }
+func (w *world) Node() *v1alpha1.NodeStats             { w.asked = append(w.asked, "node"); return w.node }
+func (w *world) gather() []*dto.MetricFamily           { return w.metrics.gather(w.now) }
+func (w *world) text(t testing.TB, prefixes ...string) string {
+	return text(t, w.gather(), prefixes...)
+}
 
 // PodOnly gives of the pod's row what collectors would fill in.
 func (w *world) PodOnly(pod *podmap.Pod, collectors ...string) *v1alpha1.PodStats {
