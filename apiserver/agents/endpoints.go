@@ -103,12 +103,26 @@ func rankOf(c discoveryv1.EndpointConditions) rank {
 	return known
 }
 
+// portName is what the Service calls the port for the API server; it has another one for metrics.
+const portName = "grpc"
+
+// portOf is the port of that name or, without one, the first.
 func portOf(slice *discoveryv1.EndpointSlice) uint16 {
+	var first uint16
 	for _, p := range slice.Ports {
 		tcp := p.Protocol == nil || *p.Protocol == corev1.ProtocolTCP
-		if tcp && p.Port != nil && *p.Port > 0 && *p.Port <= 65535 {
+		if !tcp || p.Port == nil || *p.Port <= 0 || *p.Port > 65535 {
+			continue
+		}
+		if p.Name != nil && *p.Name == portName {
 			return uint16(*p.Port)
 		}
+		if first == 0 {
+			first = uint16(*p.Port)
+		}
 	}
-	return agentv1.Port
+	if first == 0 {
+		return agentv1.Port
+	}
+	return first
 }

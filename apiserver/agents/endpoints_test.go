@@ -36,6 +36,10 @@ func TestPlacesByNode(t *testing.T) {
 			{AddressType: discoveryv1.AddressTypeIPv6, Ports: ports(1), Endpoints: []discoveryv1.Endpoint{endpoint("n", "p", isReady, "fd00::1")}},
 			{AddressType: discoveryv1.AddressTypeIPv4, Ports: ports(1), Endpoints: []discoveryv1.Endpoint{endpoint("n", "p", isReady, "10.0.0.1")}},
 		}, "n=10.0.0.1:1/p,[fd00::1]:1/p"},
+		{"the port for metrics, too", []*discoveryv1.EndpointSlice{{
+			Ports:     []discoveryv1.EndpointPort{{Name: new("metrics"), Port: new(int32(2))}, {Name: new("grpc"), Port: new(int32(1))}},
+			Endpoints: []discoveryv1.Endpoint{endpoint("n", "p", isReady, "10.0.0.1")},
+		}}, "n=10.0.0.1:1/p"},
 		{"ready before serving", []*discoveryv1.EndpointSlice{{Ports: ports(1), Endpoints: []discoveryv1.Endpoint{
 			endpoint("n", "old", terminating, "10.0.0.1"), endpoint("n", "new", isReady, "10.0.0.2"),
 		}}}, "n=10.0.0.2:1/new"},

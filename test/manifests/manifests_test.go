@@ -2,6 +2,7 @@
 package manifests
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -134,17 +135,47 @@ func TestAPIService(t *testing.T) {
 // The agents' rights are what PROTOCOL.md and the design say, and no more.
 func TestAgentRights(t *testing.T) {
 	role := only[*rbacv1.ClusterRole](t, build(t), agentv1.ServiceAccountName)
+	want := map[string]string{
+		"certificates.k8s.io/certificatesigningrequests": "create get list watch",
+		"authentication.k8s.io/tokenreviews":             "create",
+		"authorization.k8s.io/subjectaccessreviews":      "create",
+	}
 	for _, rule := range role.Rules {
-		for _, resource := range rule.Resources {
-			if resource != "certificatesigningrequests" {
-				t.Errorf("an agent may touch %s", resource)
+		if len(rule.NonResourceURLs) > 0 {
+			t.Errorf("an agent may %v %v", rule.Verbs, rule.NonResourceURLs)
+		}
+		for _, group := range rule.APIGroups {
+			for _, resource := range rule.Resources {
+				if verbs := strings.Join(rule.Verbs, " "); want[group+"/"+resource] != verbs {
+					t.Errorf("an agent may %s %s/%s", verbs, group, resource)
+				}
+				delete(want, group+"/"+resource)
 			}
 		}
-		for _, verb := range rule.Verbs {
-			if !strings.Contains("create get list watch", verb) {
-				t.Errorf("an agent may %s certificatesigningrequests", verb)
-			}
+	}
+	for resource, verbs := range want {
+		t.Errorf("an agent may not %s %s", verbs, resource)
+	}
+}
+
+// Every port that an agent listens at for others is one of the Service and of the node.
+func TestAgentPorts(t *testing.T) {
+	objects := build(t)
+	agent := only[*appsv1.DaemonSet](t, objects, agentv1.ServiceName).Spec.Template.Spec
+	service := only[*corev1.Service](t, objects, agentv1.ServiceName)
+	for name, number := range map[string]int32{"grpc": agentv1.Port, "metrics": agentv1.MetricsPort} {
+		offered := slices.ContainsFunc(agent.Containers[0].Ports, func(p corev1.ContainerPort) bool {
+			return p.Name == name && p.ContainerPort == number && p.HostPort == number
+		})
+		found := slices.ContainsFunc(service.Spec.Ports, func(p corev1.ServicePort) bool {
+			return p.Name == name && p.Port == number && p.TargetPort.StrVal == name
+		})
+		if !offered || !found {
+			t.Errorf("port %s: of the DaemonSet %v, of the Service %v", name, offered, found)
 		}
+	}
+	if name := service.Name + "." + service.Namespace + ".svc"; name != agentv1.MetricsDNSName {
+		t.Errorf("the Service is %s, and certificates are for %s", name, agentv1.MetricsDNSName)
 	}
 }
 

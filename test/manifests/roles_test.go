@@ -19,6 +19,34 @@ func grants(role *rbacv1.ClusterRole, verb, resource string) bool {
 	})
 }
 
+func isAggregated(role *rbacv1.ClusterRole) bool {
+	return slices.ContainsFunc(slices.Collect(maps.Keys(role.Labels)), func(label string) bool {
+		return strings.HasPrefix(label, "rbac.authorization.k8s.io/aggregate-to-")
+	})
+}
+
+// TestTelemetryRoles: who scrapes may do nothing else, who sees nodes sees what is sent of them, and one role changes it.
+func TestTelemetryRoles(t *testing.T) {
+	objects := build(t)
+	reader := only[*rbacv1.ClusterRole](t, objects, "networkobservability-metrics-reader")
+	if len(reader.Rules) != 1 || strings.Join(reader.Rules[0].NonResourceURLs, " ") != "/metrics /metrics/retina" ||
+		strings.Join(reader.Rules[0].Verbs, " ") != "get" || len(reader.Rules[0].Resources) > 0 {
+		t.Errorf("who scrapes may %v", reader.Rules)
+	}
+	editor := only[*rbacv1.ClusterRole](t, objects, "networkobservability-telemetry-editor")
+	viewer := only[*rbacv1.ClusterRole](t, objects, "networkobservability-node-viewer")
+	for _, verb := range []string{"create", "get", "list", "watch", "update", "patch", "delete", "deletecollection"} {
+		reads := slices.Contains([]string{"get", "list", "watch"}, verb)
+		if !grants(editor, verb, "networktelemetries") || grants(viewer, verb, "networktelemetries") != reads ||
+			grants(editor, verb, "networktelemetries/status") != (verb == "get") {
+			t.Errorf("%s: editors %v, viewers %v", verb, grants(editor, verb, "networktelemetries"), grants(viewer, verb, "networktelemetries"))
+		}
+	}
+	if isAggregated(editor) || isAggregated(reader) {
+		t.Error("a role of telemetry is aggregated")
+	}
+}
+
 // TestCaptureRoles: who records does not read payload by that, and who reads does not record. None of it is aggregated.
 func TestCaptureRoles(t *testing.T) {
 	objects := build(t)
@@ -30,9 +58,7 @@ func TestCaptureRoles(t *testing.T) {
 		"networkobservability-pod-viewer":             {},
 	} {
 		role := only[*rbacv1.ClusterRole](t, objects, name)
-		if want.records+want.headers+want.payload != "" && slices.ContainsFunc(slices.Collect(maps.Keys(role.Labels)), func(label string) bool {
-			return strings.HasPrefix(label, "rbac.authorization.k8s.io/aggregate-to-")
-		}) {
+		if want.records+want.headers+want.payload != "" && isAggregated(role) {
 			t.Errorf("%s is aggregated", name)
 		}
 		for _, resource := range []string{"captures", "clustercaptures"} {
