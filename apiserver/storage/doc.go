@@ -1,4 +1,4 @@
-// Package storage keeps captures, for the generic server's Store, in one of two places.
+// Package storage keeps captures and the NetworkTelemetry, for the generic server's Store, in one of two places.
 //
 // By default each object is in an envelope, a custom resource of the host cluster in our own namespace
 // (artifacts/deploy/storage), so that there is nothing to operate. With --etcd-servers it is in an etcd of the operator's,

@@ -239,7 +239,7 @@ func installEnvelopes(ctx context.Context) error {
 			return err
 		}
 	}
-	for _, resource := range []string{"storedcaptures", "storedclustercaptures", suiteResource} {
+	for _, resource := range []string{"storedcaptures", "storedclustercaptures", "storednetworktelemetries", suiteResource} {
 		path := fmt.Sprintf("/apis/%s/namespaces/%s/%s", envelopeGroupVersion, agentv1.Namespace, resource)
 		if err := await(ctx, resource, func() error { return client.Get().AbsPath(path).Do(ctx).Error() }); err != nil {
 			return err

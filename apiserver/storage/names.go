@@ -15,8 +15,9 @@ type kind struct {
 // The kinds of envelopes, by the resource that they hold. All are in our own namespace, also those of objects that have
 // none: so one Role gives all rights that storing needs, and the objects go when the namespace does.
 var kinds = map[string]kind{
-	"captures":        {resource: "storedcaptures", name: "StoredCapture", names: namespacedNames{}},
-	"clustercaptures": {resource: "storedclustercaptures", name: "StoredClusterCapture", names: clusterNames{}},
+	"captures":           {resource: "storedcaptures", name: "StoredCapture", names: namespacedNames{}},
+	"clustercaptures":    {resource: "storedclustercaptures", name: "StoredClusterCapture", names: clusterNames{}},
+	"networktelemetries": {resource: "storednetworktelemetries", name: "StoredNetworkTelemetry", names: clusterNames{}},
 }
 
 // names maps keys of objects, without the resource's prefix, to names of envelopes. The order of names is that of keys,

@@ -80,6 +80,22 @@ func eachBackend(t *testing.T, run func(t *testing.T, store *genericregistry.Sto
 	}
 }
 
+// resources are what the server stores.
+var resources = map[string]struct {
+	singular           string
+	newObject, newList func() runtime.Object
+}{
+	"captures": {
+		"capture", func() runtime.Object { return &v1alpha1.Capture{} }, func() runtime.Object { return &v1alpha1.CaptureList{} },
+	},
+	"clustercaptures": {
+		"clustercapture", func() runtime.Object { return &v1alpha1.ClusterCapture{} }, func() runtime.Object { return &v1alpha1.ClusterCaptureList{} },
+	},
+	"networktelemetries": {
+		"networktelemetry", func() runtime.Object { return &v1alpha1.NetworkTelemetry{} }, func() runtime.Object { return &v1alpha1.NetworkTelemetryList{} },
+	},
+}
+
 // newRegistry makes a Store as the server does: from options.
 func newRegistry(t *testing.T, host *restclient.Config, backend, resource string) *genericregistry.Store {
 	t.Helper()
@@ -98,17 +114,14 @@ func newRegistry(t *testing.T, host *restclient.Config, backend, resource string
 		t.Fatal(err)
 	}
 	deleteEnvelopes(t)
+	made := resources[resource]
 	store := &genericregistry.Store{
-		NewFunc:                   func() runtime.Object { return &v1alpha1.Capture{} },
-		NewListFunc:               func() runtime.Object { return &v1alpha1.CaptureList{} },
+		NewFunc:                   made.newObject,
+		NewListFunc:               made.newList,
 		PredicateFunc:             predicate,
 		DefaultQualifiedResource:  v1alpha1.Resource(resource),
-		SingularQualifiedResource: v1alpha1.Resource(resource[:len(resource)-1]),
+		SingularQualifiedResource: v1alpha1.Resource(made.singular),
 		TableConvertor:            rest.NewDefaultTableConvertor(v1alpha1.Resource(resource)),
-	}
-	if resource == "clustercaptures" {
-		store.NewFunc = func() runtime.Object { return &v1alpha1.ClusterCapture{} }
-		store.NewListFunc = func() runtime.Object { return &v1alpha1.ClusterCaptureList{} }
 	}
 	one := strategy{ObjectTyper: scheme, NameGenerator: apinames.SimpleNameGenerator, namespaced: resource == "captures"}
 	store.CreateStrategy, store.UpdateStrategy, store.DeleteStrategy = one, one, one
@@ -146,6 +159,10 @@ func capture(name string) *v1alpha1.Capture {
 	}
 }
 
+func networkTelemetry(name string) *v1alpha1.NetworkTelemetry {
+	return &v1alpha1.NetworkTelemetry{ObjectMeta: metav1.ObjectMeta{Name: name}}
+}
+
 func clusterCapture(name string) *v1alpha1.ClusterCapture {
 	return &v1alpha1.ClusterCapture{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
@@ -168,6 +185,11 @@ func TestREST(t *testing.T) {
 				testREST(t, func(t *testing.T) *registrytesting.Tester {
 					return newTester(t, backend, "clustercaptures").ClusterScope()
 				}, func() metav1.Object { return clusterCapture("foo") }, fields.Set{"metadata.name": "foo"})
+			})
+			t.Run("networktelemetries", func(t *testing.T) {
+				testREST(t, func(t *testing.T) *registrytesting.Tester {
+					return newTester(t, backend, "networktelemetries").ClusterScope()
+				}, func() metav1.Object { return networkTelemetry("foo") }, fields.Set{"metadata.name": "foo"})
 			})
 		})
 	}
