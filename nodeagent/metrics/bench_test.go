@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"io"
 	"testing"
+	"time"
 
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
+	"golang.org/x/sys/unix"
 
 	"github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
 	"github.com/networkobservability/networkobservability/nodeagent/peers"
@@ -189,6 +191,7 @@ func scrape(b *testing.B, w *world, encode func(io.Writer, []*dto.MetricFamily))
 	w.gather()
 	b.ReportAllocs()
 	var out bytes.Buffer
+	before := cpuTime(b)
 	for b.Loop() {
 		families := w.gather()
 		if encode != nil {
@@ -197,9 +200,19 @@ func scrape(b *testing.B, w *world, encode func(io.Writer, []*dto.MetricFamily))
 		}
 		w.asked = w.asked[:0]
 	}
+	b.ReportMetric(float64((cpuTime(b)-before).Microseconds())/1000/float64(b.N), "cpu-ms/op")
 	offered, _ := w.metrics.Series()
 	b.ReportMetric(float64(offered)/float64(len(w.process)), "series/pod")
 	if encode != nil {
 		b.ReportMetric(float64(out.Len()), "bytes")
 	}
+}
+
+// cpuTime is what this process has used of all CPUs, the collection of its garbage included.
+func cpuTime(b *testing.B) time.Duration {
+	var usage unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &usage); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }

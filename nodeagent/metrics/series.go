@@ -21,8 +21,8 @@ type seriesKey struct {
 	values string // joined by separator
 }
 
-// separator is in no value: it is never part of UTF-8.
-const separator = '\xff'
+// separator is in no value: what comes off the wire is escaped by who reads it. It is less than what is.
+const separator = 0
 
 // A series is one of a pod. Either it has a place among those that are offered, or it is folded: what it counts from then
 // on is added to a series of other.
