@@ -1,5 +1,6 @@
 // This program measures captures on a local cluster that runs hack/demo/workloads.yaml: how long after the request the first packet
-// is there, and what a download through kube-apiserver costs beside reading the same bytes from the agent.
+// is there, what a download through kube-apiserver costs beside reading the same bytes from the agent, and what memory streams
+// take that nobody reads.
 package main
 
 import (
@@ -29,18 +30,19 @@ func main() {
 	kubeconfig := flag.String("kubeconfig", os.Getenv("KUBECONFIG"), "kubeconfig `FILE`")
 	firsts := flag.Int("firsts", 20, "how many times the first packet is waited for")
 	pairs := flag.Int("pairs", 8, "how many pairs of downloads")
+	streams := flag.Int("streams", 20, "how many streams are open at a time whose clients do not read")
 	seconds := flag.Int64("seconds", 20, "for how long the file that is downloaded is recorded")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, *kubeconfig, *firsts, *pairs, *seconds); err != nil {
+	if err := run(ctx, *kubeconfig, *firsts, *pairs, *streams, *seconds); err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
 		stop()
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, kubeconfig string, firsts, pairs int, seconds int64) error {
+func run(ctx context.Context, kubeconfig string, firsts, pairs, streams int, seconds int64) error {
 	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
 	if err != nil {
 		return err
@@ -56,7 +58,7 @@ func run(ctx context.Context, kubeconfig string, firsts, pairs int, seconds int6
 	if err := b.firstPackets(ctx, firsts); err != nil {
 		return fmt.Errorf("waiting for first packets: %w", err)
 	}
-	return b.downloads(ctx, pairs, seconds)
+	return b.downloads(ctx, pairs, streams, seconds)
 }
 
 type bench struct {
@@ -134,8 +136,9 @@ func toPacket(stream io.Reader, began *time.Time, wait *time.Duration) error {
 	}
 }
 
-// downloads compares reading a file through kube-apiserver and our server with reading the packets from the agent.
-func (b *bench) downloads(ctx context.Context, pairs int, seconds int64) (err error) {
+// downloads compares reading a file through kube-apiserver and our server with reading the packets from the agent. Before, it
+// leaves streams of the same packets unread: later, what downloads left would hide what they take.
+func (b *bench) downloads(ctx context.Context, pairs, streams int, seconds int64) (err error) {
 	capture, err := b.create(ctx, "backup", seconds)
 	if err != nil {
 		return err
@@ -146,6 +149,11 @@ func (b *bench) downloads(ctx context.Context, pairs int, seconds int64) (err er
 	}
 	if len(capture.Status.Targets) != 1 || capture.Status.File == nil {
 		return fmt.Errorf("want the capture of one pod: %+v", capture.Status)
+	}
+	for _, subresource := range []string{"pcap", "attach"} {
+		if err := b.streams(ctx, capture.Name, subresource, streams); err != nil {
+			return fmt.Errorf("leaving streams of %s unread: %w", subresource, err)
+		}
 	}
 	agent, err := b.dialAgent(ctx, capture.Status.Targets[0].Node)
 	if err != nil {
