@@ -59,7 +59,7 @@ bench: prerequisites ## Measure: cost per packet, per read, and list latency. Pr
 	hack/bench.sh
 
 .PHONY: demo
-demo: ## Start a local cluster, deploy, run traffic and show the answers. Leaves the cluster running.
+demo: ## Start a local cluster, deploy, run traffic and show the answers (WITH=prometheus: scraped, too). Leaves it running.
 	hack/demo.sh
 
 .PHONY: demo-down

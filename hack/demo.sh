@@ -1,16 +1,25 @@
 #!/usr/bin/env bash
-# Starts a real cluster of two nodes in network namespaces, deploys us, runs traffic, and shows the answers.
+# Starts a real cluster of two nodes in network namespaces, deploys us, runs traffic, and shows the answers. With
+# WITH=prometheus, a real Prometheus scrapes it, with the shipped rules.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 failed() {
 	echo "demo: failed; removing what was made (logs stay in _output/demo/log)" >&2
+	hack/prometheus.sh demo stop || true
 	[ ! -x _output/bin/cluster ] || _output/bin/cluster down --name demo || true
 }
 trap failed ERR
 trap 'failed; exit 130' INT TERM
 
-hack/prerequisites.sh cluster
+case ${WITH:-} in
+'') hack/prerequisites.sh cluster ;;
+prometheus) hack/prerequisites.sh prometheus ;;
+*)
+	echo "demo: WITH is $WITH; it can be prometheus, or empty" >&2
+	exit 1
+	;;
+esac
 hack/deploy.sh demo 2
 export KUBECONFIG=$PWD/_output/demo/kubeconfig KUBECACHEDIR=$PWD/_output/demo/kube-cache
 export PATH=$PWD/_output/bin:$PATH
@@ -47,6 +56,29 @@ show kubectl create capture web -n shop -l app=web --duration 3s -o _output/demo
 show kubectl get captures -n shop
 show kubectl auth can-i get captures/pcap -n shop --as=system:serviceaccount:shop:default || true
 show kubectl auth can-i get podnetworkstats -n shop --as=system:serviceaccount:shop:default || true
+if [ "${WITH:-}" = prometheus ]; then
+	printf '\nYesterday, graphs and alerts: metrics of all pods, and a Prometheus that scrapes them over TLS with a token of its own:\n'
+	show kubectl apply -f artifacts/monitoring/networktelemetry.yaml
+	show kubectl wait --for=condition=Applied networktelemetry/cluster --timeout=60s
+	show hack/prometheus.sh demo
+	url=http://127.0.0.1:$(cat _output/demo/prometheus/port)
+	# Rates need samples: the drops and failures of "broken" have been there for three scrapes when they have one.
+	until [ -n "$(promtool query instant "$url" 'rate(networkobservability_pod_tcp_connections_failed_total{workload="broken"}[1m]) > 0')" ]; do sleep 1; done
+	show promtool query instant "$url" 'topk(3, sum by (namespace, workload) (rate(networkobservability_pod_bytes_total{direction="transmit"}[1m])))'
+	show promtool query instant "$url" 'sum by (workload, reason) (rate(networkobservability_pod_tcp_connections_failed_total{namespace="shop"}[1m])) > 0'
+	show promtool query instant "$url" 'sum by (workload, code) (rate(networkobservability_pod_dns_responses_total{namespace="shop"}[1m])) > 0'
+	show promtool query instant "$url" 'histogram_quantile(0.99, sum by (node, le) (rate(networkobservability_node_apiserver_rtt_seconds_bucket[5m])))'
+	cat <<TXT
+
+Prometheus runs until the cluster goes. Go on:
+
+  xdg-open $url/targets                     # who is scraped, and how
+  xdg-open $url/alerts                      # "broken" fires after 10 minutes: NetworkConnectionsFail
+  promtool query instant $url 'up'
+  hack/prometheus.sh demo stop              # only Prometheus
+  ls artifacts/monitoring/dashboards        # for a Grafana of yours, with $url as its data source
+TXT
+fi
 cat <<TXT
 
 The cluster keeps running. Go on from a plain shell:
