@@ -11,6 +11,7 @@
 //	conntrack.go  what the node's address translation made of a peer
 //	read.go       which flows a request asks for, and batches of them
 //	follow.go     going on with what changes
+//	watch.go      what passes in the flows of all pods, for others in this process
 //
 // A flow has a record from the drain that first sees it until it is older than the limit or pushed out by newer ones.
 // While it is in the kernel's table its record is brought up to date in place, and stays, however old it is.

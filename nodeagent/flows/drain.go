@@ -138,6 +138,11 @@ func (c *Collector) observe(k *key, f *headers.Flow) {
 	if c.drains <= c.pushed && f.First+drainSlack < s.previous {
 		// It was there at the last drain, but its record had to make room meanwhile, and was taken to have ended.
 		p.entry.Present.add(grown)
+		if ok {
+			for _, w := range c.watches {
+				w.resumed(number, f)
+			}
+		}
 	} else {
 		p.seen(grown, f.First > s.former, s.first)
 	}
@@ -262,7 +267,11 @@ func (c *Collector) makeRecord(k *key) (uint32, bool) {
 	case !c.makeRoom():
 		return 0, false
 	}
-	return h.add(k), true
+	number := h.add(k)
+	for _, w := range c.watches {
+		w.begun(number)
+	}
+	return number, true
 }
 
 // makeRoom ends and removes the active record that changed longest ago of those that this drain has not seen yet. Most
@@ -286,6 +295,9 @@ func (c *Collector) removeRecord(number uint32) {
 	r := &c.history.records[number]
 	p := c.pods.places[r.pod]
 	p.records--
+	for _, w := range c.watches {
+		w.removed(number, r)
+	}
 	c.names.release(r.name)
 	c.history.remove(number, p.number)
 }

@@ -85,6 +85,7 @@ type Collector struct {
 	drained    time.Time // when the last drain ended
 	clock      int64     // nanoseconds from CLOCK_MONOTONIC to the wall clock
 	followers  int
+	watches    []*Watch
 	news       chan struct{} // closed at the end of each drain
 	hurry      chan struct{} // tells Run that somebody follows
 	ending     chan struct{} // closed when Run ends: followers end, too

@@ -13,6 +13,7 @@ const linger = 2 * time.Minute
 // A pod is one that has flows, or had.
 type pod struct {
 	number uint64
+	key    string // empty while no process of it was seen
 	// records is how many the history has of it.
 	records int
 	entry   entry
@@ -89,7 +90,8 @@ func (p *pods) follow(all []*podmap.Pod) {
 		}
 	}
 	for _, each := range all {
-		p.places[p.place(headers.PodNumber(each.Key))].live = true
+		one := p.places[p.place(headers.PodNumber(each.Key))]
+		one.live, one.key = true, each.Key
 	}
 }
 
