@@ -2,7 +2,6 @@ package validation
 
 import (
 	"fmt"
-	"strings"
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -21,9 +20,10 @@ const (
 	// MaxTelemetryMessageBytes is how long a message of a problem or of an exporter is at most.
 	MaxTelemetryMessageBytes = 1024
 
-	maxLabelValues = 10_000
-	// minSeries is also more than a pod has without labels that were asked for: so one pod always fits.
-	minSeries, maxSeries  = 100, 1_000_000
+	maxLabelValues       = 10_000
+	minSeries, maxSeries = 100, 1_000_000
+	// seriesOfOthers is how many series agents keep at most for pods that are added up, though never more than half of all.
+	seriesOfOthers        = 300
 	maxMetricAgeSeconds   = 300
 	minTelemetryInterval  = 5
 	maxTelemetryInterval  = 3600
@@ -43,9 +43,11 @@ var labelsOf = map[v1alpha1.PodMetricGroup][]v1alpha1.PodMetricLabel{
 	v1alpha1.PodDNS:     {v1alpha1.LabelDNSName},
 }
 
-// seriesOf is how many series each combination of values of a group's labels has at least: bytes and packets in two
-// directions, drops, queries and failed ones.
-var seriesOf = map[v1alpha1.PodMetricGroup]int64{v1alpha1.PodTraffic: 4, v1alpha1.PodDrops: 1, v1alpha1.PodDNS: 2}
+// seriesOf is how many series a busy pod has of a group (a histogram's are 11), and for each combination of values of
+// labels that were asked for.
+var seriesOf = map[v1alpha1.PodMetricGroup]struct{ pod, combination int64 }{
+	v1alpha1.PodTraffic: {6, 4}, v1alpha1.PodDrops: {10, 1}, v1alpha1.PodTCP: {28, 0}, v1alpha1.PodDNS: {30, 2}, v1alpha1.PodAPIServer: {13, 0},
+}
 
 // NetworkTelemetry checks a NetworkTelemetry that is to be created.
 func NetworkTelemetry(telemetry *v1alpha1.NetworkTelemetry) field.ErrorList {
@@ -162,20 +164,19 @@ func seriesLimit(spec *v1alpha1.NetworkTelemetrySpec, path *field.Path) field.Er
 	if errs := between(limit, minSeries, maxSeries, "series", path); len(errs) > 0 {
 		return errs
 	}
-	needed, parts := int64(minSeries), []string{}
+	pod := int64(1) // that tells of the pod itself
 	for i := range spec.PodMetrics {
 		group := &spec.PodMetrics[i]
-		if len(group.Labels) == 0 || group.LabelValuesLimit == nil || *group.LabelValuesLimit < 1 || *group.LabelValuesLimit > maxLabelValues {
-			continue
+		pod += seriesOf[group.Group].pod
+		if len(group.Labels) > 0 && group.LabelValuesLimit != nil {
+			pod += min(maxLabelValues, max(0, int64(*group.LabelValuesLimit))) * seriesOf[group.Group].combination
 		}
-		needed += int64(*group.LabelValuesLimit) * seriesOf[group.Group]
-		parts = append(parts, fmt.Sprintf("%d of %s", int64(*group.LabelValuesLimit)*seriesOf[group.Group], group.Group))
 	}
-	if limit >= needed {
-		return nil
+	if needed := pod + min(pod, seriesOfOthers); limit < needed {
+		return field.ErrorList{field.Invalid(path, limit, fmt.Sprintf(
+			"must be at least %d: with these groups and labels one pod has up to %d series, and room is kept for pods that are added up; raise it, or lower labelValuesLimit", needed, pod))}
 	}
-	return field.ErrorList{field.Invalid(path, limit, fmt.Sprintf("must be at least %d, since one pod may have as many (by labels: %s); raise it, or lower labelValuesLimit",
-		needed, strings.Join(parts, ", ")))}
+	return nil
 }
 
 func telemetryPods(pods *v1alpha1.TelemetryPods, path *field.Path) field.ErrorList {

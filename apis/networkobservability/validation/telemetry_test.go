@@ -76,11 +76,13 @@ func TestNetworkTelemetry(t *testing.T) {
 
 		"seriesLimit: 99":      {"spec.seriesLimit: Invalid value: 99: must be 100 to 1000000 series"},
 		"seriesLimit: 1000001": {"spec.seriesLimit: Invalid value: 1000001"},
-		"{seriesLimit: 499, podMetrics: [{group: Traffic, labels: [Port], labelValuesLimit: 50}, {group: DNS, labels: [DNSName], labelValuesLimit: 100}]}": {
-			"spec.seriesLimit: Invalid value: 499: must be at least 500, since one pod may have as many (by labels: 200 of Traffic, 200 of DNS); raise it, or lower labelValuesLimit",
+		// 1 + 6 + 50*4 + 30 + 100*2 = 437 of a pod, and 300 are kept.
+		"{seriesLimit: 736, podMetrics: [{group: Traffic, labels: [Port], labelValuesLimit: 50}, {group: DNS, labels: [DNSName], labelValuesLimit: 100}]}": {
+			"spec.seriesLimit: Invalid value: 736: must be at least 737: with these groups and labels one pod has up to 437 series",
 		},
-		"{seriesLimit: 500, podMetrics: [{group: Traffic, labels: [Port], labelValuesLimit: 50}, {group: DNS, labels: [DNSName], labelValuesLimit: 100}]}": nil,
+		"{seriesLimit: 737, podMetrics: [{group: Traffic, labels: [Port], labelValuesLimit: 50}, {group: DNS, labels: [DNSName], labelValuesLimit: 100}]}": nil,
 		"{seriesLimit: 100, podMetrics: [{group: Traffic, labelValuesLimit: 10000}]}":                                                                      nil,
+		"{seriesLimit: 175, podMetrics: [{group: Traffic}, {group: Drops}, {group: TCP}, {group: DNS}, {group: APIServer}]}":                               {"spec.seriesLimit: Invalid value: 175: must be at least 176"},
 
 		"flowLogs: {verdicts: [Dropped, Lost]}":                                                                                                       {`spec.flowLogs.verdicts[1]: Unsupported value: "Lost": supported values: "Forwarded", "Dropped", "Rejected"`},
 		"flowLogs: {verdicts: [Dropped, Dropped, Dropped, Dropped]}":                                                                                  {"spec.flowLogs.verdicts: Too many: 4"},
