@@ -38,17 +38,23 @@ func (s *session) begin(asked *v1alpha1.TelemetryFlowLogs, now time.Time) {
 // end gives away what the look has found, and takes over what the watch has lost.
 func (s *session) end(watch *flows.Watch) {
 	s.flush()
-	for key, p := range s.pods {
-		if s.now.Sub(p.named) > keepPod {
-			delete(s.pods, key)
-		}
-	}
+	s.forgetPods()
 	lost, ends := watch.Lost()
 	s.lose(StageHistory, lost-s.lostFlows)
 	s.lose(StageEnd, ends-s.lostEnds)
 	s.lostFlows, s.lostEnds = lost, ends
 }
 
+// forgetPods forgets those that the API server has not known for a while.
+func (s *session) forgetPods() {
+	for key, p := range s.pods {
+		if s.now.Sub(p.named) > keepPod {
+			delete(s.pods, key)
+		}
+	}
+}
+
+// flush gives records away.
 func (s *session) flush() {
 	if len(s.records) == 0 {
 		return
