@@ -27,7 +27,6 @@ import (
 	"github.com/networkobservability/networkobservability/nodeagent/collectors/traffic"
 	"github.com/networkobservability/networkobservability/nodeagent/podmap"
 	"github.com/networkobservability/networkobservability/nodeagent/serve"
-	"github.com/networkobservability/networkobservability/nodeagent/telemetry"
 )
 
 const (
@@ -73,12 +72,13 @@ func run(ctx context.Context, o options) error {
 	certificate := serve.NewCertificate(client, o.nodeName, o.caDir, o.dataDir, func(err error) {
 		klog.ErrorS(err, "No serving certificate was gained; asking again")
 	})
-	told, err := telemetry.Open(telemetry.Config{Dir: o.dataDir, Failed: func(err error) { klog.ErrorS(err, "Telemetry has a problem") }})
+	reader := newReader(pods, set)
+	out, err := newOutgoing(o, reader, pods, set, captures)
 	if err != nil {
 		return err
 	}
 	server := serve.NewServer(serve.Config{
-		Reader: newReader(pods, set), Flows: flowReader(set), Captures: captureKeeper(captures), Telemetry: told,
+		Reader: reader, Flows: flowReader(set), Captures: captureKeeper(captures), Telemetry: out.told,
 		Transport: serve.Transport(o.caDir, certificate.Current),
 	})
 	health := &serve.Health{}
@@ -89,7 +89,7 @@ func run(ctx context.Context, o options) error {
 	group.Go(func() error { set.Run(ctx); return nil })
 	group.Go(func() error { return runCaptures(ctx, captures, looked) })
 	group.Go(func() error { logStates(ctx, set); return nil })
-	group.Go(func() error { told.Run(ctx); return nil })
+	group.Go(func() error { out.run(ctx); return nil })
 	group.Go(func() error { return certificate.Run(ctx) })
 	group.Go(func() error { return serveHealth(ctx, o.healthAddress, health) })
 	group.Go(func() error {
@@ -97,6 +97,12 @@ func run(ctx context.Context, o options) error {
 			return nil
 		}
 		return serveAPI(ctx, o.listen, server, health)
+	})
+	group.Go(func() error {
+		if err := awaitStart(ctx, looked, certificate); err != nil {
+			return nil
+		}
+		return out.serve(ctx, o.metricsAddress, client, certificate.Current)
 	})
 	err = group.Wait()
 	klog.InfoS("Ended; counting goes on")
@@ -208,8 +214,10 @@ func flowReader(set *collectors.Set) serve.FlowReader {
 // Read implements serve.Reader.
 func (r *reader) Read(apiServers []string) serve.Reading {
 	r.set.APIServers(apiServers)
-	return &reading{reader: r, rows: r.set.Read()}
+	return r.begin()
 }
+
+func (r *reader) begin() *reading { return &reading{reader: r, rows: r.set.Read()} }
 
 // reading is one answer.
 type reading struct {
@@ -226,6 +234,11 @@ func (r *reading) Pod(key string) *v1alpha1.PodStats {
 		State: v1alpha1.State_STATE_NOT_FOUND, Message: "no process of the pod was found on this node",
 		TimeUnixNano: time.Now().UnixNano(),
 	}}
+}
+
+// PodOnly implements metrics.Reading.
+func (r *reading) PodOnly(pod *podmap.Pod, collectors ...string) *v1alpha1.PodStats {
+	return r.rows.PodOnly(pod, collectors...)
 }
 
 // Node implements serve.Reading.

@@ -75,19 +75,27 @@ func Run(ctx context.Context, o *Options) error {
 		return err
 	}
 
-	server, err := newServer(config, pods, nodes, flows, capturing.storage,
+	telling, err := newTelling(o, config, cluster.kubernetes, fleet, names)
+	if err != nil {
+		return err
+	}
+	stored := maps.Clone(capturing.storage)
+	maps.Copy(stored, telling.storage)
+
+	server, err := newServer(config, pods, nodes, flows, stored,
 		healthz.NamedCheck("certificates", func(*http.Request) error { return manager.Ready() }),
 		healthz.NamedCheck("captures", func(*http.Request) error { return capturing.controller.Synced() }))
 	if err != nil {
 		return err
 	}
 	return serve(ctx, server, manager.Run, fleet.Run, pods.Run, nodes.Run, names.Run, flows.Run,
-		func(ctx context.Context) { capturing.run(ctx, manager.Ready) })
+		func(ctx context.Context) { capturing.run(ctx, manager.Ready) },
+		func(ctx context.Context) { telling.run(ctx, manager.Ready) })
 }
 
-// newServer makes the generic server with our group, ready when the resources and the further checks are. captures holds
-// what is stored, which may be nil.
-func newServer(config *genericapiserver.RecommendedConfig, pods, nodes *live.REST, flows *networkflows.REST, captures map[string]rest.Storage, checks ...healthz.HealthChecker) (*genericapiserver.GenericAPIServer, error) {
+// newServer makes the generic server with our group, ready when the resources and the further checks are. stored holds
+// what is stored, and may be nil.
+func newServer(config *genericapiserver.RecommendedConfig, pods, nodes *live.REST, flows *networkflows.REST, stored map[string]rest.Storage, checks ...healthz.HealthChecker) (*genericapiserver.GenericAPIServer, error) {
 	server, err := config.Complete().New(name, genericapiserver.NewEmptyDelegate())
 	if err != nil {
 		return nil, fmt.Errorf("making the server: %w", err)
@@ -95,7 +103,7 @@ func newServer(config *genericapiserver.RecommendedConfig, pods, nodes *live.RES
 	group := genericapiserver.NewDefaultAPIGroupInfo(v1alpha1.GroupName, scheme, parameterCodec, codecs)
 	group.NegotiatedSerializer = config.Serializer
 	resources := map[string]rest.Storage{"podnetworkstats": pods, "nodenetworkstats": nodes, "networkflows": flows}
-	maps.Copy(resources, captures)
+	maps.Copy(resources, stored)
 	group.VersionedResourcesStorageMap[v1alpha1.SchemeGroupVersion.Version] = resources
 	if err := server.InstallAPIGroup(&group); err != nil {
 		return nil, fmt.Errorf("installing %s: %w", v1alpha1.GroupName, err)

@@ -1,0 +1,179 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/klog/v2"
+
+	"github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
+	"github.com/networkobservability/networkobservability/nodeagent/capture"
+	"github.com/networkobservability/networkobservability/nodeagent/collectors"
+	"github.com/networkobservability/networkobservability/nodeagent/export"
+	"github.com/networkobservability/networkobservability/nodeagent/flowlog"
+	"github.com/networkobservability/networkobservability/nodeagent/metrics"
+	"github.com/networkobservability/networkobservability/nodeagent/own"
+	"github.com/networkobservability/networkobservability/nodeagent/peers"
+	"github.com/networkobservability/networkobservability/nodeagent/podmap"
+	"github.com/networkobservability/networkobservability/nodeagent/retina"
+	"github.com/networkobservability/networkobservability/nodeagent/scrape"
+	"github.com/networkobservability/networkobservability/nodeagent/telemetry"
+)
+
+// flushFor is how long what waits for exporters may take to go when the agent ends.
+const flushFor = 3 * time.Second
+
+// outgoing is what leaves the agent beside answers: metrics that are scraped, and what is sent.
+type outgoing struct {
+	told      *telemetry.State
+	metrics   *metrics.Metrics
+	own       *own.Metrics
+	peers     *peers.Counters
+	logger    *flowlog.Logger
+	exporters *export.Exporters
+	all       prometheus.Gatherer
+	// node is the node's row that was read last.
+	node atomic.Pointer[v1alpha1.NodeStats]
+}
+
+// newOutgoing makes it; nothing leaves before run.
+func newOutgoing(o options, reader *reader, pods *podmap.Map, set *collectors.Set, captures *capture.Manager) (*outgoing, error) {
+	out := &outgoing{}
+	var err error
+	out.told, err = telemetry.Open(telemetry.Config{
+		Dir: o.dataDir, Report: out.report, Failed: func(err error) { klog.ErrorS(err, "Telemetry has a problem") },
+	})
+	if err != nil {
+		return nil, err
+	}
+	out.peers = peers.New(peers.Config{Flows: set.Flows(), Telemetry: out.told})
+	out.metrics = metrics.New(metrics.Config{
+		Pods: pods.Pods, Read: func() metrics.Reading { return noted{reader.begin(), out} }, Telemetry: out.told, Peers: out.peers,
+	})
+	out.exporters = export.New(export.Config{
+		Node: o.nodeName, Version: programVersion(), LogsDir: o.logsDir, Stdout: os.Stdout,
+		Metrics: func() ([]*dto.MetricFamily, error) { return out.all.Gather() }, Failed: logExporter,
+	})
+	out.logger = flowlog.New(flowlog.Config{Flows: set.Flows(), Telemetry: out.told, Log: out.exporters.Log})
+	out.own, err = own.New(out.ownConfig(reader, captures))
+	if err != nil {
+		return nil, fmt.Errorf("registering the agent's own metrics: %w", err)
+	}
+	out.all = prometheus.Gatherers{out.metrics, out.own}
+	return out, nil
+}
+
+func (out *outgoing) ownConfig(reader *reader, captures *capture.Manager) own.Config {
+	config := own.Config{
+		Version: reader.about.GetVersion(), Kernel: reader.about.GetKernelVersion(), Start: time.Unix(0, reader.about.GetStartUnixNano()),
+		Node: out.node.Load, Telemetry: out.told, Others: []prometheus.Collector{out.exporters},
+		Series: func() (int64, map[string]int64) {
+			offered, _ := out.metrics.Series()
+			return offered, out.metrics.Folded()
+		},
+		Lost: map[string]func() int64{"peer_names": out.told.Unasked, "peers": out.peers.Lost},
+	}
+	for _, stage := range []string{flowlog.StageHistory, flowlog.StageEnd, flowlog.StagePod} {
+		config.Lost["flow_logs_"+stage] = func() int64 { return out.logger.Lost()[stage] }
+	}
+	if captures != nil {
+		config.Captures = func() own.Captures { return own.Captures(captures.Totals()) }
+	}
+	return config
+}
+
+// report tells the API server how exporters and series do.
+func (out *outgoing) report(report *v1alpha1.TelemetryReport) {
+	report.Exporters = out.exporters.States()
+	report.Series, report.Folded = out.metrics.Series()
+}
+
+// noted is a reading whose node's row is kept for the agent's own metrics.
+type noted struct {
+	*reading
+	out *outgoing
+}
+
+// Node implements metrics.Reading.
+func (n noted) Node() *v1alpha1.NodeStats {
+	row := n.reading.Node()
+	n.out.node.Store(row)
+	return row
+}
+
+// run lets out what is configured until the context ends.
+func (out *outgoing) run(ctx context.Context) {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { out.told.Run(ctx); return nil })
+	group.Go(func() error { out.peers.Run(ctx); return nil })
+	group.Go(func() error { out.logger.Run(ctx); return nil })
+	group.Go(func() error { out.apply(ctx); return nil })
+	_ = group.Wait()
+	flushing, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushFor)
+	defer cancel()
+	if err := out.exporters.Close(flushing); err != nil {
+		klog.ErrorS(err, "Exporters were not closed well")
+	}
+}
+
+// apply has exporters be as configured.
+func (out *outgoing) apply(ctx context.Context) {
+	for {
+		changed := out.told.Changed()
+		out.exporters.Apply(out.told.Config())
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		}
+	}
+}
+
+// serve offers metrics until the context ends.
+func (out *outgoing) serve(ctx context.Context, address string, client kubernetes.Interface, certificate func() *tls.Certificate) error {
+	if address == "" {
+		return nil
+	}
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return fmt.Errorf("--metrics-address: %w", err)
+	}
+	timed := out.own.Timed(out.all)
+	server := scrape.New(scrape.Config{
+		Client: client, Certificate: certificate, Failed: func(err error) { klog.ErrorS(err, "A scrape failed") },
+		Pages: []scrape.Page{
+			{Path: "/metrics", Gatherer: timed},
+			{Path: "/metrics/retina", Gatherer: retina.New(timed), Off: out.retinaOff},
+		},
+	})
+	if err := server.Serve(ctx, listener); err != nil && !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("serving metrics: %w", err)
+	}
+	return nil
+}
+
+// retinaOff says why /metrics/retina is not offered.
+func (out *outgoing) retinaOff() string {
+	if out.told.Config().GetRetinaMetrics() {
+		return ""
+	}
+	return "Retina's names are off; spec.retinaMetrics of the NetworkTelemetry \"cluster\" switches them on"
+}
+
+func logExporter(exporter string, err error) {
+	if err == nil {
+		klog.InfoS("Exporter works", "exporter", exporter)
+		return
+	}
+	klog.ErrorS(err, "Exporter fails", "exporter", exporter)
+}
