@@ -3,6 +3,7 @@
 //	serve.go        the service: limits, rows into batches
 //	flows.go        the same for flows
 //	captures.go     the same for captures
+//	observe.go      telling of streams
 //	telemetry.go    the stream that configures telemetry
 //	tls.go          who may dial: TLS 1.3, the client CA as it is now, the one common name
 //	certificate.go  the agent's own certificate, asked for and renewed through certificates.k8s.io
@@ -52,15 +53,21 @@ type Config struct {
 	Telemetry TelemetryKeeper
 	// Transport decides who is let in.
 	Transport credentials.TransportCredentials
+	// Observer is told of streams; nil when nobody is.
+	Observer Observer
 }
 
 // NewServer makes a server.
 func NewServer(config Config) *grpc.Server {
-	server := grpc.NewServer(
+	options := []grpc.ServerOption{
 		grpc.Creds(config.Transport),
 		grpc.MaxRecvMsgSize(v1alpha1.MaxCaptureRequestBytes),
 		grpc.MaxConcurrentStreams(maxStreams),
-	)
+	}
+	if config.Observer != nil {
+		options = append(options, observed(config.Observer))
+	}
+	server := grpc.NewServer(options...)
 	v1alpha1.RegisterAgentServer(server, &agent{
 		reader: config.Reader, flows: config.Flows, captures: config.Captures, telemetry: config.Telemetry,
 		reads: make(chan struct{}, maxReads), follows: make(chan struct{}, maxFollowers),

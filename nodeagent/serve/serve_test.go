@@ -152,11 +152,17 @@ type setup struct {
 func newSetup(t *testing.T, reader Reader) *setup { return newSetupWithFlows(t, reader, nil) }
 
 func newSetupWithFlows(t *testing.T, reader Reader, flows FlowReader) *setup {
+	return newSetupWith(t, Config{Reader: reader, Flows: flows})
+}
+
+// newSetupWith adds the transport to a configuration.
+func newSetupWith(t *testing.T, config Config) *setup {
 	s := &setup{t: t, clients: newAuthority(t), serving: newAuthority(t), caDir: t.TempDir()}
 	write(t, filepath.Join(s.caDir, v1alpha1.ClientCAKey), s.clients.bundle())
 	own := s.serving.serving(t)
 	s.current.Store(&own)
-	server := NewServer(Config{Reader: reader, Flows: flows, Transport: Transport(s.caDir, s.current.Load)})
+	config.Transport = Transport(s.caDir, s.current.Load)
+	server := NewServer(config)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
