@@ -71,6 +71,7 @@ type Metrics struct {
 	counts sync.Mutex
 	series int64
 	folded map[string]int64
+	row    *v1alpha1.NodeStats
 }
 
 // New makes metrics that know nothing before the first gather.
@@ -93,11 +94,12 @@ func (m *Metrics) gather(now time.Time) []*dto.MetricFamily {
 	m.configure(m.config.Telemetry.Config())
 	out := &output{}
 	reading := m.config.Read()
-	m.node.series(out, reading.Node())
+	row := reading.Node()
+	m.node.series(out, row)
 	pods := m.follow(now)
 	m.read(reading, pods, now)
 	m.offer(out, pods)
-	m.count(pods)
+	m.count(pods, row)
 	return out.sorted()
 }
 
@@ -121,8 +123,8 @@ func (m *Metrics) offer(out *output, pods []*pod) {
 	m.ledger.others(out)
 }
 
-// count keeps what Series and Folded answer.
-func (m *Metrics) count(pods []*pod) {
+// count keeps what Series, Folded and Node answer.
+func (m *Metrics) count(pods []*pod, row *v1alpha1.NodeStats) {
 	folded := maps.Clone(m.ledger.folded)
 	for _, p := range pods {
 		if p.ports != nil {
@@ -138,7 +140,7 @@ func (m *Metrics) count(pods []*pod) {
 	maps.DeleteFunc(folded, func(_ string, count int64) bool { return count == 0 })
 	m.counts.Lock()
 	defer m.counts.Unlock()
-	m.series, m.folded = int64(m.ledger.used+m.ledger.ofOther), folded
+	m.series, m.folded, m.row = int64(m.ledger.used+m.ledger.ofOther), folded, row
 }
 
 // Series says how many series of pods there are, those of other included, and how many series and combinations of labels
@@ -158,6 +160,13 @@ func (m *Metrics) Folded() map[string]int64 {
 	m.counts.Lock()
 	defer m.counts.Unlock()
 	return m.folded
+}
+
+// Node is the node's row of the last gather; nil before the first. It must not be changed.
+func (m *Metrics) Node() *v1alpha1.NodeStats {
+	m.counts.Lock()
+	defer m.counts.Unlock()
+	return m.row
 }
 
 // sorted are the families that have series.

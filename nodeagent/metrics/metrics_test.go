@@ -260,7 +260,7 @@ func TestLimitHolds(t *testing.T) {
 		w := crowd(0, allGroups(portLabel, dnsName)...)
 		w.config.SeriesLimit = limit
 		random := rand.New(rand.NewPCG(1, uint64(limit)))
-		for step := range 60 {
+		for step := range 30 {
 			key := fmt.Sprint(step)
 			w.called[key] = &v1alpha1.TelemetryPod{Key: key, Namespace: "n", Name: key, Groups: []v1alpha1.TelemetryGroupName{drops, tcp, dns, traffic}}
 			w.process[key], w.rows[key] = &podmap.Pod{Key: key}, busyPod(key, step)
@@ -370,7 +370,7 @@ func TestConcurrentGathers(t *testing.T) {
 		gathers.Go(func() { results[i], _ = w.metrics.Gather() })
 	}
 	close(leave)
-	gathers.Go(func() { w.metrics.Series(); w.metrics.Folded() })
+	gathers.Go(func() { w.metrics.Series(); w.metrics.Folded(); w.metrics.Node() })
 	gathers.Wait()
 	for i, result := range results {
 		if len(result) != len(results[0]) {
