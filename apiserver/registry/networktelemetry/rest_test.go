@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -255,5 +256,24 @@ func TestManyAtOnce(t *testing.T) {
 	running.Wait()
 	if created != 1 {
 		t.Errorf("%d were created", created)
+	}
+}
+
+// TestExamples: what docs/telemetry.md shows can be applied as it is.
+func TestExamples(t *testing.T) {
+	documentation, err := os.ReadFile("../../../docs/telemetry.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	examples := strings.Split(string(documentation), "```yaml\n")[1:]
+	if len(examples) == 0 {
+		t.Fatal("there are no examples")
+	}
+	w := newWorld(t)
+	for _, example := range examples {
+		example, _, _ = strings.Cut(example, "```")
+		if got := w.do(http.MethodPatch, one+"?fieldManager=test&fieldValidation=Strict", applied, example); got.code >= 300 || len(got.warnings) > 0 {
+			t.Errorf("answered %d, warned %q: %s\n%s", got.code, got.warnings, got.body, example)
+		}
 	}
 }
