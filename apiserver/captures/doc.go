@@ -3,7 +3,8 @@
 //
 // # Parts
 //
-// A machine (machine.go, shares.go, status.go, rows.go, storing.go) is what is known of one capture. It does no I/O: the object,
+// A machine (machine.go; member.go, what it knows of a node; requests.go, shares.go, ending.go, storing.go, what to tell nodes; status.go,
+// rows.go, what to tell users) is what is known of one capture. It does no I/O: the object,
 // matching targets, agents' answers and the time go in; calls to make and a status to write come out. Its tests are the stories
 // in testdata. A term (term.go, calls.go, store.go, rights.go) is the time for which this replica holds the Lease: it feeds
 // machines from informers, makes their calls and writes their status. cluster.go knows pods, namespaces, nodes and Services in every

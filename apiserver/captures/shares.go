@@ -1,5 +1,14 @@
 package captures
 
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/networkobservability/networkobservability/apis/networkobservability/v1alpha1"
+)
+
 // A share is what one node may use of a limit of all nodes together.
 //
 // lease is what the stored object says, and is written there before the node is told. Three rules keep all that is
@@ -137,4 +146,54 @@ func matching(shares []*share, is func(*share) bool) []*share {
 		}
 	}
 	return found
+}
+
+// apportion shares out the limits of all nodes together, and ends the capture when they are used up.
+func (m *machine) apportion(now time.Time) {
+	if m.ending != "" || !m.shared() || len(m.members) == 0 {
+		return
+	}
+	members := slices.SortedFunc(maps.Values(m.members), func(a, b *member) int { return cmp.Compare(a.node, b.node) })
+	packets, bytes := make([]*share, len(members)), make([]*share, len(members))
+	for i, mem := range members {
+		counts := countsOf(mem.state)
+		packets[i] = m.prepare(mem, &mem.packets, counts, counts.Packets, mem.state.GetPacketsLease(), 1)
+		bytes[i] = m.prepare(mem, &mem.bytes, counts, counts.Bytes, mem.state.GetBytesLease(), int64(m.packetBytes()))
+		if mem.state == nil || mem.state.PacketsLease == nil {
+			mem.packets.held = mem.packets.lease // It does not say, and so may hold all.
+		}
+		if mem.state == nil || mem.state.BytesLease == nil {
+			mem.bytes.held = mem.bytes.lease
+		}
+	}
+	used := false
+	if limit := m.packets(); limit != none {
+		used = apportion(limit, 16, packets)
+	}
+	if limit := m.bytes(); limit != none {
+		used = apportion(limit, 16*int64(m.packetBytes()), bytes) || used
+	}
+	if used {
+		m.ending = endLimit
+		m.noteEnd(now)
+	}
+}
+
+// prepare fills in what is known of a node's share. largest is the largest packet, in the limit's unit.
+func (m *machine) prepare(mem *member, s *memberShare, counts v1alpha1.CaptureCounts, used, held, largest int64) *share {
+	s.used, s.held = used, held
+	s.settled = mem.state != nil && mem.revision != 0 && mem.state.Revision >= mem.revision && s.sent == s.ask
+	s.ended = mem.ended()
+	s.live = !s.ended && !mem.lost && mem.err == nil && (mem.running() || len(m.targets[mem.node]) > 0)
+	s.begun = mem.state != nil
+	s.starved = false
+	if s.settled && !s.lowering() {
+		if s.drops == none {
+			s.drops = counts.DroppedByLimit
+		}
+		s.starved = counts.DroppedByLimit > s.drops && s.lease-s.used < largest
+	} else {
+		s.drops = none
+	}
+	return &s.share
 }

@@ -115,7 +115,9 @@ func (m *machine) storeMessage(rows []v1alpha1.CaptureOutputStatus) string {
 	for _, name := range slices.Sorted(maps.Keys(m.storing)) {
 		text += fmt.Sprintf(" %s: %s.", name, m.storing[name].message)
 	}
-	hindered := func(row v1alpha1.CaptureOutputStatus) bool { return row.Message != "" && m.storing[row.Name].message == "" }
+	hindered := func(row v1alpha1.CaptureOutputStatus) bool {
+		return row.Message != "" && m.storing[row.Name].message == ""
+	}
 	if i := slices.IndexFunc(rows, hindered); i >= 0 {
 		text += fmt.Sprintf(" %s of %s: %s.", rows[i].Name, rows[i].Node, rows[i].Message)
 	}
