@@ -6,6 +6,7 @@ package collectors
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -65,6 +66,11 @@ type runner interface {
 // A listener learns where the Kubernetes API is served ("192.0.2.1:6443"), when that changes.
 type listener interface {
 	APIServers([]string)
+}
+
+// A hooked has programs in the kernel: it says of each of their hooks whether they are there. The map does not change.
+type hooked interface {
+	Hooks() map[string]bool
 }
 
 // Set is all collectors. Its methods are safe for concurrent use, but calls of Follow must not overlap.
@@ -243,6 +249,14 @@ func (s *Set) States() []*v1alpha1.Collector {
 		states = append(states, &v1alpha1.Collector{Name: e.Name(), State: state, Message: cut(message)})
 	}
 	return states
+}
+
+// Hooks says of each hook of the kernel that collectors want whether their programs are there. What is switched off wants
+// none.
+func (s *Set) Hooks() map[string]bool {
+	all := map[string]bool{}
+	each(s, func(h hooked) { maps.Copy(all, h.Hooks()) })
+	return all
 }
 
 func note(problems []string, name string, err error) []string {

@@ -50,6 +50,25 @@ func TestOff(t *testing.T) {
 	}
 }
 
+// A hook that is missing is named, and what is switched off wants none.
+func TestHooks(t *testing.T) {
+	options := Defaults()
+	options.WithoutHooks = []string{"kfree_skb", "inspectors"}
+	set := New(Environment{BPFFS: fakepod.BPFFS(t), Node: "n"}, options)
+	defer set.Close()
+	for hook, want := range map[string]bool{"kfree_skb": false, "inspectors": false, "cgroup_inspectors": true, "inet_sock_set_state": true} {
+		if got, known := set.Hooks()[hook]; !known || got != want {
+			t.Errorf("%s is attached: %v (known %v)", hook, got, known)
+		}
+	}
+	options.Disabled = Names()
+	off := New(Environment{BPFFS: fakepod.BPFFS(t), Node: "off"}, options)
+	defer off.Close()
+	if hooks := off.Hooks(); len(hooks) > 0 {
+		t.Errorf("switched off, %v are wanted", hooks)
+	}
+}
+
 func TestPodInTheNodesNetworkWithoutCgroup(t *testing.T) {
 	row := New(Environment{BPFFS: fakepod.BPFFS(t), Node: "n"}, Defaults()).Read().Pod(&podmap.Pod{Key: "a", HostNetwork: true})
 	if row.Measurement.State != v1alpha1.State_STATE_NOT_ATTRIBUTED || row.Traffic != nil || row.Protocols != nil {

@@ -96,6 +96,16 @@ type Traced struct {
 	// Iterators are programs that are run on request, by name. One whose hook is not there is in Problems instead.
 	Iterators map[string]*ebpf.Program
 	own       []*ebpf.Map
+	hooks     []string
+}
+
+// Hooks says of each hook that the programs want whether it is there.
+func (t *Traced) Hooks() map[string]bool {
+	hooks := map[string]bool{}
+	for _, hook := range t.hooks {
+		hooks[hook] = t.Problems[hook] == nil
+	}
+	return hooks
 }
 
 // Trace loads the programs of spec, each on its own, and attaches those that are not iterators. Maps that shared has
@@ -122,6 +132,7 @@ func Trace(folder string, spec *ebpf.CollectionSpec, shared map[string]*ebpf.Map
 		t.own = append(t.own, m)
 	}
 	for name, program := range spec.Programs {
+		t.hooks = append(t.hooks, program.AttachTo)
 		if slices.Contains(without, program.AttachTo) {
 			t.Problems[program.AttachTo] = errors.New("taken for missing, as configured")
 			err := os.Remove(filepath.Join(folder, name)) // of an agent that was configured otherwise

@@ -90,6 +90,8 @@ type Collector struct {
 	sweep    *ebpf.Program
 	reader   *ringbuf.Reader
 	problems []string
+	// hooks are where programs belong, and whether they are there.
+	hooks map[string]bool
 	// off is why nothing works.
 	off error
 	// patience is after which time a query is unanswered.
@@ -114,7 +116,7 @@ type Collector struct {
 // their place.
 func New(config Config) *Collector {
 	c := &Collector{
-		config: config, patience: bpf.Patience,
+		config: config, patience: bpf.Patience, hooks: map[string]bool{"inspectors": false, "cgroup_inspectors": false},
 		asked: map[uint64]*ranking{}, peers: newPeers(), gone: map[uint64]time.Time{},
 	}
 	if c.off = c.open(); c.off != nil {
@@ -139,6 +141,7 @@ func (c *Collector) open() error {
 		return fmt.Errorf("opening the ring buffer of events: %w", err)
 	}
 	interfaces, sockets := c.offer(bpf.Interface, "inspectors"), c.offer(bpf.Socket, "cgroup_inspectors")
+	c.hooks["inspectors"], c.hooks["cgroup_inspectors"] = interfaces == nil, sockets == nil
 	c.note("DNS of pods with a network of their own is not seen", interfaces)
 	c.note("DNS of pods in the node's network is not seen", sockets)
 	if interfaces != nil && sockets != nil {
@@ -184,6 +187,9 @@ func (c *Collector) offer(program bpf.Program, array string) error {
 
 // Name is how users know the collector.
 func (*Collector) Name() string { return "dns" }
+
+// Hooks says of each place of programs of bpf/traffic whether a program of this collector is there.
+func (c *Collector) Hooks() map[string]bool { return c.hooks }
 
 // State says whether it works.
 func (c *Collector) State() (v1alpha1.Collector_State, string) {

@@ -179,6 +179,9 @@ func (c *Collector) missed() (uint64, error) {
 // Name is how users know the collector.
 func (*Collector) Name() string { return "drops" }
 
+// Hooks says whether the program is attached.
+func (c *Collector) Hooks() map[string]bool { return map[string]bool{bpf.Hook: c.problem == nil} }
+
 // State says whether drops are counted.
 func (c *Collector) State() (v1alpha1.Collector_State, string) {
 	if c.problem != nil {

@@ -180,6 +180,14 @@ func (c *Collector) Close() {
 // Name is how users know the collector.
 func (*Collector) Name() string { return "tcp" }
 
+// Hooks says of each hook whether it is there; nil when it is not known.
+func (c *Collector) Hooks() map[string]bool {
+	if c.traced == nil {
+		return nil
+	}
+	return c.traced.Hooks()
+}
+
 // State says which hooks are missing, and what of the totals with them.
 func (c *Collector) State() (v1alpha1.Collector_State, string) {
 	if c.problem != nil {

@@ -111,6 +111,19 @@ func (c *Collector) State() (v1alpha1.Collector_State, string) {
 	return v1alpha1.Collector_STATE_RUNNING, "attached by tcx, " + c.flowsState()
 }
 
+// Hooks says which way of attaching to interfaces there is.
+func (c *Collector) Hooks() map[string]bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.config.Hook == Clsact:
+		return map[string]bool{string(Clsact): true}
+	case c.fallback != nil:
+		return map[string]bool{string(TCX): false, string(Clsact): true}
+	}
+	return map[string]bool{string(TCX): true}
+}
+
 // flowsState needs the lock.
 func (c *Collector) flowsState() string {
 	if c.beyond.Flows && c.beyond.Shared != nil {
