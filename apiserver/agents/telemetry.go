@@ -37,6 +37,8 @@ const (
 type Telemetry struct {
 	fleet   *Fleet
 	streams *metrics.CounterVec
+	// pause is telemetryPause but in tests.
+	pause time.Duration
 }
 
 // NewTelemetry makes one. register takes its metrics; nil means legacyregistry.Register.
@@ -44,7 +46,7 @@ func NewTelemetry(fleet *Fleet, register func(metrics.Registerable) error) (*Tel
 	if register == nil {
 		register = legacyregistry.Register
 	}
-	t := &Telemetry{fleet: fleet, streams: metrics.NewCounterVec(&metrics.CounterOpts{
+	t := &Telemetry{fleet: fleet, pause: telemetryPause, streams: metrics.NewCounterVec(&metrics.CounterOpts{
 		Namespace: "networkobservability", Subsystem: "apiserver", Name: "agent_telemetry_streams_total", StabilityLevel: metrics.ALPHA,
 		Help: "Streams that configure the telemetry of node agents that ended, by result.",
 	}, []string{"result"})}
@@ -73,7 +75,7 @@ type TelemetryStream struct {
 	place      string
 	generation int
 
-	// opening has the agent's version looked up where it matters.
+	// ctx is the stream's, and ends with it.
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	// release undoes what ties the stream to the fleet and the connection.
@@ -134,7 +136,7 @@ func (s *TelemetryStream) patience(limit time.Duration) *time.Timer {
 // Send sends an update. It fails only when the stream has ended, of which Recv tells the reason; it may wait for the agent
 // to read, for 10 s and NodeTimeout at most.
 func (s *TelemetryStream) Send(update *agentv1.TelemetryUpdate) error {
-	defer s.patience(telemetryPause + s.telemetry.fleet.nodeTimeout).Stop()
+	defer s.patience(s.telemetry.pause + s.telemetry.fleet.nodeTimeout).Stop()
 	if err := s.stream.Send(update); err != nil {
 		return fmt.Errorf("%s: the stream to the agent has ended", s.agent.node)
 	}
@@ -144,7 +146,7 @@ func (s *TelemetryStream) Send(update *agentv1.TelemetryUpdate) error {
 // Recv waits for the agent's next report, for 10 s and NodeTimeout at most. Texts in it are fit to be shown, counts are
 // possible ones, and there are no more addresses than allowed.
 func (s *TelemetryStream) Recv() (*agentv1.TelemetryReport, error) {
-	timer := s.patience(telemetryPause + s.telemetry.fleet.nodeTimeout)
+	timer := s.patience(s.telemetry.pause + s.telemetry.fleet.nodeTimeout)
 	report, err := s.stream.Recv()
 	timer.Stop()
 	if errors.Is(err, io.EOF) {
@@ -163,7 +165,10 @@ func (s *TelemetryStream) Recv() (*agentv1.TelemetryReport, error) {
 func (s *TelemetryStream) Close() {
 	s.cancel(nil)
 	s.release()
-	s.once.Do(func() { s.telemetry.streams.WithLabelValues(string(resultCanceled)).Inc() })
+	s.once.Do(func() {
+		s.telemetry.streams.WithLabelValues(string(resultCanceled)).Inc()
+		s.err = fmt.Errorf("%s: the stream was closed", s.agent.node)
+	})
 }
 
 // fail says why the stream ended, the first time that it is asked.
