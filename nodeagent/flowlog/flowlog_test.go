@@ -22,6 +22,7 @@ type telemetry struct {
 	mu      sync.Mutex
 	config  *v1alpha1.TelemetryConfig
 	changed chan struct{}
+	looked  int
 	pods    map[string]*v1alpha1.TelemetryPod
 	names   map[netip.Addr]*v1alpha1.TelemetryName
 	asked   map[netip.Addr]bool
@@ -44,15 +45,22 @@ func (t *telemetry) Config() *v1alpha1.TelemetryConfig {
 func (t *telemetry) Changed() <-chan struct{} {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.looked++
 	return t.changed
 }
 
-func (t *telemetry) replace(config *v1alpha1.TelemetryConfig) {
+// replace puts another configuration in force. looks counts how often anybody has begun to wait for the next one since.
+func (t *telemetry) replace(config *v1alpha1.TelemetryConfig) (looks func() int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.config = config
+	t.config, t.looked = config, 0
 	close(t.changed)
 	t.changed = make(chan struct{})
+	return func() int {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		return t.looked
+	}
 }
 
 func (t *telemetry) Pod(key string) *v1alpha1.TelemetryPod {
