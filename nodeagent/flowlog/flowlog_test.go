@@ -1,6 +1,7 @@
 package flowlog
 
 import (
+	"context"
 	"maps"
 	"net/netip"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
+	"github.com/networkobservability/networkobservability/nodeagent/fakepod"
 	"github.com/networkobservability/networkobservability/nodeagent/flows"
 )
 
@@ -301,5 +303,22 @@ func TestStages(t *testing.T) {
 	l := New(Config{})
 	if got := slices.Sorted(maps.Keys(l.Lost())); !slices.Equal(got, []string{StageEnd, StageHistory, StagePod}) {
 		t.Errorf("stages are %v", got)
+	}
+}
+
+// TestRunEnds: whatever is asked for, and whether flows are kept or not.
+func TestRunEnds(t *testing.T) {
+	broken := flows.New(flows.Config{})
+	defer broken.Close()
+	for _, history := range []*flows.Collector{nil, broken} {
+		state := newTelemetry(&v1alpha1.TelemetryConfig{}, web)
+		l := New(Config{Flows: history, Telemetry: state, Log: func([]*Record) { t.Error("something is logged") }})
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { defer close(ended); l.Run(ctx) }()
+		looks := state.replace(&v1alpha1.TelemetryConfig{FlowLogs: minute})
+		fakepod.Eventually(t, "the other configuration to be read", func() bool { return looks() > 0 })
+		stop()
+		<-ended
 	}
 }
