@@ -26,8 +26,10 @@ type Config struct {
 	LogsDir string
 	// Stdout is where flow logs go that are for standard output.
 	Stdout io.Writer
-	// Failed is told when a destination begins to fail or fails for another reason, and with nil when it works again. It is
-	// called from several goroutines and must not call back. Nil when nobody wants to know.
+	// Open makes the Exporter of a kind of destination that this package does not have: see docs/exporters.md. May be nil.
+	Open func(*v1alpha1.TelemetryExporter) (Exporter, error)
+	// Failed is told when a destination begins to fail, and with nil when it works again. It is called from several
+	// goroutines and must not call back. Nil when nobody wants to know.
 	Failed func(exporter string, err error)
 	// RetryAfter is how long to wait after the first failure; every further one waits twice as long, up to RetryAtMost. By
 	// default 1 s and 30 s.

@@ -25,12 +25,22 @@ const (
 	severityWarnText           = "WARN"
 )
 
-// attributes take what is known of a flow, in an encoding of theirs. Empty text is left out.
-type attributes interface {
-	text(name, value string)
-	number(name string, value int64)
-	float(name string, value float64)
-	flag(name string, value bool)
+// Attributes take what is known of a flow, in an encoding of theirs.
+type Attributes interface {
+	// Text is UTF-8 without control bytes, and not empty.
+	Text(name, value string)
+	Number(name string, value int64)
+	Float(name string, value float64)
+	Flag(name string, value bool)
+}
+
+// clean makes text what Attributes expects.
+type clean struct{ Attributes }
+
+func (c clean) Text(name, value string) {
+	if value != "" {
+		c.Attributes.Text(name, printable(value, textBytes))
+	}
 }
 
 // endpointNames are the names of attributes of one end.
@@ -57,8 +67,9 @@ func init() {
 	sourceNames.translated, destinationNames.translated = namesOf("source.translated"), namesOf("destination.translated")
 }
 
-// describeFlow gives all that a record says. docs/exporters.md has a table of the names.
-func describeFlow(r *flowlog.Record, to attributes) {
+// DescribeFlow gives all that a record says. docs/exporters.md has a table of the names.
+func DescribeFlow(r *flowlog.Record, attributes Attributes) {
+	to := clean{attributes}
 	local, peer := sourceNames, destinationNames
 	if received(r) {
 		local, peer = peer, local
@@ -68,47 +79,47 @@ func describeFlow(r *flowlog.Record, to attributes) {
 	if r.Translated.Address.IsValid() {
 		describeEndpoint(&r.Translated, peer.translated, r.Protocol, to)
 	}
-	to.text("network.transport", transportOf(r.Protocol))
-	to.text("network.type", typeOf(r))
-	to.text("network.io.direction", directionOf(r))
-	to.text("dns.question.name", r.DNSName)
-	to.number(local.packets, r.TransmittedPackets)
-	to.number(local.bytes, r.TransmittedBytes)
-	to.number(peer.packets, r.ReceivedPackets)
-	to.number(peer.bytes, r.ReceivedBytes)
+	to.Text("network.transport", transportOf(r.Protocol))
+	to.Text("network.type", typeOf(r))
+	to.Text("network.io.direction", directionOf(r))
+	to.Text("dns.question.name", r.DNSName)
+	to.Number(local.packets, r.TransmittedPackets)
+	to.Number(local.bytes, r.TransmittedBytes)
+	to.Number(peer.packets, r.ReceivedPackets)
+	to.Number(peer.bytes, r.ReceivedBytes)
 	if r.Protocol == tcpProtocol {
-		to.text(local.flags, flagsOf(r.TransmittedFlags))
-		to.text(peer.flags, flagsOf(r.ReceivedFlags))
+		to.Text(local.flags, flagsOf(r.TransmittedFlags))
+		to.Text(peer.flags, flagsOf(r.ReceivedFlags))
 	}
 	if r.Handshake > 0 {
-		to.float("flow.tcp.handshake", r.Handshake.Seconds())
+		to.Float("flow.tcp.handshake", r.Handshake.Seconds())
 	}
-	to.number("flow.id", r.Flow)
-	to.text("flow.start", timeOf(r.Start))
-	to.text("flow.last", timeOf(r.Last))
-	to.flag("flow.ended", r.Ended)
-	to.text("flow.verdict", verdictOf(r.Verdict))
+	to.Number("flow.id", r.Flow)
+	to.Text("flow.start", timeOf(r.Start))
+	to.Text("flow.last", timeOf(r.Last))
+	to.Flag("flow.ended", r.Ended)
+	to.Text("flow.verdict", verdictOf(r.Verdict))
 	if r.DroppedPackets > 0 {
-		to.number("flow.dropped_packets", r.DroppedPackets)
+		to.Number("flow.dropped_packets", r.DroppedPackets)
 	}
-	to.text("flow.drop_reason", r.DropReason)
-	to.number("flow.sampled_one_in", max(r.SampledOneIn, 1))
+	to.Text("flow.drop_reason", r.DropReason)
+	to.Number("flow.sampled_one_in", max(r.SampledOneIn, 1))
 }
 
-func describeEndpoint(e *flowlog.Endpoint, names *endpointNames, protocol int32, to attributes) {
+func describeEndpoint(e *flowlog.Endpoint, names *endpointNames, protocol int32, to clean) {
 	if e.Address.IsValid() {
-		to.text(names.address, e.Address.Unmap().String())
+		to.Text(names.address, e.Address.Unmap().String())
 	}
 	if e.Port != 0 || protocol == tcpProtocol || protocol == udpProtocol {
-		to.number(names.port, int64(e.Port))
+		to.Number(names.port, int64(e.Port))
 	}
-	to.text(names.namespace, e.Namespace)
-	to.text(names.pod, e.Pod)
-	to.text(names.workloadKind, e.WorkloadKind)
-	to.text(names.workload, e.WorkloadName)
-	to.text(names.serviceNamespace, e.ServiceNamespace)
-	to.text(names.service, e.Service)
-	to.text(names.node, e.Node)
+	to.Text(names.namespace, e.Namespace)
+	to.Text(names.pod, e.Pod)
+	to.Text(names.workloadKind, e.WorkloadKind)
+	to.Text(names.workload, e.WorkloadName)
+	to.Text(names.serviceNamespace, e.ServiceNamespace)
+	to.Text(names.service, e.Service)
+	to.Text(names.node, e.Node)
 }
 
 const tcpProtocol, udpProtocol = 6, 17
@@ -226,7 +237,7 @@ const (
 
 // EncodeLogs implements Encoder: an ExportLogsServiceRequest.
 func (e otlpEncoder) EncodeLogs(records []*flowlog.Record) []byte {
-	w := &writer{b: make([]byte, 0, 256+900*len(records))}
+	w := &writer{b: make([]byte, 0, 256+1400*len(records))}
 	resource := w.begin(resourceLogsField)
 	e.resource(w, nil)
 	scope := w.begin(scopeLogsField)
@@ -249,7 +260,7 @@ func (e otlpEncoder) record(w *writer, r *flowlog.Record) {
 	body := w.begin(logBody)
 	w.text(stringValue, summaryOf(r))
 	w.end(body)
-	describeFlow(r, logRecord{w})
+	DescribeFlow(r, logRecord{w})
 	w.fixed(logObservedTime, uint64(r.Time.UnixNano()))
 	w.text(logEventName, flowEvent)
 	w.end(record)
@@ -258,9 +269,9 @@ func (e otlpEncoder) record(w *writer, r *flowlog.Record) {
 // logRecord writes attributes of a LogRecord.
 type logRecord struct{ *writer }
 
-func (l logRecord) text(name, value string) {
-	l.textAttribute(logAttributes, name, printable(value, textBytes))
+func (l logRecord) Text(name, value string) {
+	l.textAttribute(logAttributes, name, value)
 }
-func (l logRecord) number(name string, value int64)  { l.intAttribute(logAttributes, name, value) }
-func (l logRecord) float(name string, value float64) { l.doubleAttribute(logAttributes, name, value) }
-func (l logRecord) flag(name string, value bool)     { l.boolAttribute(logAttributes, name, value) }
+func (l logRecord) Number(name string, value int64)  { l.intAttribute(logAttributes, name, value) }
+func (l logRecord) Float(name string, value float64) { l.doubleAttribute(logAttributes, name, value) }
+func (l logRecord) Flag(name string, value bool)     { l.boolAttribute(logAttributes, name, value) }

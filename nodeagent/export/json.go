@@ -17,17 +17,18 @@ type jsonEncoder struct{ about about }
 
 // EncodeLogs implements Encoder.
 func (e jsonEncoder) EncodeLogs(records []*flowlog.Record) []byte {
-	line := &jsonLine{b: make([]byte, 0, 1000*len(records))}
+	line := &jsonLine{b: make([]byte, 0, 1400*len(records))}
 	for _, r := range records {
 		_, severity := severityOf(r)
 		line.b = append(line.b, `{"timestamp":"`...)
 		line.b = r.Time.UTC().AppendFormat(line.b, time.RFC3339Nano)
 		line.b = append(line.b, '"')
-		line.text("severity", severity)
-		line.text("event", flowEvent)
-		line.text("k8s.cluster.name", e.about.Cluster)
-		line.text("k8s.node.name", e.about.Node)
-		describeFlow(r, line)
+		line.Text("severity", severity)
+		line.Text("event", flowEvent)
+		named := clean{line}
+		named.Text("k8s.cluster.name", e.about.Cluster)
+		named.Text("k8s.node.name", e.about.Node)
+		DescribeFlow(r, line)
 		line.b = append(line.b, "}\n"...)
 	}
 	return line.b[:len(line.b):len(line.b)]
@@ -46,13 +47,10 @@ func (l *jsonLine) name(name string) {
 	l.b = append(l.b, `":`...)
 }
 
-func (l *jsonLine) text(name, value string) {
-	if value == "" {
-		return
-	}
+func (l *jsonLine) Text(name, value string) {
 	l.name(name)
 	l.b = append(l.b, '"')
-	for _, c := range []byte(printable(value, textBytes)) { // which leaves two bytes that JSON escapes
+	for _, c := range []byte(value) { // in which JSON escapes two bytes, for there is no control byte
 		if c == '"' || c == '\\' {
 			l.b = append(l.b, '\\')
 		}
@@ -61,17 +59,17 @@ func (l *jsonLine) text(name, value string) {
 	l.b = append(l.b, '"')
 }
 
-func (l *jsonLine) number(name string, value int64) {
+func (l *jsonLine) Number(name string, value int64) {
 	l.name(name)
 	l.b = strconv.AppendInt(l.b, value, 10)
 }
 
-func (l *jsonLine) float(name string, value float64) {
+func (l *jsonLine) Float(name string, value float64) {
 	l.name(name)
 	l.b = strconv.AppendFloat(l.b, value, 'g', -1, 64)
 }
 
-func (l *jsonLine) flag(name string, value bool) {
+func (l *jsonLine) Flag(name string, value bool) {
 	l.name(name)
 	l.b = strconv.AppendBool(l.b, value)
 }
