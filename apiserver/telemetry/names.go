@@ -16,7 +16,7 @@ const (
 	followFor = 15 * time.Minute
 	// lookups bounds how many owners are looked up in a second for all agents together, to find changes; an agent that has
 	// a few addresses has them looked at every second nevertheless.
-	lookups, fewLookups = 500_000, 500
+	lookups, fewLookups = 200_000, 200
 )
 
 // seed is of the sums by which answers are compared.
