@@ -51,7 +51,6 @@ var emptyInPeace = map[string]string{
 	"_agent_captures":            "nothing is recorded",
 	"_tcp_resets_total":          "no connection is reset",
 	"_node_dns_":                 "nodes themselves ask nothing",
-	"_apiserver_rtt_":            "of connections that closed",
 	"apiserver_agent_rows":       "agents keep to the protocol",
 	"node_dropped_packets_total": "nodes themselves drop nothing",
 }
