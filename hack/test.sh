@@ -16,9 +16,11 @@ export REQUIRE_CONTROL_PLANE=1
 packages=$(go list ./... | grep -v /test/e2e)
 CGO_ENABLED=1 go tool -modfile=hack/tools/go.mod gotestsum --format pkgname -- \
 	-race -timeout "${TEST_TIMEOUT:-20m}" $packages || status=1
-# A module of its own, for what it needs is needed nowhere else.
-(cd test/outputs && CGO_ENABLED=1 go tool -modfile=../../hack/tools/go.mod gotestsum --format pkgname -- \
-	-race -timeout "${TEST_TIMEOUT:-20m}" ./...) || status=1
+# Modules of their own, for what they need is needed nowhere else: stores, and an OpenTelemetry Collector.
+for folder in test/outputs test/collector; do
+	(cd "$folder" && CGO_ENABLED=1 go tool -modfile=../../hack/tools/go.mod gotestsum --format pkgname -- \
+		-race -timeout "${TEST_TIMEOUT:-20m}" ./...) || status=1
+done
 
 echo "test: 3 of 3: tests on a real local cluster"
 hack/e2e.sh || status=1
