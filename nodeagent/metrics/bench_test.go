@@ -16,7 +16,7 @@ import (
 	"github.com/networkobservability/networkobservability/nodeagent/podmap"
 )
 
-// crowd is a world of n pods whose rows look like those of a busy cluster. A fifth of the pods talks to the Kubernetes
+// crowd is a world of n pods whose rows look like those of a busy cluster. A tenth of the pods talks to the Kubernetes
 // API, and one name of a pod is as long as Deployments make them.
 func crowd(n int, groups ...*v1alpha1.TelemetryGroup) *world {
 	w := newWorld()
@@ -74,7 +74,7 @@ func busyPod(key string, i int) *v1alpha1.PodStats {
 	for name := range 20 {
 		row.Dns.Names = append(row.Dns.Names, &v1alpha1.DNSNameCount{Name: fmt.Sprintf("service-%d.team.svc.cluster.local", name), Count: int64(1000 - name), Failed: 3})
 	}
-	if i%5 == 0 {
+	if i%10 == 0 {
 		row.ApiServer = &v1alpha1.APIServer{Connected: 12, Failed: 1, Open: 2, Handshake: latencies(8), Rtt: latencies(8)}
 	}
 	return row

@@ -137,6 +137,7 @@ func (m *Metrics) count(pods []*pod, row *v1alpha1.NodeStats) {
 	if m.peersWanted() {
 		folded[groupTraffic] += m.config.Peers.Folded()
 	}
+	delete(folded, groupAny) // a pod in other has no pod_info, and nobody misses it
 	maps.DeleteFunc(folded, func(_ string, count int64) bool { return count == 0 })
 	m.counts.Lock()
 	defer m.counts.Unlock()

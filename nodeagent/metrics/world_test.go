@@ -50,7 +50,7 @@ func newWorld() *world {
 // begin begins a new agent.
 func (w *world) begin() {
 	w.metrics = New(Config{
-		Pods: w.pods, Read: func() Reading { return w }, Telemetry: w, Peers: (*counters)(w),
+		Pods: w.pods, Read: func() Reading { return w }, Telemetry: w, Peers: (*peerCounters)(w),
 	})
 	w.metrics.began = w.now
 }
@@ -95,10 +95,10 @@ func (w *world) PodOnly(pod *podmap.Pod, collectors ...string) *v1alpha1.PodStat
 	return only
 }
 
-// counters are the world's peers.
-type counters world
+// peerCounters are the world's peers.
+type peerCounters world
 
-func (c *counters) Read(yield func(peers.Counter) bool) {
+func (c *peerCounters) Read(yield func(peers.Counter) bool) {
 	for _, one := range c.peers {
 		if !yield(one) {
 			return
@@ -106,7 +106,7 @@ func (c *counters) Read(yield func(peers.Counter) bool) {
 	}
 }
 
-func (c *counters) Folded() int64 { return c.folded }
+func (c *peerCounters) Folded() int64 { return c.folded }
 
 // text is the exposition of families whose names begin, behind ours, with one of prefixes; of all without.
 func text(t testing.TB, families []*dto.MetricFamily, prefixes ...string) string {
