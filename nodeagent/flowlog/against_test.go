@@ -61,6 +61,7 @@ func newNode(t *testing.T) *node {
 		Pod: &v1alpha1.TelemetryPeerPod{Namespace: "data", Name: "db-0", WorkloadName: "db"},
 	}}
 	n.logger = New(Config{Flows: n.history, Telemetry: n.telemetry, Log: n.log})
+	n.logger.pause = 0
 	n.peers = peers.New(peers.Config{Flows: n.history, Telemetry: n.telemetry})
 	return n
 }

@@ -41,6 +41,8 @@ const (
 	soon = time.Second
 	// clocks is how far the clocks of nodes may be apart, when it is judged who had an address.
 	clocks = 2 * time.Second
+	// lookEvery is the least pause between looks: a little less than that between drains.
+	lookEvery = 4 * time.Second
 	// retry is the pause after the history could not be read.
 	retry = 10 * time.Second
 	// together is how many records are given away at a time.
@@ -53,13 +55,17 @@ const (
 type Logger struct {
 	config Config
 
+	pause time.Duration // between looks, at least
+
 	mu     sync.Mutex
 	lost   map[string]int64
 	logged int64
 }
 
 // New makes a logger, which does nothing before Run.
-func New(config Config) *Logger { return &Logger{config: config, lost: map[string]int64{}} }
+func New(config Config) *Logger {
+	return &Logger{config: config, pause: lookEvery, lost: map[string]int64{}}
+}
 
 // Stages at which something is lost, as Lost names them.
 const (
@@ -127,7 +133,7 @@ func (l *Logger) follow(ctx context.Context) error {
 	defer watch.Close()
 	s := newSession(l)
 	for {
-		changed, news := l.config.Telemetry.Changed(), watch.News()
+		changed := l.config.Telemetry.Changed()
 		asked := l.config.Telemetry.Config().GetFlowLogs()
 		if asked == nil {
 			return nil
@@ -137,11 +143,9 @@ func (l *Logger) follow(ctx context.Context) error {
 			return err
 		}
 		s.end(watch)
-		select {
-		case <-ctx.Done():
+		watch.Wait(ctx, changed, l.pause)
+		if ctx.Err() != nil {
 			return s.finish(watch)
-		case <-changed:
-		case <-news:
 		}
 	}
 }

@@ -1,4 +1,16 @@
 // Package flowlog makes records of flows, for exporters.
+//
+//	record.go   what a record is
+//	flowlog.go  following flows while the configuration asks for it
+//	session.go  when a flow is logged, and with which names
+//	sample.go   which flows are, when only some are
+//
+// A flow has a record at its end, and before that one every interval in which packets passed. Each has what passed since
+// the one before, so that all records of a flow together are what passed in it, packet for packet. Logging begins with
+// what passes after it was asked for, in flows that are there already, too; when it begins anew, with another agent or
+// because it is asked for again, nothing is logged twice. An agent that ends logs what it has not logged yet; what passes
+// until the next one starts is in no record. A flow whose verdict is not asked for when a record is due has none, and what
+// had passed until then is in no later one.
 package flowlog
 
 import (

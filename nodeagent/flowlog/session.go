@@ -105,10 +105,15 @@ func (s *session) visit(c *flows.Change) (again time.Time) {
 
 // pod is who has a key, or had it a while ago; nil while that is not known.
 func (s *session) pod(key string) *pod {
+	of := s.pods[key]
 	if now := s.config.Telemetry.Pod(key); now != nil {
-		s.pods[key] = &pod{now, s.now}
+		if of == nil {
+			of = &pod{}
+			s.pods[key] = of
+		}
+		of.TelemetryPod, of.named = now, s.now
 	}
-	return s.pods[key]
+	return of
 }
 
 // endpoint is who has an address, and whether that is known. An address that is not valid has nobody.

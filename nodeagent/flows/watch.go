@@ -1,6 +1,7 @@
 package flows
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"net/netip"
@@ -30,6 +31,7 @@ type Watch struct {
 
 	// What follows belongs to the goroutine.
 	revision uint64 // up to which changes have been looked at
+	news     <-chan struct{}
 	at       [2]place
 	later    map[int64][]reference // by second
 	found    []glimpse
@@ -110,7 +112,7 @@ func (c *Collector) Watch() (*Watch, error) {
 	}
 	w := &Watch{
 		collector: c, memory: memory, told: unsafe.Slice((*told)(unsafe.Pointer(unsafe.SliceData(memory))), records),
-		revision: c.history.revision, later: map[int64][]reference{},
+		revision: c.history.revision, news: c.news, later: map[int64][]reference{},
 	}
 	for number := c.history.all.first; number != nowhere; number = c.history.records[number].links[byPosition].after {
 		w.told[number].take(&c.history.records[number])
@@ -133,11 +135,24 @@ func (w *Watch) Close() {
 	}
 }
 
-// News is closed when there may be more to look at.
-func (w *Watch) News() <-chan struct{} {
-	w.collector.mu.Lock()
-	defer w.collector.mu.Unlock()
-	return w.collector.news
+// Wait returns when there may be more than the last look has told of, but not before the pause: while others follow
+// flows there is something new every moment. It returns at once when changed is closed or the context ends.
+func (w *Watch) Wait(ctx context.Context, changed <-chan struct{}, pause time.Duration) {
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	news, paused := w.news, timer.C
+	for news != nil || paused != nil {
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+			return
+		case <-news:
+			news = nil
+		case <-paused:
+			paused = nil
+		}
+	}
 }
 
 // Refresh brings the history up to date, if that was not done within the last second.
@@ -184,7 +199,7 @@ func (w *Watch) look(now time.Time, until int64, visit func(*Change) time.Time) 
 	for more := true; more; {
 		clock, err := w.collect(func(h *history) {
 			if target == 0 {
-				target = h.revision
+				target, w.news = h.revision, w.collector.news
 			}
 			more = w.nextChanged(h, target, until)
 		})

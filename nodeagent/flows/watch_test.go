@@ -1,12 +1,14 @@
 package flows
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -56,13 +58,12 @@ func TestWatch(t *testing.T) {
 	if all := looked(t, watching, now); len(all) != 0 {
 		t.Errorf("told of what passed before: %v", all)
 	}
-	news := watching.News()
 	put(w, key4(0, 1), w.flow(7, 6))
 	f := w.flow(3, 4)
 	f.Drops, f.LastDrop, f.Flags, f.HandshakeMicroseconds, f.BegunByTransmit = 2, w.now+1, [2]uint8{1, 2}, 250, 1
 	put(w, key4(1, 8080), f)
 	drain(t, c)
-	<-news
+	watching.Wait(t.Context(), nil, 0)
 	all := looked(t, watching, now)
 	if len(all) != 2 || all[1].Packets != [2]int64{2, 0} || all[1].Bytes != [2]int64{200, 0} || all[1].Ended {
 		t.Errorf("told of %v", all)
@@ -309,6 +310,17 @@ func TestWatchEnds(t *testing.T) {
 	}
 }
 
+// TestWatchMemory: watching the largest history takes at most 16 MB, of which memory is used only for flows that
+// there are.
+func TestWatchMemory(t *testing.T) {
+	w := newWorld(t, 131_072)
+	watching := watch(t, w.agent(Config{}))
+	t.Logf("%d bytes a flow, %d in all", unsafe.Sizeof(told{}), len(watching.memory))
+	if len(watching.memory) > 16_000_000 {
+		t.Errorf("it takes %d bytes", len(watching.memory))
+	}
+}
+
 func TestHasPorts(t *testing.T) {
 	for protocol, want := range map[uint8]bool{unix.IPPROTO_TCP: true, unix.IPPROTO_SCTP: true, unix.IPPROTO_ICMP: false, unix.IPPROTO_GRE: false} {
 		if HasPorts(protocol) != want {
@@ -347,5 +359,27 @@ func drainOnly(b *testing.B, c *Collector) {
 	b.Helper()
 	if err := c.drainUnless(0); err != nil {
 		b.Fatal(err)
+	}
+}
+
+// TestWatchWaits: until there is something new, or the user has something else to do.
+func TestWatchWaits(t *testing.T) {
+	w := newWorld(t, 100)
+	c := w.agent(Config{})
+	watching := watch(t, c)
+	looked(t, watching, time.Now())
+	over, end := context.WithCancel(t.Context())
+	end()
+	watching.Wait(over, nil, time.Hour)
+	changed := make(chan struct{})
+	close(changed)
+	watching.Wait(t.Context(), changed, time.Hour)
+	drain(t, c)
+	watching.Wait(t.Context(), nil, 0)
+	looked(t, watching, time.Now())
+	select {
+	case <-watching.news:
+		t.Error("there is something new at once")
+	default:
 	}
 }

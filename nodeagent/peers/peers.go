@@ -36,6 +36,8 @@ const (
 	nameWithin = 15 * time.Second
 	// soon is when to look again for what may come at any time.
 	soon = time.Second
+	// lookEvery is the least pause between looks: a little less than that between drains.
+	lookEvery = 4 * time.Second
 	// retry is the pause after the history could not be read.
 	retry = 10 * time.Second
 )
@@ -43,6 +45,7 @@ const (
 // Counters counts what pods exchange. Its methods are safe for concurrent use, but Run must run only once at a time.
 type Counters struct {
 	config Config
+	pause  time.Duration // between looks, at least
 
 	mu     sync.Mutex
 	tables *tables // nil while no labels are asked for
@@ -50,7 +53,7 @@ type Counters struct {
 }
 
 // New makes counters, which count nothing before Run.
-func New(config Config) *Counters { return &Counters{config: config} }
+func New(config Config) *Counters { return &Counters{config: config, pause: lookEvery} }
 
 // Read gives every counter, by pod and then in order of appearance; the one of what is folded is among them. Nothing is
 // locked while yield runs.
@@ -141,7 +144,7 @@ func (c *Counters) follow(ctx context.Context, a asked) error {
 	defer watch.Close()
 	s := session{Counters: c, asked: a}
 	for {
-		changed, news := c.config.Telemetry.Changed(), watch.News()
+		changed := c.config.Telemetry.Changed()
 		now, limit, total := askedOf(c.config.Telemetry.Config())
 		if now != a {
 			return nil
@@ -150,11 +153,9 @@ func (c *Counters) follow(ctx context.Context, a asked) error {
 		if err := s.look(watch, time.Now()); err != nil {
 			return err
 		}
-		select {
-		case <-ctx.Done():
+		watch.Wait(ctx, changed, c.pause)
+		if ctx.Err() != nil {
 			return nil
-		case <-changed:
-		case <-news:
 		}
 	}
 }

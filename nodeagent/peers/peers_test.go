@@ -234,6 +234,7 @@ func newNode(t testing.TB, pods ...string) *node {
 	n.history = flows.New(flows.Config{Root: pins.Root(fakepod.BPFFS(t), "n"), Shared: shared})
 	t.Cleanup(n.history.Close)
 	n.counters = New(Config{Flows: n.history, Telemetry: n.telemetry})
+	n.counters.pause = 0
 	n.follow(pods...)
 	return n
 }
