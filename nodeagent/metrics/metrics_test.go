@@ -278,6 +278,30 @@ func TestLimitHolds(t *testing.T) {
 	}
 }
 
+// A series of a pod that has a place gets one of its own when there is room again.
+func TestSeriesGetPlaces(t *testing.T) {
+	w := crowd(0, &v1alpha1.TelemetryGroup{Name: drops})
+	w.config.SeriesLimit = 100 // 50 for pods
+	reasons := func(key string, n int) {
+		w.called[key] = &v1alpha1.TelemetryPod{Key: key, Namespace: "n", Name: key, Groups: []v1alpha1.TelemetryGroupName{drops}}
+		w.process[key], w.rows[key] = &podmap.Pod{Key: key}, &v1alpha1.PodStats{Drops: &v1alpha1.Drops{}}
+		for i := range n {
+			w.rows[key].Drops.Drops = append(w.rows[key].Drops.Drops, &v1alpha1.Drop{Reason: fmt.Sprint(i), Attribution: 1, Packets: 1})
+		}
+	}
+	reasons("x", 20)
+	reasons("y", 20)
+	w.gather()
+	reasons("y", 40)
+	if text := w.text(t, "pod_drop"); strings.Count(text, `pod="y"`) != 28 || strings.Count(text, `pod="other"`) != 12 {
+		t.Errorf("with x: %s", text)
+	}
+	delete(w.called, "x")
+	if text := w.text(t, "pod_drop"); strings.Count(text, `pod="y"`) != 40 || strings.Count(text, `pod="other"`) != 12 {
+		t.Errorf("without x: %s", text)
+	}
+}
+
 // No counter falls while rows move between those that are told and the rest, and all growth is somewhere.
 func TestPortsNeverFall(t *testing.T) {
 	const told = 8

@@ -124,15 +124,12 @@ func mostOfOther(id family) int {
 	return catalogue[id].Most
 }
 
-// make makes a series of an account.
-func (l *ledger) make(a *account, key seriesKey, values []string) *series {
+// add makes a series of an account. It has no place yet.
+func (l *ledger) add(a *account, key seriesKey, values []string) *series {
 	s := &series{labels: l.labels(a, key.family, values), folded: true}
 	a.series[key] = s
 	a.size += weight(key.family)
 	l.folded[catalogue[key.family].Group] += int64(weight(key.family))
-	if a.admitted && l.used+weight(key.family) <= l.places {
-		l.place(key.family, s)
-	}
 	return s
 }
 
@@ -303,7 +300,10 @@ func (w *walk) series(id family, values []string) *series {
 	w.key = appendValues(w.key[:0], values)
 	s := w.account.series[seriesKey{id, string(w.key)}]
 	if s == nil {
-		s = w.ledger.make(w.account, seriesKey{id, string(w.key)}, values)
+		s = w.ledger.add(w.account, seriesKey{id, string(w.key)}, values)
+	}
+	if s.folded && w.account.admitted && w.ledger.used+weight(id) <= w.ledger.places {
+		w.ledger.place(id, s)
 	}
 	return s
 }
