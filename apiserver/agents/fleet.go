@@ -271,14 +271,14 @@ func (f *Fleet) sweep() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	now := f.clock.Now()
-	open := 0
-	for _, a := range f.agents {
+	open := map[string]bool{}
+	for node, a := range f.agents {
 		a.flights.expire(now)
 		if a.breaker.open {
-			open++
+			open[node] = true
 		}
 	}
-	f.metrics.open.Set(float64(open))
+	f.metrics.breakers(open)
 	for _, a := range f.longestDue() {
 		if f.probing < maxProbes && a.breaker.probeDue(now) {
 			f.probing++

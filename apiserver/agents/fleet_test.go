@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/component-base/metrics"
 	testclock "k8s.io/utils/clock/testing"
 
 	agentv1 "github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
@@ -169,10 +170,36 @@ func TestSilentAgentCostsItsTimeoutOnceAndComesBack(t *testing.T) {
 	if open := w.metric("networkobservability_apiserver_agent_breakers_open", nil); open != 1 {
 		t.Errorf("%v breakers are open", open)
 	}
+	named := func(node string) float64 {
+		return w.metric("networkobservability_apiserver_agent_breaker_open", map[string]string{"node": node})
+	}
+	if named("a") != 0 || named("b") != 1 {
+		t.Errorf("the breakers of a and b are shown as %v and %v", named("a"), named("b"))
+	}
 
 	b.now(honest)
 	eventually(t, 10*time.Second, "recovery", func() bool { return mustRead(t, f, ask("b", "a"))["b"].Err == nil })
 	eventually(t, 10*time.Second, "the metric", func() bool { return w.metric("networkobservability_apiserver_agent_breakers_open", nil) == 0 })
+	eventually(t, 10*time.Second, "the node's metric to go", func() bool { return named("b") == 0 })
+}
+
+func TestOpenBreakersThatAreNamedAreBounded(t *testing.T) {
+	m, err := newMetrics(func(metrics.Registerable) error { return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	open := map[string]bool{}
+	for i := range 3 * maxNamed {
+		open[fmt.Sprint("n", i)] = true
+	}
+	m.breakers(open)
+	if len(m.named) != maxNamed {
+		t.Errorf("%d nodes are named", len(m.named))
+	}
+	m.breakers(map[string]bool{"n1": true})
+	if len(m.named) != 1 || !m.named["n1"] {
+		t.Errorf("%v are named, of which one is open", m.named)
+	}
 }
 
 func TestSlowAgentAnswersInTime(t *testing.T) {

@@ -26,6 +26,9 @@ const (
 	rowMissing  = "missing"
 )
 
+// maxNamed is how many open breakers are named; agent_breakers_open counts all.
+const maxNamed = 100
+
 type fleetMetrics struct {
 	requests  *metrics.CounterVec
 	duration  *metrics.Histogram
@@ -33,6 +36,11 @@ type fleetMetrics struct {
 	rejected  *metrics.CounterVec
 	coalesced *metrics.Counter
 	known     *metrics.Gauge
+	breaker   *metrics.GaugeVec
+	fanOut    *metrics.Histogram
+
+	// named are the nodes that breaker has. It belongs to sweep.
+	named map[string]bool
 }
 
 // newMetrics makes the fleet's metrics and registers them.
@@ -64,8 +72,18 @@ func newMetrics(register func(metrics.Registerable) error) (*fleetMetrics, error
 			Namespace: namespace, Subsystem: subsystem, Name: "agents_known", StabilityLevel: metrics.ALPHA,
 			Help: "Nodes for which the control plane names an agent.",
 		}),
+		breaker: metrics.NewGaugeVec(&metrics.GaugeOpts{
+			Namespace: namespace, Subsystem: subsystem, Name: "agent_breaker_open", StabilityLevel: metrics.ALPHA,
+			Help: "1 for nodes whose agent is not asked because it did not answer, the first 100 of them. Others have no series.",
+		}, []string{"node"}),
+		fanOut: metrics.NewHistogram(&metrics.HistogramOpts{
+			Namespace: namespace, Subsystem: subsystem, Name: "fan_out_nodes", StabilityLevel: metrics.ALPHA,
+			Help:    "Nodes that a read of statistics concerned.",
+			Buckets: []float64{0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000},
+		}),
+		named: map[string]bool{},
 	}
-	for _, metric := range []metrics.Registerable{m.requests, m.duration, m.open, m.rejected, m.coalesced, m.known} {
+	for _, metric := range []metrics.Registerable{m.requests, m.duration, m.open, m.rejected, m.coalesced, m.known, m.breaker, m.fanOut} {
 		if err := register(metric); err != nil {
 			return nil, fmt.Errorf("registering metrics of the agents: %w", err)
 		}
@@ -81,5 +99,22 @@ func (m *fleetMetrics) ended(r result, took time.Duration) {
 func (m *fleetMetrics) reject(reason string, rows int) {
 	if rows > 0 {
 		m.rejected.WithLabelValues(reason).Add(float64(rows))
+	}
+}
+
+// breakers says which breakers are open.
+func (m *fleetMetrics) breakers(open map[string]bool) {
+	m.open.Set(float64(len(open)))
+	for node := range m.named {
+		if !open[node] {
+			m.breaker.DeleteLabelValues(node)
+			delete(m.named, node)
+		}
+	}
+	for node := range open {
+		if !m.named[node] && len(m.named) < maxNamed {
+			m.breaker.WithLabelValues(node).Set(1)
+			m.named[node] = true
+		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 // It takes no longer than Config.ReadTimeout. Its own error is that of ctx when that ends first, and wraps
 // ErrNoAgents when no asked node answered and no other agent is known to.
 func (f *Fleet) Read(ctx context.Context, queries map[string]Query) (map[string]Reply, error) {
+	f.metrics.fanOut.Observe(float64(len(queries)))
 	limited, cancel := context.WithTimeoutCause(ctx, f.readTimeout, errReadTimeout)
 	defer cancel()
 	if err := f.awaitSync(limited); err != nil {

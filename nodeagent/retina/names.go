@@ -47,12 +47,14 @@ var directions = map[string]string{"receive": ingress, "transmit": egress}
 
 func none(labels, *facts) labels { return labels{} }
 
-func directed(of labels, _ *facts) labels { return labels{"direction": directions[of["direction"]]} }
+func directed(of labels, _ *facts) labels {
+	return labels{{"direction", directions[of.get("direction")]}}
+}
 
-func transmitted(labels, *facts) labels { return labels{"direction": egress} }
+func transmitted(labels, *facts) labels { return labels{{"direction", egress}} }
 
 func uplinksOnly(of labels, known *facts) labels {
-	if !known.uplinks[of["interface"]] {
+	if !known.uplinks[of.get("interface")] {
 		return nil
 	}
 	return directed(of, known)
@@ -63,22 +65,22 @@ var reasons = map[string]string{"NETFILTER_DROP": "IPTABLE_RULE_DROP"}
 
 // ofDrop leaves out what every healthy network has, which Retina does not count.
 func ofDrop(of labels, _ *facts) labels {
-	if of["class"] == "benign" {
+	if of.get("class") == "benign" {
 		return nil
 	}
-	reason := of["reason"]
+	reason := of.get("reason")
 	if name := reasons[reason]; name != "" {
 		reason = name
 	}
-	return labels{"reason": reason, "direction": directions[of["direction"]]}
+	return labels{{"direction", directions[of.get("direction")]}, {"reason", reason}}
 }
 
 func ofState(of labels, _ *facts) labels {
-	state := strings.ToUpper(of["state"])
+	state := strings.ToUpper(of.get("state"))
 	if state == "SYN_RECEIVED" {
 		state = "SYN_RECV"
 	}
-	return labels{"state": state}
+	return labels{{"state", state}}
 }
 
 // events are those of TCP, under the names that /proc/net/netstat has for them.
@@ -88,71 +90,81 @@ var events = map[string]string{
 }
 
 func ofEvent(of labels, _ *facts) labels {
-	name := events[of["event"]]
+	name := events[of.get("event")]
 	if name == "" {
 		return nil
 	}
-	return labels{"statistic_name": name}
+	return labels{{"statistic_name", name}}
 }
 
 func ofIPError(of labels, _ *facts) labels {
-	if of["family"] != "ipv4" || of["reason"] != "no_route" {
+	if of.get("family") != "ipv4" || of.get("reason") != "no_route" {
 		return nil
 	}
-	return labels{"statistic_name": "InNoRoutes"}
+	return labels{{"statistic_name", "InNoRoutes"}}
 }
 
 // ofDriver takes what Retina takes: names with err or drop in them.
 func ofDriver(of labels, _ *facts) labels {
-	name := strings.ToLower(of["counter"])
+	name := strings.ToLower(of.get("counter"))
 	if !strings.Contains(name, "err") && !strings.Contains(name, "drop") {
 		return nil
 	}
-	return labels{"interface_name": of["interface"], "statistic_name": of["counter"]}
+	return labels{{"interface_name", of.get("interface")}, {"statistic_name", of.get("counter")}}
 }
 
 func ofInfiniBand(of labels, _ *facts) labels {
-	return labels{"statistic_name": of["counter"], "device": of["device"], "port": of["port"]}
+	return labels{{"device", of.get("device")}, {"port", of.get("port")}, {"statistic_name", of.get("counter")}}
 }
 
 func ofDNS(of labels, _ *facts) labels {
-	made := labels{"query_type": of["type"]}
-	if code, response := of["code"]; response {
-		made["return_code"] = code
+	made := labels{{"query_type", of.get("type")}}
+	if code := of.get("code"); code != "" {
+		made = append(made, label{returnCode, code})
 	}
 	return made
 }
 
 func ofNoResponse(of labels, _ *facts) labels {
-	if of["result"] != "failed" {
+	if of.get("result") != "failed" {
 		return nil
 	}
-	return labels{"count": "no_response"}
+	return labels{{"count", "no_response"}}
 }
 
-func ofReset(labels, *facts) labels { return labels{"flag": "RST"} }
+func ofReset(labels, *facts) labels { return labels{{"flag", "RST"}} }
 
-// unknown is what Retina calls the kind of a workload that a pod does not have.
-const unknown = "unknown"
+const (
+	// unknown is what Retina calls the kind of a workload that a pod does not have.
+	unknown    = "unknown"
+	returnCode = "return_code"
+)
+
+// Names of the pod's labels: on its own, as source and as destination.
+var (
+	podNames         = [4]string{"namespace", "podname", "workload_kind", "workload_name"}
+	sourceNames      = [4]string{"source_namespace", "source_podname", "source_workload_kind", "source_workload_name"}
+	destinationNames = [4]string{"destination_namespace", "destination_podname", "destination_workload_kind", "destination_workload_name"}
+)
 
 // ofPod adds who the pod is, in the labels of both of Retina's modes: without a prefix as in that of local context, and as
 // source or destination as in that of remote context. Who receives, packets or answers, is the destination; everything else
 // is the source's.
 func ofPod(inner func(labels, *facts) labels) func(labels, *facts) labels {
 	return func(of labels, known *facts) labels {
-		made := inner(of, known)
-		if made == nil {
+		special := inner(of, known)
+		if special == nil {
 			return nil
 		}
-		side := "source_"
-		if _, isAnswer := made["return_code"]; isAnswer || made["direction"] == ingress {
-			side = "destination_"
+		side := &sourceNames
+		if special.get("direction") == ingress || special.get(returnCode) != "" {
+			side = &destinationNames
 		}
-		kind := cmp.Or(known.kinds[[2]string{of["namespace"], of["pod"]}], unknown)
-		for _, pair := range [][2]string{
-			{"namespace", of["namespace"]}, {"podname", of["pod"]}, {"workload_name", of["workload"]}, {"workload_kind", kind},
-		} {
-			made[pair[0]], made[side+pair[0]] = pair[1], pair[1]
+		namespace, pod := of.get("namespace"), of.get("pod")
+		kind := cmp.Or(known.kinds[[2]string{namespace, pod}], unknown)
+		made := append(make(labels, 0, len(special)+8), special...)
+		for i, value := range [4]string{namespace, pod, kind, of.get("workload")} {
+			made = append(made, label{podNames[i], value}, label{side[i], value})
 		}
 		return made
 	}

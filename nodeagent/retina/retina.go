@@ -25,8 +25,20 @@ func New(from prometheus.Gatherer) prometheus.Gatherer {
 	})
 }
 
-// labels are those of a series, by name.
-type labels map[string]string
+// labels are those of a series.
+type labels []label
+
+type label struct{ name, value string }
+
+// get is empty for a label that is not there.
+func (l labels) get(name string) string {
+	for i := range l {
+		if l[i].name == name {
+			return l[i].value
+		}
+	}
+	return ""
+}
 
 // A rule makes a family of Retina's of one of ours.
 type rule struct {
@@ -61,9 +73,11 @@ func convert(families []*dto.MetricFamily) []*dto.MetricFamily {
 			b = &builder{rule: r, series: map[string]*dto.Metric{}}
 			made[r.to] = b
 		}
+		var of labels
 		for _, metric := range family.Metric {
-			if of := r.relabel(labelsOf(metric), known); of != nil {
-				b.add(of, metric)
+			of = labelsOf(of, metric)
+			if made := r.relabel(of, known); made != nil {
+				b.add(made, metric)
 			}
 		}
 	}
@@ -80,20 +94,21 @@ func convert(families []*dto.MetricFamily) []*dto.MetricFamily {
 func learn(byName map[string]*dto.MetricFamily) *facts {
 	known := &facts{uplinks: map[string]bool{}, kinds: map[[2]string]string{}}
 	for _, metric := range byName[prefix+"node_interface_info"].GetMetric() {
-		of := labelsOf(metric)
-		known.uplinks[of["interface"]] = of["uplink"] == "true"
+		of := labelsOf(nil, metric)
+		known.uplinks[of.get("interface")] = of.get("uplink") == "true"
 	}
 	for _, metric := range byName[prefix+"pod_info"].GetMetric() {
-		of := labelsOf(metric)
-		known.kinds[[2]string{of["namespace"], of["pod"]}] = of["workload_kind"]
+		of := labelsOf(nil, metric)
+		known.kinds[[2]string{of.get("namespace"), of.get("pod")}] = of.get("workload_kind")
 	}
 	return known
 }
 
-func labelsOf(metric *dto.Metric) labels {
-	of := make(labels, len(metric.Label))
+// labelsOf uses the memory of before.
+func labelsOf(before labels, metric *dto.Metric) labels {
+	of := before[:0]
 	for _, pair := range metric.Label {
-		of[pair.GetName()] = pair.GetValue()
+		of = append(of, label{pair.GetName(), pair.GetValue()})
 	}
 	return of
 }
@@ -102,23 +117,20 @@ func labelsOf(metric *dto.Metric) labels {
 type builder struct {
 	rule   *rule
 	family dto.MetricFamily
-	series map[string]*dto.Metric
+	series map[string]*dto.Metric // by labels
+	key    []byte                 // memory for the next key
 }
 
 func (b *builder) add(of labels, from *dto.Metric) {
-	pairs := make([]*dto.LabelPair, 0, len(of))
-	for name, value := range of {
-		pairs = append(pairs, &dto.LabelPair{Name: new(name), Value: new(value)})
+	slices.SortFunc(of, func(a, b label) int { return strings.Compare(a.name, b.name) })
+	b.key = b.key[:0]
+	for _, l := range of {
+		b.key = append(append(append(append(b.key, l.name...), 0xff), l.value...), 0xff)
 	}
-	slices.SortFunc(pairs, func(a, b *dto.LabelPair) int { return strings.Compare(a.GetName(), b.GetName()) })
-	var key strings.Builder
-	for _, pair := range pairs {
-		key.WriteString(pair.GetName() + "\xff" + pair.GetValue() + "\xff")
-	}
-	series := b.series[key.String()]
+	series := b.series[string(b.key)]
 	if series == nil {
-		series = &dto.Metric{Label: pairs}
-		b.series[key.String()] = series
+		series = &dto.Metric{Label: pairsOf(of)}
+		b.series[string(b.key)] = series
 		b.family.Metric = append(b.family.Metric, series)
 	}
 	switch b.rule.kind {
@@ -129,6 +141,16 @@ func (b *builder) add(of labels, from *dto.Metric) {
 	default:
 		series.Gauge = &dto.Gauge{Value: new(series.GetGauge().GetValue() + valueOf(from))}
 	}
+}
+
+// pairsOf points into of, which is kept.
+func pairsOf(of labels) []*dto.LabelPair {
+	pairs, all := make([]*dto.LabelPair, len(of)), make([]dto.LabelPair, len(of))
+	for i := range of {
+		all[i].Name, all[i].Value = &of[i].name, &of[i].value
+		pairs[i] = &all[i]
+	}
+	return pairs
 }
 
 func valueOf(metric *dto.Metric) float64 {

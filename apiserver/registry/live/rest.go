@@ -95,7 +95,7 @@ func New(config Config) *REST {
 		kind:      config.Kind,
 		store:     newStore(config.Kind.Record),
 		hostGet:   config.HostGet,
-		reader:    config.Reader,
+		reader:    measure(config.Reader, config.Kind.Resource().Resource),
 		interval:  config.WatchInterval,
 		clock:     config.Clock,
 		newcomers: newNewcomers(),
