@@ -59,18 +59,16 @@ func (p panel) wide(columns int) panel {
 // keep, with a comma behind; the selector is that of the buckets.
 func quantiles(metric, selector, by, legend string) []query {
 	var queries []query
-	for _, q := range []string{"0.5", "0.9", "0.99"} {
+	for _, q := range []struct{ quantile, name string }{{"0.5", "median"}, {"0.9", "p90"}, {"0.99", "p99"}} {
 		queries = append(queries, query{
-			expr:   fmt.Sprintf("histogram_quantile(%s, sum by (%sle) (rate(%s_bucket{%s}[$__rate_interval])))", q, by, metric, selector),
-			legend: strings.TrimSpace(legend + " p" + strings.TrimPrefix(q, "0.")),
+			expr:   fmt.Sprintf("histogram_quantile(%s, sum by (%sle) (rate(%s_bucket{%s}[$__rate_interval])))", q.quantile, by, metric, selector),
+			legend: strings.TrimSpace(legend + " " + q.name),
 		})
 	}
-	queries[0].legend = strings.TrimSpace(legend + " median")
-	queries[1].legend = strings.TrimSpace(legend + " p90")
 	return queries
 }
 
-// object is JSON; its keys are written in order.
+// object is an object of JSON, which is written with its keys in order.
 type object = map[string]any
 
 var datasource = object{"type": "prometheus", "uid": "${datasource}"}
