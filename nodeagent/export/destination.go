@@ -30,6 +30,8 @@ type destination struct {
 	queue     *queue
 	gathering atomic.Int64
 
+	telling sync.Mutex // one call of Failed at a time
+
 	mu       sync.Mutex // of the fields below
 	wanted   *v1alpha1.TelemetryExporter
 	run      *run
@@ -166,7 +168,7 @@ func (d *destination) gather(r *run) {
 		case now := <-timer.C:
 			timer.Reset(interval)
 			families, err := d.config.Metrics()
-			if err != nil {
+			if err != nil && len(families) == 0 { // what is missing of others shows in themselves
 				d.settled(r, Metrics, outcome{known: true, err: fmt.Errorf("gathering metrics: %w", err)})
 			}
 			d.queue.put(d.gathering.Add(1), r.exporter.EncodeMetrics(families, now)...)
@@ -264,13 +266,17 @@ func (d *destination) settled(r *run, s Signal, o outcome) {
 	d.tell()
 }
 
-// tell calls Failed when that changed.
+// tell calls Failed when that changed. What is not known yet is no change.
 func (d *destination) tell() {
+	d.telling.Lock()
+	defer d.telling.Unlock()
 	d.mu.Lock()
-	_, err, _ := d.health()
+	reaching, _, err := d.health()
 	failing := err != nil && !errors.Is(err, errNeedsHeaders)
-	changed := failing != d.told
-	d.told = failing
+	changed := failing != d.told && (failing || reaching)
+	if changed {
+		d.told = failing
+	}
 	d.mu.Unlock()
 	if !changed {
 		return
@@ -282,26 +288,26 @@ func (d *destination) tell() {
 }
 
 // health sums the signals up: whether the last requests were answered well, or else why not. d.mu is held.
-func (d *destination) health() (reaching bool, err error, notice string) {
+func (d *destination) health() (reaching bool, notice string, err error) {
 	for s := range signals {
 		if !wants(d.wanted, s) || !d.outcomes[s].known {
 			continue
 		}
 		if d.outcomes[s].err != nil {
-			return false, d.outcomes[s].err, ""
+			return false, "", d.outcomes[s].err
 		}
 		reaching = true
 		if d.outcomes[s].notice != "" {
 			notice = d.outcomes[s].notice
 		}
 	}
-	return reaching, nil, notice
+	return reaching, notice, nil
 }
 
 // state is for the report to the API server.
 func (d *destination) state() *v1alpha1.TelemetryExporterState {
 	d.mu.Lock()
-	reaching, err, notice := d.health()
+	reaching, notice, err := d.health()
 	d.mu.Unlock()
 	state := &v1alpha1.TelemetryExporterState{Name: d.name, Reaching: reaching, Message: notice}
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/encoding/gzip"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
@@ -49,6 +50,8 @@ func newGRPC(c *collector) (Exporter, error) {
 		grpc.WithTransportCredentials(transport),
 		grpc.WithDisableRetry(), grpc.WithDisableServiceConfig(),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: pauses, MinConnectTimeout: c.timeout}),
+		// Pings are as rare as servers want them by default; with them what is sent has to be acknowledged in time.
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 5 * time.Minute, Timeout: deadAfter}),
 		grpc.WithUserAgent(c.agent), grpc.WithMaxHeaderListSize(answerBytes))
 	if err != nil {
 		return nil, errInvalid("otlp.endpoint", c.failure("%v", err))

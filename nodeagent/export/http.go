@@ -31,6 +31,8 @@ func newHTTP(c *collector) Exporter {
 		TLSClientConfig: c.tls, TLSHandshakeTimeout: c.timeout, ForceAttemptHTTP2: true,
 		MaxConnsPerHost: int(signals), MaxIdleConnsPerHost: int(signals), IdleConnTimeout: 90 * time.Second,
 		MaxResponseHeaderBytes: answerBytes,
+		// A collector whose machine is gone is noticed; otherwise every request would end at its timeout.
+		HTTP2: &http.HTTP2Config{SendPingTimeout: deadAfter, PingTimeout: deadAfter},
 	}
 	return &httpExporter{collector: c, client: &http.Client{
 		Transport: transport,

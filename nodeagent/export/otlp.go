@@ -22,6 +22,8 @@ import (
 
 const (
 	defaultTimeout = 10 * time.Second
+	// deadAfter is how long a connection may be silent when it should not be.
+	deadAfter = 15 * time.Second
 	// answerBytes is how large an answer may be: a collector has little to say.
 	answerBytes = 64 << 10
 	// messageBytes is how much is kept of what a destination says.
