@@ -46,6 +46,9 @@ func TestFollowed(t *testing.T) {
 	for _, update := range to.updates {
 		for _, name := range update.Names {
 			changed[string(name.Address)] = true
+			if name.SinceUnixNano != epoch.UnixNano() {
+				t.Fatalf("%v does not say since when", name)
+			}
 		}
 	}
 	if len(changed) != maxFollowed || changed[string(addressOf(0).AsSlice())] || !changed[string(addressOf(all-1).AsSlice())] {

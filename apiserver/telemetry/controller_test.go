@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"runtime"
@@ -13,7 +14,10 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	apiruntime "k8s.io/apimachinery/pkg/runtime"
+	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/component-base/metrics"
 	"k8s.io/component-base/metrics/testutil"
 	"k8s.io/klog/v2"
@@ -73,7 +77,7 @@ func TestLife(t *testing.T) {
 	w.eventually("the first owner", n1.is(func() bool { return n1.names[address] == "pod shop/b of Deployment/web" }))
 	w.gone("n2", "b")
 	w.pod("n1", "c", web, "10.0.0.2")
-	w.eventually("the next owner", n1.is(func() bool { return n1.names[address] == "pod shop/c of Deployment/web" }))
+	w.eventually("the next owner", n1.is(func() bool { return strings.HasPrefix(n1.names[address], "pod shop/c of Deployment/web since ") }))
 	w.eventually("the pods that are there", func() bool {
 		return n2.is(func() bool { return len(n2.pods) == 0 })() && n1.is(func() bool { return len(n1.pods) == 2 })()
 	})
@@ -290,6 +294,41 @@ func TestHeaders(t *testing.T) {
 		if got.problem != want || (want == "") != (len(got.headers) == len(data) && len(data) > 0) {
 			t.Errorf("got %q, want %q", got.problem, want)
 		}
+	}
+}
+
+// TestOwnSecrets: the keys of authorities are not read, whatever the spec says.
+func TestOwnSecrets(t *testing.T) {
+	w := newWorld(t)
+	for name, want := range map[string]string{
+		agentv1.CAConfigMapName:               "the Secret networkobservability-ca is this program's own by its name and cannot be used",
+		"networkobservability-telemetry":      "",
+		"networkobservability-telemetry-loki": "",
+		"missing":                             "there is no Secret missing in namespace network-observability",
+	} {
+		if name != "missing" {
+			w.secret(name, map[string]string{"authorization": "x"})
+		}
+		if got := readSecret(t.Context(), w.kube, name); got.problem != want || (want == "") != (len(got.headers) == 1) {
+			t.Errorf("%s: got %+v", name, got)
+		}
+	}
+	refuse := func(err error) clienttesting.ReactionFunc {
+		return func(clienttesting.Action) (bool, apiruntime.Object, error) { return true, nil, err }
+	}
+	w.kube.PrependReactor("get", "secrets", refuse(apierrors.NewForbidden(corev1.Resource("secrets"), "a", nil)))
+	if got := readSecret(t.Context(), w.kube, "a"); got.problem != "the API server may not get the Secret a: allow it by a Role in namespace network-observability" {
+		t.Errorf("got %+v", got)
+	}
+	// A host that does not answer changes nothing of what is known.
+	w.kube.PrependReactor("get", "secrets", refuse(apierrors.NewInternalError(errors.New("no"))))
+	object := &v1alpha1.NetworkTelemetry{Spec: otlp("a")}
+	known := secret{headers: map[string]string{"x": "y"}}
+	if got := readSecrets(t.Context(), w.kube, object, map[string]secret{"a": known})["a"]; !got.equal(known) {
+		t.Errorf("got %+v", got)
+	}
+	if got := readSecrets(t.Context(), w.kube, object, nil)["a"]; !got.unread || got.problem == "" {
+		t.Errorf("got %+v", got)
 	}
 }
 

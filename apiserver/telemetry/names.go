@@ -51,7 +51,7 @@ func (n *names) ask(addresses [][]byte) {
 // tell answers what was asked, and then looks for changes of at most so many earlier answers.
 func (n *names) tell(to *outbox, owner func(netip.Addr) Owner, now time.Time, budget int) {
 	for _, address := range n.asked {
-		n.answer(to, address, owner(address.Unmap()), now)
+		n.answer(to, address, owner(address.Unmap()), now, time.Time{})
 	}
 	n.asked = nil
 	for range min(budget, len(n.order)) {
@@ -69,12 +69,14 @@ func (n *names) tell(to *outbox, owner func(netip.Addr) Owner, now time.Time, bu
 		}
 		n.next++
 		if is := owner(address.Unmap()); sumOf(is) != last.sum {
-			n.answer(to, address, is, now)
+			// When nothing better is known, its owner came to have it by now: what came before was another's.
+			n.answer(to, address, is, now, now)
 		}
 	}
 }
 
-func (n *names) answer(to *outbox, address netip.Addr, is Owner, now time.Time) {
+// answer tells who an address's owner is, since when unless that is known.
+func (n *names) answer(to *outbox, address netip.Addr, is Owner, now, since time.Time) {
 	if n.told == nil {
 		n.told = map[netip.Addr]answer{}
 	}
@@ -82,6 +84,9 @@ func (n *names) answer(to *outbox, address netip.Addr, is Owner, now time.Time) 
 		n.follow(address)
 	}
 	n.told[address] = answer{sumOf(is), now.Unix()}
+	if is.Since.IsZero() && is.Kind != Nobody {
+		is.Since = since
+	}
 	to.name(nameOf(address, is))
 }
 

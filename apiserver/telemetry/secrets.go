@@ -23,6 +23,8 @@ const (
 	secretTimeout = 5 * time.Second
 	// maxHeaders and maxHeaderBytes, names and values, are what servers commonly take.
 	maxHeaders, maxHeaderBytes = 32, 16 << 10
+	// ownSecrets begin the names of Secrets that hold this project's own keys, but for those that secretsForHeaders begin.
+	ownSecrets, secretsForHeaders = "networkobservability-", "networkobservability-telemetry"
 )
 
 // A secret is the headers of one Secret, or why there are none. Values of headers are nowhere else, and in no text.
@@ -66,9 +68,9 @@ func secretNames(object *v1alpha1.NetworkTelemetry) (names []string) {
 }
 
 func readSecret(ctx context.Context, client kubernetes.Interface, name string) secret {
-	// Admission refuses it, too. Keys of authorities are never headers.
-	if name == agentv1.CAConfigMapName {
-		return secret{problem: fmt.Sprintf("the Secret %s holds this project's own keys and cannot be used", name)}
+	// Admission refuses them, too. Keys of authorities are never headers.
+	if strings.HasPrefix(name, ownSecrets) && !strings.HasPrefix(name, secretsForHeaders) {
+		return secret{problem: fmt.Sprintf("the Secret %s is this program's own by its name and cannot be used", name)}
 	}
 	ctx, cancel := context.WithTimeout(ctx, secretTimeout)
 	defer cancel()
