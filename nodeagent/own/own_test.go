@@ -2,7 +2,9 @@ package own
 
 import (
 	"errors"
+	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -195,6 +197,36 @@ func TestNumbers(t *testing.T) {
 	problems, err := promlint.NewWithMetricFamilies(ours).Lint()
 	if err != nil || len(problems) > 0 {
 		t.Errorf("the linter says %v (%v)", problems, err)
+	}
+}
+
+// Every family has its line in docs/self-metrics.md, and the page promises none that is not there.
+func TestPageHasEveryName(t *testing.T) {
+	text, err := os.ReadFile("../../docs/self-metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, page, _ := strings.Cut(string(text), "## The agent\n")
+	page, _, _ = strings.Cut(page, "\n## ")
+	families, err := newMetrics(t, full()).Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := 0
+	for _, family := range families {
+		name, ours := strings.CutPrefix(family.GetName(), prefix)
+		if !ours {
+			continue
+		}
+		lines++
+		want := fmt.Sprintf("\n| `%s` | %s |", name, strings.ToLower(family.GetType().String()))
+		if !strings.Contains(page, want) || !strings.Contains(page, "| "+family.GetHelp()+" |\n") {
+			t.Errorf("the page has no line %s... %s", want[1:], family.GetHelp())
+		}
+	}
+	exporters := strings.Count(page, "\n| `exporter_") // which nodeagent/export makes
+	if got := strings.Count(page, "\n| `"); got != lines+exporters {
+		t.Errorf("the page has %d lines for %d families", got, lines+exporters)
 	}
 }
 
