@@ -63,7 +63,9 @@ type question struct {
 type reviews struct {
 	client kubernetes.Interface
 	now    func() time.Time // time.Now, but for tests
-	asking singleflight.Group
+	// problem is that the questions get no answer.
+	problem *transitions
+	asking  singleflight.Group
 	// strangers limits what is asked about tokens that had no yes, known the renewal of a yes.
 	strangers, known flowcontrol.RateLimiter
 
@@ -71,47 +73,44 @@ type reviews struct {
 	yes, no map[question]*answer
 }
 
-func newReviews(client kubernetes.Interface) *reviews {
+func newReviews(client kubernetes.Interface, failed func(error)) *reviews {
 	return &reviews{
-		client: client, now: time.Now,
+		client: client, now: time.Now, problem: &transitions{tell: failed},
 		strangers: flowcontrol.NewTokenBucketRateLimiter(perSecond, burst), known: flowcontrol.NewTokenBucketRateLimiter(perSecond, burst),
 		yes: map[question]*answer{}, no: map[question]*answer{},
 	}
 }
 
-// ask answers whether a header's token opens a path. The error says why kube-apiserver could not be asked; the answer is
-// then an earlier one, or 503. What is asked ends with the context, which is not that of a request: others wait for the
-// same answer.
-func (r *reviews) ask(ctx context.Context, header, path string) (*answer, error) {
+// ask answers whether a header's token opens a path. When kube-apiserver does not answer, that is an earlier answer, or 503.
+// What is asked ends with the context, which is not that of a request: others wait for the same answer.
+func (r *reviews) ask(ctx context.Context, header, path string) *answer {
 	scheme, token, _ := strings.Cut(header, " ")
 	if token = strings.TrimSpace(token); !strings.EqualFold(scheme, "Bearer") || token == "" {
-		return &answer{code: http.StatusUnauthorized, text: "a bearer token is needed, as of a service account that may get " + path}, nil
+		return &answer{code: http.StatusUnauthorized, text: "a bearer token is needed, as of a service account that may get " + path}
 	}
 	q := question{sha256.Sum256([]byte(token)), path}
 	last, good := r.remembered(q)
 	if good {
-		return last, nil
+		return last
 	}
 	limit := r.strangers
 	if last != nil {
 		limit = r.known
 	}
-	fresh, err, _ := r.asking.Do(path+string(q.token[:]), func() (any, error) {
+	fresh, _, _ := r.asking.Do(path+string(q.token[:]), func() (any, error) {
 		if again, good := r.remembered(q); good {
 			return again, nil // of who was first
 		}
 		if !limit.TryAccept() {
 			return &answer{code: http.StatusTooManyRequests, text: "too many unknown tokens were sent to this agent; try again later"}, nil
 		}
-		return r.review(ctx, q, token)
+		return r.review(ctx, q, token), nil
 	})
-	if a, ok := fresh.(*answer); ok && err == nil && (last == nil || a.code != http.StatusTooManyRequests) {
-		return a, nil
+	a := fresh.(*answer)
+	if last != nil && (a.code == http.StatusTooManyRequests || a.code == http.StatusServiceUnavailable) {
+		return last
 	}
-	if last != nil {
-		return last, err
-	}
-	return &answer{code: http.StatusServiceUnavailable, text: "the Kubernetes API did not answer who may get " + path + "; the agent's log says why"}, err
+	return a
 }
 
 // remembered is the last answer, and whether it is still good: one that is not is a yes that is good while nobody answers.
@@ -129,17 +128,21 @@ func (r *reviews) remembered(q question) (last *answer, good bool) {
 	return a, now.Sub(a.at) < yesFor
 }
 
-// review asks both questions, and keeps the answer.
-func (r *reviews) review(ctx context.Context, q question, token string) (*answer, error) {
-	ctx, cancel := context.WithTimeout(ctx, askWithin)
+// review asks both questions, and keeps the answer; it is 503 when there is none.
+func (r *reviews) review(ctx context.Context, q question, token string) *answer {
+	limited, cancel := context.WithTimeout(ctx, askWithin)
 	defer cancel()
-	a, err := r.decide(ctx, token, q.path)
+	a, err := r.decide(limited, token, q.path)
 	if err != nil {
-		return nil, err
+		if ctx.Err() == nil {
+			r.problem.saw(fmt.Errorf("asking who may get %s: %w", q.path, err))
+		}
+		return &answer{code: http.StatusServiceUnavailable, text: "the Kubernetes API did not answer who may get " + q.path + "; the agent's log says why"}
 	}
+	r.problem.saw(nil)
 	a.at = r.now()
 	r.keep(q, a)
-	return a, nil
+	return a
 }
 
 func (r *reviews) decide(ctx context.Context, token, path string) (*answer, error) {

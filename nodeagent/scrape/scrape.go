@@ -1,11 +1,11 @@
 package scrape
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"log"
 	"net"
 	"net/http"
@@ -66,7 +66,7 @@ type Server struct {
 
 // New makes a server that does nothing before Serve.
 func New(config Config) *Server {
-	return &Server{config: config, reviews: newReviews(config.Client), within: scrapeWithin}
+	return &Server{config: config, reviews: newReviews(config.Client, config.Failed), within: scrapeWithin}
 }
 
 var errNoCertificate = errors.New("there is no serving certificate yet")
@@ -77,7 +77,7 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 		Handler:           s.handler(ctx),
 		ReadHeaderTimeout: headerWithin, ReadTimeout: headerWithin, WriteTimeout: writeWithin, IdleTimeout: idleFor,
 		MaxHeaderBytes: maxHeader,
-		ErrorLog:       log.New(io.Discard, "", 0), // of handshakes: whoever scans ports would write it
+		ErrorLog:       log.New(panics(s.config.Failed), "", 0),
 		Protocols:      new(http.Protocols),
 		TLSConfig: &tls.Config{
 			MinVersion: tls.VersionTLS12, // older scrapers have no 1.3
@@ -107,6 +107,16 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	return nil
 }
 
+// panics is a log that tells of panics. Everything else in it is about handshakes: whoever scans ports would write it.
+type panics func(error)
+
+func (p panics) Write(text []byte) (int, error) {
+	if bytes.Contains(text, []byte("panic serving")) {
+		p(errors.New(string(text)))
+	}
+	return len(text), nil
+}
+
 func drain(server *http.Server) {
 	ctx, cancel := context.WithTimeout(context.Background(), drainFor)
 	defer cancel()
@@ -125,13 +135,9 @@ func (s *Server) handler(ctx context.Context) http.Handler {
 }
 
 func (s *Server) guarded(ctx context.Context, page Page) http.Handler {
-	problem := &transitions{tell: func(err error) { s.config.Failed(fmt.Errorf("asking who may get %s: %w", page.Path, err)) }}
 	offered := http.TimeoutHandler(s.limited(page), s.within, fmt.Sprintf("The scrape took longer than %v.\n", s.within))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		answer, err := s.reviews.ask(ctx, r.Header.Get("Authorization"), page.Path)
-		if ctx.Err() == nil {
-			problem.saw(err)
-		}
+		answer := s.reviews.ask(ctx, r.Header.Get("Authorization"), page.Path)
 		if answer.code != http.StatusOK {
 			answer.refuse(w)
 			return

@@ -488,6 +488,27 @@ func TestNothingWasGathered(t *testing.T) {
 	}
 }
 
+func TestPanicIsTold(t *testing.T) {
+	w := newWorld(t, func(w *world) {
+		w.gatherer.extra = func() ([]*dto.MetricFamily, error) { panic("a mistake of ours") }
+	})
+	request, err := http.NewRequestWithContext(t.Context(), "GET", "https://"+w.address+"/metrics", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("Authorization", "Bearer good")
+	if response, err := w.client.Do(request); err == nil {
+		response.Body.Close()
+		t.Errorf("answered with %d", response.StatusCode)
+	}
+	if err := <-w.failures; !strings.Contains(err.Error(), "a mistake of ours") {
+		t.Errorf("told of %v", err)
+	}
+	if response, _ := w.do("GET", "/forbidden", "Bearer good"); response.StatusCode != 403 {
+		t.Errorf("afterwards: %d", response.StatusCode)
+	}
+}
+
 func TestSlowScrapes(t *testing.T) {
 	release, gathering := make(chan struct{}), make(chan struct{}, 100)
 	w := newWorld(t, func(w *world) {
