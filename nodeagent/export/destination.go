@@ -348,9 +348,11 @@ func (d *destination) flush(ctx context.Context) error {
 	d.mu.Unlock()
 	d.queue.close()
 	close(r.draining)
-	select {
-	case <-r.done:
-	case <-ctx.Done():
+	if !r.held { // otherwise nothing would be sent
+		select {
+		case <-r.done:
+		case <-ctx.Done():
+		}
 	}
 	var waiting int64
 	for s := range signals {
