@@ -71,6 +71,10 @@ func TestNetworkTelemetry(t *testing.T) {
 }
 
 func (c *cluster) checkTelemetryExplained(t *testing.T) {
+	// This one asks the server anew, whatever kubectl remembers.
+	if out := c.kubectl(t, "api-resources", "--api-group="+v1alpha1.GroupName, "--namespaced=false"); !strings.Contains(out, "networktelemetries") || !strings.Contains(out, "ntel") {
+		t.Errorf("api-resources prints %s", out)
+	}
 	for path, says := range map[string]string{
 		"ntel":                                   "NetworkTelemetry says what leaves the cluster's agents",
 		"networktelemetry.spec.podMetrics":       "podMetrics are the groups of metrics that agents offer of pods",
@@ -80,9 +84,6 @@ func (c *cluster) checkTelemetryExplained(t *testing.T) {
 		if out := strings.Join(strings.Fields(c.kubectl(t, "explain", path)), " "); !strings.Contains(out, says) {
 			t.Errorf("explain %s does not say %q: %s", path, says, out)
 		}
-	}
-	if out := c.kubectl(t, "api-resources", "--api-group="+v1alpha1.GroupName, "--namespaced=false"); !strings.Contains(out, "networktelemetries") || !strings.Contains(out, "ntel") {
-		t.Errorf("api-resources prints %s", out)
 	}
 }
 
@@ -167,7 +168,7 @@ func (c *cluster) checkTelemetryApplied(t *testing.T) {
 		{"metrics", "{podMetrics: [{group: Traffic, labels: [Port]}, {group: TCP}]}"},
 		{"logs", "{flowLogs: {}, exporters: [{name: a, signals: [FlowLogs], otlp: {endpoint: 'https://127.0.0.1:1'}}]}"},
 		{"metrics", "{podMetrics: [{group: Traffic}]}"},
-		{"logs", "{flowLogs: {}, exporters: [{name: a, signals: [FlowLogs], file: {}}]}"},
+		{"logs", "{flowLogs: {}, exporters: [{name: a, signals: [FlowLogs], file: {maxFiles: 3}}]}"},
 	} {
 		if r := apply(one[0], one[1]); r.err != nil {
 			t.Errorf("%s of %s: %s", one[1], one[0], r.stderr)
@@ -180,7 +181,7 @@ func (c *cluster) checkTelemetryApplied(t *testing.T) {
 	if s := got.Spec; len(s.PodMetrics) != 1 || len(s.PodMetrics[0].Labels) > 0 || s.FlowLogs == nil || len(s.Exporters) != 1 || s.Exporters[0].OTLP != nil || s.Exporters[0].File == nil {
 		t.Errorf("together they have %+v", got.Spec)
 	}
-	if r := apply("metrics", "{exporters: [{name: a, signals: [Metrics]}]}"); r.err == nil || !strings.Contains(r.stderr, "conflict") {
+	if r := apply("metrics", "{exporters: [{name: a, signals: [FlowLogs], file: {maxFiles: 4}}]}"); r.err == nil || !strings.Contains(r.stderr, "conflict") {
 		t.Errorf("what is another's was taken: %s", r.stderr)
 	}
 	c.kubectl(t, "delete", "ntel", "cluster")
