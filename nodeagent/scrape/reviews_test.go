@@ -194,10 +194,9 @@ func FuzzHeader(f *testing.F) {
 	for _, header := range []string{"", "Bearer", "Bearer ", "Bearer  good", "bearer good", "Basic good", "Bearer good, Bearer x", "\x00"} {
 		f.Add(header)
 	}
-	a := &api{}
+	client := (&api{t: f}).client()
 	f.Fuzz(func(t *testing.T, header string) {
-		a.t = t
-		r := newReviews(a.client(), func(err error) { t.Error(err) })
+		r := newReviews(client, func(err error) { t.Error(err) })
 		r.strangers = unlimited{}
 		answer := r.ask(t.Context(), header, "/metrics")
 		scheme, token, _ := strings.Cut(header, " ")

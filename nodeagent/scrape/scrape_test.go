@@ -41,7 +41,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // api is a Kubernetes API that knows tokens "good" (may get /metrics) and "poor" (may not), over real HTTP.
 type api struct {
-	t *testing.T
+	t testing.TB
 	// down makes it answer 500, and holding wait for the channel.
 	down    atomic.Bool
 	revoked atomic.Bool
