@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -70,6 +71,13 @@ func (b *stage) incidents(t *testing.T, seen *record) {
 		{"NetworkExporterFailing", []string{"exporter=nowhere"}},
 		{"NetworkExporterDropping", []string{"exporter=refuses"}},
 	}
+	eventually(t, alertDeadline, "a past with which what is sent is compared", func(ctx context.Context) error {
+		samples, err := seen.p.query(ctx, fmt.Sprintf(`workload:networkobservability_pod_transmit_bytes:max_rate5m_past{namespace=%q,workload="burst"}`, b.namespace))
+		if err == nil && len(samples) == 0 {
+			err = errors.New("there is none")
+		}
+		return err
+	})
 	play(t, seen, alerts, func(t *testing.T) {
 		b.export(t)
 		b.loss(t)
@@ -82,6 +90,7 @@ func (b *stage) incidents(t *testing.T, seen *record) {
 		// Less than a minute of it: then it is the past.
 		b.inBackground(t, b.kubectlCommand(t.Context(), "exec", "--namespace", b.namespace, "burst", "--",
 			"/bin/traffic", "tcp", target(t, b.sink, "ipv4"), "1000000000"))
+		checkIncidentQueries(t, seen.p)
 	})
 }
 
@@ -215,7 +224,7 @@ func (b *stage) change(t *testing.T, change func(*v1alpha1.NetworkTelemetrySpec)
 // limits allows fewer series than the pods of a node have.
 func (b *stage) limits(t *testing.T, seen *record) {
 	play(t, seen, []expected{{"NetworkSeriesFolded", []string{"node=" + b.nodes[1]}}}, func(t *testing.T) {
-		b.change(t, func(spec *v1alpha1.NetworkTelemetrySpec) { limit := int32(100); spec.SeriesLimit = &limit })
+		b.change(t, func(spec *v1alpha1.NetworkTelemetrySpec) { limit := int32(200); spec.SeriesLimit = &limit })
 	})
 }
 

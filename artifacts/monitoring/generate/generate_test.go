@@ -164,11 +164,10 @@ func promtool(t *testing.T, args ...string) {
 
 // TestQueriesParse has promtool parse every query of every board, as if each were a rule.
 func TestQueriesParse(t *testing.T) {
-	variables := regexp.MustCompile(`\$(cluster|node|namespace|workload|pod)\b`)
 	var asRules []object
 	found := queries()
 	for _, where := range slices.Sorted(maps.Keys(found)) {
-		expr := variables.ReplaceAllString(strings.ReplaceAll(found[where], "$__rate_interval", "5m"), ".*")
+		expr := chosen(found[where])
 		// The label tells promtool's complaints, and rules of equal names, apart.
 		asRules = append(asRules, object{"record": "query", "expr": expr, "labels": object{"at": where}})
 	}
@@ -181,6 +180,26 @@ func TestQueriesParse(t *testing.T) {
 		t.Fatal(err)
 	}
 	promtool(t, "check", "rules", path)
+}
+
+// chosen is a query with all variables chosen.
+func chosen(expr string) string {
+	return regexp.MustCompile(`\$(cluster|node|namespace|workload|pod)\b`).ReplaceAllString(strings.ReplaceAll(expr, "$__rate_interval", "5m"), ".*")
+}
+
+// TestBoardTests demands that promtool's tests of boards' queries are of queries that there are.
+func TestBoardTests(t *testing.T) {
+	var file unit
+	read(t, filepath.Join(folder, "rules/tests/boards.yaml"), &file)
+	known := map[string]bool{}
+	for _, expr := range queries() {
+		known[chosen(expr)] = true
+	}
+	for _, expr := range file.Tests[0].Exprs {
+		if !known[expr.Expr] {
+			t.Errorf("no board asks %s", expr.Expr)
+		}
+	}
 }
 
 // TestRules has promtool check and run what it can.
