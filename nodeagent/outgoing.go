@@ -7,7 +7,8 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"sync/atomic"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -41,9 +42,8 @@ type outgoing struct {
 	peers     *peers.Counters
 	logger    *flowlog.Logger
 	exporters *export.Exporters
-	all       prometheus.Gatherer
-	// node is the node's row that was read last.
-	node atomic.Pointer[v1alpha1.NodeStats]
+	// all gathers everything.
+	all prometheus.Gatherer
 }
 
 // newOutgoing makes it; nothing leaves before run.
@@ -58,7 +58,7 @@ func newOutgoing(o options, reader *reader, pods *podmap.Map, set *collectors.Se
 	}
 	out.peers = peers.New(peers.Config{Flows: set.Flows(), Telemetry: out.told})
 	out.metrics = metrics.New(metrics.Config{
-		Pods: pods.Pods, Read: func() metrics.Reading { return noted{reader.begin(), out} }, Telemetry: out.told, Peers: out.peers,
+		Pods: pods.Pods, Read: func() metrics.Reading { return reader.begin() }, Telemetry: out.told, Peers: out.peers,
 	})
 	out.exporters = export.New(export.Config{
 		Node: o.nodeName, Version: programVersion(), LogsDir: o.logsDir, Stdout: os.Stdout,
@@ -69,14 +69,14 @@ func newOutgoing(o options, reader *reader, pods *podmap.Map, set *collectors.Se
 	if err != nil {
 		return nil, fmt.Errorf("registering the agent's own metrics: %w", err)
 	}
-	out.all = prometheus.Gatherers{out.metrics, out.own}
+	out.all = prometheus.GathererFunc(out.gather)
 	return out, nil
 }
 
 func (out *outgoing) ownConfig(reader *reader, captures *capture.Manager) own.Config {
 	config := own.Config{
 		Version: reader.about.GetVersion(), Kernel: reader.about.GetKernelVersion(), Start: time.Unix(0, reader.about.GetStartUnixNano()),
-		Node: out.node.Load, Telemetry: out.told, Others: []prometheus.Collector{out.exporters},
+		Node: out.metrics.Node, Telemetry: out.told, Others: []prometheus.Collector{out.exporters},
 		Series: func() (int64, map[string]int64) {
 			offered, _ := out.metrics.Series()
 			return offered, out.metrics.Folded()
@@ -98,17 +98,17 @@ func (out *outgoing) report(report *v1alpha1.TelemetryReport) {
 	report.Series, report.Folded = out.metrics.Series()
 }
 
-// noted is a reading whose node's row is kept for the agent's own metrics.
-type noted struct {
-	*reading
-	out *outgoing
-}
-
-// Node implements metrics.Reading.
-func (n noted) Node() *v1alpha1.NodeStats {
-	row := n.reading.Node()
-	n.out.node.Store(row)
-	return row
+// gather puts both kinds of families together. They have no name in common, and are sorted each: prometheus.Gatherers would
+// check and sort every series again.
+func (out *outgoing) gather() ([]*dto.MetricFamily, error) {
+	ours, err := out.metrics.Gather()
+	if err != nil {
+		return nil, err
+	}
+	own, err := out.own.Gather()
+	all := slices.Concat(ours, own)
+	slices.SortFunc(all, func(a, b *dto.MetricFamily) int { return strings.Compare(a.GetName(), b.GetName()) })
+	return all, err
 }
 
 // run lets out what is configured until the context ends.

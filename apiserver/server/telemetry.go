@@ -42,8 +42,8 @@ func newTelling(o *Options, config *genericapiserver.RecommendedConfig, client k
 		Own: own, Client: client, Identity: o.Identity, Agents: telemetryAgents{streams},
 		Pods: func(node string) iter.Seq[telemetry.Pod] { return podsOn(known, node) },
 		Owner: func(address netip.Addr, at time.Time) telemetry.Owner {
-			owner, _ := known.Owner(address, at)
-			return telemetryOwner(owner)
+			owner, since, _ := known.OwnerSince(address, at)
+			return telemetryOwner(owner, since)
 		},
 		Synced: known.Synced,
 	})
@@ -86,22 +86,22 @@ func podsOn(known *directory.Directory, node string) iter.Seq[telemetry.Pod] {
 	}
 }
 
-func telemetryOwner(owner directory.Owner) telemetry.Owner {
+func telemetryOwner(owner directory.Owner, since time.Time) telemetry.Owner {
 	switch {
 	case owner.Pod != nil:
-		return podOwner(owner.Pod)
+		return podOwner(owner.Pod, since)
 	case owner.Service != nil:
-		return telemetry.Owner{Kind: telemetry.ServiceOwner, Namespace: owner.Service.Namespace, Name: owner.Service.Name}
+		return telemetry.Owner{Kind: telemetry.ServiceOwner, Namespace: owner.Service.Namespace, Name: owner.Service.Name, Since: since}
 	case owner.Node != "":
-		return telemetry.Owner{Kind: telemetry.NodeOwner, Name: owner.Node}
+		return telemetry.Owner{Kind: telemetry.NodeOwner, Name: owner.Node, Since: since}
 	}
 	return telemetry.Owner{}
 }
 
-func podOwner(pod *live.Record) telemetry.Owner {
+func podOwner(pod *live.Record, since time.Time) telemetry.Owner {
 	kind, name := directory.Workload(pod)
 	return telemetry.Owner{
-		Kind: telemetry.PodOwner, Namespace: pod.Namespace, Name: pod.Name, WorkloadKind: kind, WorkloadName: name, Created: pod.Created.Time,
+		Kind: telemetry.PodOwner, Namespace: pod.Namespace, Name: pod.Name, WorkloadKind: kind, WorkloadName: name, Created: pod.Created.Time, Since: since,
 	}
 }
 

@@ -17,8 +17,14 @@ tool deepcopy-gen --go-header-file "$header" --output-file zz_generated.deepcopy
 
 echo "generating: openapi"
 mkdir -p $generated/openapi
+# Names of models are written beside each package that is named, so only ours is: others are in the module cache, which root
+# may write to. The definitions of this first call are thrown away.
+scratch=$(mktemp -d)
+tool openapi-gen --go-header-file "$header" --output-dir "$scratch" --output-pkg $module/$generated/openapi \
+	--output-file definitions.go --output-model-name-file zz_generated.model_name.go --report-filename /dev/null $api
+rm -r "$scratch"
 tool openapi-gen --go-header-file "$header" --output-dir $generated/openapi --output-pkg $module/$generated/openapi \
-	--output-file zz_generated.openapi.go --output-model-name-file zz_generated.model_name.go --report-filename /dev/null \
+	--output-file zz_generated.openapi.go --report-filename /dev/null \
 	$api k8s.io/apimachinery/pkg/apis/meta/v1 k8s.io/apimachinery/pkg/runtime k8s.io/apimachinery/pkg/version k8s.io/apimachinery/pkg/api/resource
 
 echo "generating: apply configurations"

@@ -75,7 +75,7 @@ func busyPod(key string, i int) *v1alpha1.PodStats {
 		row.Dns.Names = append(row.Dns.Names, &v1alpha1.DNSNameCount{Name: fmt.Sprintf("service-%d.team.svc.cluster.local", name), Count: int64(1000 - name), Failed: 3})
 	}
 	if i%10 == 0 {
-		row.ApiServer = &v1alpha1.APIServer{Connected: 12, Failed: 1, Open: 2, Handshake: latencies(8), Rtt: latencies(8)}
+		row.ApiServer = &v1alpha1.APIServer{Connected: 12, Failed: 1, Open: 2, Handshake: latencies(8), Rtt: latencies(8), ClosedRtt: latencies(8)}
 	}
 	return row
 }

@@ -90,6 +90,7 @@ const (
 	nodeDNSUnanswered
 	nodeDNSLatency
 	nodeAPIHandshake
+	nodeAPIRTT
 	nodeAPIConnections
 	nodeAPIOpen
 	nodeFlows
@@ -118,6 +119,7 @@ const (
 	podDNSNameQueries
 	podDNSNameFailures
 	podAPIHandshake
+	podAPIRTT
 	podAPIConnections
 
 	families
@@ -178,6 +180,7 @@ var catalogue = [families]Family{
 	nodeDNSUnanswered:           {Name: "node_dns_unanswered_total", Type: counter, Unit: "queries", Group: groupNode, Help: "DNS queries of all pods of the node that nobody answered within 10 s."},
 	nodeDNSLatency:              {Name: "node_dns_latency_seconds", Type: histogram, Unit: "seconds", Group: groupNode, Help: "From a DNS query to its response, of all pods of the node."},
 	nodeAPIHandshake:            {Name: "node_apiserver_handshake_seconds", Type: histogram, Unit: "seconds", Group: groupNode, Help: "From the first SYN to the established connection, of connections of the node's own network to the Kubernetes API."},
+	nodeAPIRTT:                  {Name: "node_apiserver_rtt_seconds", Type: histogram, Unit: "seconds", Group: groupNode, Help: "The last smoothed round-trip time of each connection of the node's own network to the Kubernetes API that was closed."},
 	nodeAPIConnections:          {Name: "node_apiserver_connections_total", Type: counter, Unit: "connections", Group: groupNode, Labels: []string{"result"}, Help: "Attempts of the node's own network to connect to the Kubernetes API."},
 	nodeAPIOpen:                 {Name: "node_apiserver_connections_open", Type: gauge, Unit: "connections", Group: groupNode, Help: "Connections of the node's own network to the Kubernetes API that are open."},
 	nodeFlows:                   {Name: "node_flows", Type: gauge, Unit: "flows", Group: groupNode, Help: "Flows in the kernel's tables."},
@@ -206,6 +209,7 @@ var catalogue = [families]Family{
 	podDNSNameQueries:   {Name: "pod_dns_name_queries_total", Type: counter, Unit: "queries", Group: groupDNS, Optional: nameLabels, Help: "DNS queries of the pod by name, for the names most asked for: at least so many were answered or given up."},
 	podDNSNameFailures:  {Name: "pod_dns_name_failures_total", Type: counter, Unit: "queries", Group: groupDNS, Optional: nameLabels, Help: "Of these, those that were answered with an error code, or not at all."},
 	podAPIHandshake:     {Name: "pod_apiserver_handshake_seconds", Type: histogram, Unit: "seconds", Group: groupAPIServer, Most: histogramSeries, Help: "From the first SYN to the established connection, of the pod's connections to the Kubernetes API."},
+	podAPIRTT:           {Name: "pod_apiserver_rtt_seconds", Type: histogram, Unit: "seconds", Group: groupAPIServer, Most: histogramSeries, Help: "The last smoothed round-trip time of each connection of the pod to the Kubernetes API that was closed."},
 	podAPIConnections:   {Name: "pod_apiserver_connections_total", Type: counter, Unit: "connections", Group: groupAPIServer, Labels: []string{"result"}, Most: 2, Help: "Attempts of the pod to connect to the Kubernetes API."},
 }
 

@@ -288,6 +288,7 @@ func (w *walk) apiOf(p *pod) {
 	w.count(podAPIConnections, a.Connected, "connected")
 	w.count(podAPIConnections, a.Failed, "failed")
 	w.distribution(podAPIHandshake, a.Handshake)
+	w.distribution(podAPIRTT, a.ClosedRtt)
 }
 
 // protocolName is a value of the label protocol, as nodeagent/peers has it; nothing where it is not known.

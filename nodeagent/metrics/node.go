@@ -246,6 +246,7 @@ func (w *writer) api(a *v1alpha1.APIServer) {
 	w.count(nodeAPIConnections, a.Failed, "result", "failed")
 	w.count(nodeAPIOpen, a.Open)
 	w.out.histogram(nodeAPIHandshake, nil, a.Handshake)
+	w.out.histogram(nodeAPIRTT, nil, a.ClosedRtt)
 }
 
 func (w *writer) flows(f *v1alpha1.FlowTable) {

@@ -1640,7 +1640,9 @@ type APIServer struct {
 	Connected int64 `protobuf:"varint,3,opt,name=connected,proto3" json:"connected,omitempty"`
 	Failed    int64 `protobuf:"varint,4,opt,name=failed,proto3" json:"failed,omitempty"`
 	// Connections that are open now.
-	Open          int64 `protobuf:"varint,5,opt,name=open,proto3" json:"open,omitempty"`
+	Open int64 `protobuf:"varint,5,opt,name=open,proto3" json:"open,omitempty"`
+	// Smoothed round-trip times of closed connections only, one last value each: it only rises.
+	ClosedRtt     *Histogram `protobuf:"bytes,6,opt,name=closed_rtt,json=closedRtt,proto3" json:"closed_rtt,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1708,6 +1710,13 @@ func (x *APIServer) GetOpen() int64 {
 		return x.Open
 	}
 	return 0
+}
+
+func (x *APIServer) GetClosedRtt() *Histogram {
+	if x != nil {
+		return x.ClosedRtt
+	}
+	return nil
 }
 
 type DNS struct {
@@ -7665,13 +7674,15 @@ const file_apis_agent_v1alpha1_agent_proto_rawDesc = "" +
 	"\x10open_minimum_rtt\x18\x1a \x01(\v2..networkobservability.agent.v1alpha1.HistogramR\x0eopenMinimumRtt\x12^\n" +
 	"\x13closed_smoothed_rtt\x18\x1b \x01(\v2..networkobservability.agent.v1alpha1.HistogramR\x11closedSmoothedRtt\x12\\\n" +
 	"\x12closed_minimum_rtt\x18\x1c \x01(\v2..networkobservability.agent.v1alpha1.HistogramR\x10closedMinimumRtt\x12&\n" +
-	"\x0fstart_unix_nano\x18\x1d \x01(\x03R\rstartUnixNano\"\xe5\x01\n" +
+	"\x0fstart_unix_nano\x18\x1d \x01(\x03R\rstartUnixNano\"\xb4\x02\n" +
 	"\tAPIServer\x12L\n" +
 	"\thandshake\x18\x01 \x01(\v2..networkobservability.agent.v1alpha1.HistogramR\thandshake\x12@\n" +
 	"\x03rtt\x18\x02 \x01(\v2..networkobservability.agent.v1alpha1.HistogramR\x03rtt\x12\x1c\n" +
 	"\tconnected\x18\x03 \x01(\x03R\tconnected\x12\x16\n" +
 	"\x06failed\x18\x04 \x01(\x03R\x06failed\x12\x12\n" +
-	"\x04open\x18\x05 \x01(\x03R\x04open\"\x84\x03\n" +
+	"\x04open\x18\x05 \x01(\x03R\x04open\x12M\n" +
+	"\n" +
+	"closed_rtt\x18\x06 \x01(\v2..networkobservability.agent.v1alpha1.HistogramR\tclosedRtt\"\x84\x03\n" +
 	"\x03DNS\x12I\n" +
 	"\aqueries\x18\x01 \x03(\v2/.networkobservability.agent.v1alpha1.DNSQueriesR\aqueries\x12O\n" +
 	"\tresponses\x18\x02 \x03(\v21.networkobservability.agent.v1alpha1.DNSResponsesR\tresponses\x12\x1e\n" +
@@ -8406,108 +8417,109 @@ var file_apis_agent_v1alpha1_agent_proto_depIdxs = []int32{
 	16,  // 32: networkobservability.agent.v1alpha1.Connections.closed_minimum_rtt:type_name -> networkobservability.agent.v1alpha1.Histogram
 	16,  // 33: networkobservability.agent.v1alpha1.APIServer.handshake:type_name -> networkobservability.agent.v1alpha1.Histogram
 	16,  // 34: networkobservability.agent.v1alpha1.APIServer.rtt:type_name -> networkobservability.agent.v1alpha1.Histogram
-	22,  // 35: networkobservability.agent.v1alpha1.DNS.queries:type_name -> networkobservability.agent.v1alpha1.DNSQueries
-	23,  // 36: networkobservability.agent.v1alpha1.DNS.responses:type_name -> networkobservability.agent.v1alpha1.DNSResponses
-	16,  // 37: networkobservability.agent.v1alpha1.DNS.latency:type_name -> networkobservability.agent.v1alpha1.Histogram
-	24,  // 38: networkobservability.agent.v1alpha1.DNS.names:type_name -> networkobservability.agent.v1alpha1.DNSNameCount
-	15,  // 39: networkobservability.agent.v1alpha1.InfiniBandPort.counters:type_name -> networkobservability.agent.v1alpha1.Counter
-	0,   // 40: networkobservability.agent.v1alpha1.Measurement.state:type_name -> networkobservability.agent.v1alpha1.State
-	33,  // 41: networkobservability.agent.v1alpha1.Traffic.receive:type_name -> networkobservability.agent.v1alpha1.DirectionTraffic
-	33,  // 42: networkobservability.agent.v1alpha1.Traffic.transmit:type_name -> networkobservability.agent.v1alpha1.DirectionTraffic
-	34,  // 43: networkobservability.agent.v1alpha1.DirectionTraffic.ipv4_unicast:type_name -> networkobservability.agent.v1alpha1.Counters
-	34,  // 44: networkobservability.agent.v1alpha1.DirectionTraffic.ipv4_non_unicast:type_name -> networkobservability.agent.v1alpha1.Counters
-	34,  // 45: networkobservability.agent.v1alpha1.DirectionTraffic.ipv6_unicast:type_name -> networkobservability.agent.v1alpha1.Counters
-	34,  // 46: networkobservability.agent.v1alpha1.DirectionTraffic.ipv6_non_unicast:type_name -> networkobservability.agent.v1alpha1.Counters
-	34,  // 47: networkobservability.agent.v1alpha1.DirectionTraffic.non_ip:type_name -> networkobservability.agent.v1alpha1.Counters
-	35,  // 48: networkobservability.agent.v1alpha1.DirectionTraffic.rates:type_name -> networkobservability.agent.v1alpha1.Rates
-	38,  // 49: networkobservability.agent.v1alpha1.Interface.receive:type_name -> networkobservability.agent.v1alpha1.InterfaceCounters
-	38,  // 50: networkobservability.agent.v1alpha1.Interface.transmit:type_name -> networkobservability.agent.v1alpha1.InterfaceCounters
-	37,  // 51: networkobservability.agent.v1alpha1.Interface.queue:type_name -> networkobservability.agent.v1alpha1.Queue
-	15,  // 52: networkobservability.agent.v1alpha1.Interface.driver:type_name -> networkobservability.agent.v1alpha1.Counter
-	35,  // 53: networkobservability.agent.v1alpha1.InterfaceCounters.rates:type_name -> networkobservability.agent.v1alpha1.Rates
-	41,  // 54: networkobservability.agent.v1alpha1.Protocols.tcp:type_name -> networkobservability.agent.v1alpha1.TCP
-	42,  // 55: networkobservability.agent.v1alpha1.Protocols.udp:type_name -> networkobservability.agent.v1alpha1.UDP
-	43,  // 56: networkobservability.agent.v1alpha1.Protocols.ipv4:type_name -> networkobservability.agent.v1alpha1.IP
-	43,  // 57: networkobservability.agent.v1alpha1.Protocols.ipv6:type_name -> networkobservability.agent.v1alpha1.IP
-	40,  // 58: networkobservability.agent.v1alpha1.Protocols.icmpv4:type_name -> networkobservability.agent.v1alpha1.ICMP
-	40,  // 59: networkobservability.agent.v1alpha1.Protocols.icmpv6:type_name -> networkobservability.agent.v1alpha1.ICMP
-	45,  // 60: networkobservability.agent.v1alpha1.AgentInfo.collectors:type_name -> networkobservability.agent.v1alpha1.Collector
-	7,   // 61: networkobservability.agent.v1alpha1.Collector.state:type_name -> networkobservability.agent.v1alpha1.Collector.State
-	1,   // 62: networkobservability.agent.v1alpha1.ReadFlowsRequest.direction:type_name -> networkobservability.agent.v1alpha1.Direction
-	2,   // 63: networkobservability.agent.v1alpha1.ReadFlowsRequest.verdicts:type_name -> networkobservability.agent.v1alpha1.Verdict
-	48,  // 64: networkobservability.agent.v1alpha1.ReadFlowsResponse.flows:type_name -> networkobservability.agent.v1alpha1.Flow
-	1,   // 65: networkobservability.agent.v1alpha1.Flow.direction:type_name -> networkobservability.agent.v1alpha1.Direction
-	34,  // 66: networkobservability.agent.v1alpha1.Flow.receive:type_name -> networkobservability.agent.v1alpha1.Counters
-	34,  // 67: networkobservability.agent.v1alpha1.Flow.transmit:type_name -> networkobservability.agent.v1alpha1.Counters
-	2,   // 68: networkobservability.agent.v1alpha1.Flow.verdict:type_name -> networkobservability.agent.v1alpha1.Verdict
-	5,   // 69: networkobservability.agent.v1alpha1.Flow.drop_class:type_name -> networkobservability.agent.v1alpha1.Drop.Class
-	50,  // 70: networkobservability.agent.v1alpha1.EnsureCaptureRequest.targets:type_name -> networkobservability.agent.v1alpha1.CaptureTarget
-	53,  // 71: networkobservability.agent.v1alpha1.SealCaptureRequest.names:type_name -> networkobservability.agent.v1alpha1.CaptureName
-	8,   // 72: networkobservability.agent.v1alpha1.CaptureState.phase:type_name -> networkobservability.agent.v1alpha1.CaptureState.Phase
-	9,   // 73: networkobservability.agent.v1alpha1.CaptureState.reason:type_name -> networkobservability.agent.v1alpha1.CaptureState.Reason
-	58,  // 74: networkobservability.agent.v1alpha1.CaptureState.parts:type_name -> networkobservability.agent.v1alpha1.CapturePart
-	60,  // 75: networkobservability.agent.v1alpha1.CaptureState.missing:type_name -> networkobservability.agent.v1alpha1.CaptureMissing
-	72,  // 76: networkobservability.agent.v1alpha1.CaptureState.outputs:type_name -> networkobservability.agent.v1alpha1.CaptureOutputState
-	8,   // 77: networkobservability.agent.v1alpha1.CapturePart.phase:type_name -> networkobservability.agent.v1alpha1.CaptureState.Phase
-	9,   // 78: networkobservability.agent.v1alpha1.CapturePart.reason:type_name -> networkobservability.agent.v1alpha1.CaptureState.Reason
-	59,  // 79: networkobservability.agent.v1alpha1.CapturePart.counts:type_name -> networkobservability.agent.v1alpha1.CaptureCounts
-	50,  // 80: networkobservability.agent.v1alpha1.CaptureMissing.target:type_name -> networkobservability.agent.v1alpha1.CaptureTarget
-	57,  // 81: networkobservability.agent.v1alpha1.DescribeCaptureResponse.state:type_name -> networkobservability.agent.v1alpha1.CaptureState
-	53,  // 82: networkobservability.agent.v1alpha1.DescribeCaptureResponse.names:type_name -> networkobservability.agent.v1alpha1.CaptureName
-	63,  // 83: networkobservability.agent.v1alpha1.DescribeCaptureResponse.marks:type_name -> networkobservability.agent.v1alpha1.CaptureMark
-	58,  // 84: networkobservability.agent.v1alpha1.ReadCaptureResponse.parts:type_name -> networkobservability.agent.v1alpha1.CapturePart
-	57,  // 85: networkobservability.agent.v1alpha1.ReadCaptureResponse.end:type_name -> networkobservability.agent.v1alpha1.CaptureState
-	67,  // 86: networkobservability.agent.v1alpha1.StoreCaptureRequest.outputs:type_name -> networkobservability.agent.v1alpha1.CaptureOutput
-	68,  // 87: networkobservability.agent.v1alpha1.CaptureOutput.s3:type_name -> networkobservability.agent.v1alpha1.S3Output
-	69,  // 88: networkobservability.agent.v1alpha1.CaptureOutput.azure_blob:type_name -> networkobservability.agent.v1alpha1.AzureBlobOutput
-	70,  // 89: networkobservability.agent.v1alpha1.CaptureOutput.gcs:type_name -> networkobservability.agent.v1alpha1.GCSOutput
-	71,  // 90: networkobservability.agent.v1alpha1.CaptureOutput.volume:type_name -> networkobservability.agent.v1alpha1.VolumeOutput
-	10,  // 91: networkobservability.agent.v1alpha1.CaptureOutputState.phase:type_name -> networkobservability.agent.v1alpha1.CaptureOutputState.Phase
-	73,  // 92: networkobservability.agent.v1alpha1.CaptureOutputState.objects:type_name -> networkobservability.agent.v1alpha1.CaptureObject
-	75,  // 93: networkobservability.agent.v1alpha1.TelemetryUpdate.config:type_name -> networkobservability.agent.v1alpha1.TelemetryConfig
-	82,  // 94: networkobservability.agent.v1alpha1.TelemetryUpdate.pods:type_name -> networkobservability.agent.v1alpha1.TelemetryPod
-	83,  // 95: networkobservability.agent.v1alpha1.TelemetryUpdate.names:type_name -> networkobservability.agent.v1alpha1.TelemetryName
-	76,  // 96: networkobservability.agent.v1alpha1.TelemetryConfig.groups:type_name -> networkobservability.agent.v1alpha1.TelemetryGroup
-	77,  // 97: networkobservability.agent.v1alpha1.TelemetryConfig.flow_logs:type_name -> networkobservability.agent.v1alpha1.TelemetryFlowLogs
-	78,  // 98: networkobservability.agent.v1alpha1.TelemetryConfig.exporters:type_name -> networkobservability.agent.v1alpha1.TelemetryExporter
-	3,   // 99: networkobservability.agent.v1alpha1.TelemetryGroup.name:type_name -> networkobservability.agent.v1alpha1.TelemetryGroupName
-	4,   // 100: networkobservability.agent.v1alpha1.TelemetryGroup.labels:type_name -> networkobservability.agent.v1alpha1.TelemetryLabel
-	2,   // 101: networkobservability.agent.v1alpha1.TelemetryFlowLogs.verdicts:type_name -> networkobservability.agent.v1alpha1.Verdict
-	79,  // 102: networkobservability.agent.v1alpha1.TelemetryExporter.otlp:type_name -> networkobservability.agent.v1alpha1.OTLPDestination
-	80,  // 103: networkobservability.agent.v1alpha1.TelemetryExporter.file:type_name -> networkobservability.agent.v1alpha1.FileDestination
-	81,  // 104: networkobservability.agent.v1alpha1.TelemetryExporter.stdout:type_name -> networkobservability.agent.v1alpha1.StdoutDestination
-	88,  // 105: networkobservability.agent.v1alpha1.OTLPDestination.headers:type_name -> networkobservability.agent.v1alpha1.OTLPDestination.HeadersEntry
-	3,   // 106: networkobservability.agent.v1alpha1.TelemetryPod.groups:type_name -> networkobservability.agent.v1alpha1.TelemetryGroupName
-	84,  // 107: networkobservability.agent.v1alpha1.TelemetryName.pod:type_name -> networkobservability.agent.v1alpha1.TelemetryPeerPod
-	85,  // 108: networkobservability.agent.v1alpha1.TelemetryName.service:type_name -> networkobservability.agent.v1alpha1.TelemetryService
-	87,  // 109: networkobservability.agent.v1alpha1.TelemetryReport.exporters:type_name -> networkobservability.agent.v1alpha1.TelemetryExporterState
-	11,  // 110: networkobservability.agent.v1alpha1.Agent.ReadStats:input_type -> networkobservability.agent.v1alpha1.ReadStatsRequest
-	46,  // 111: networkobservability.agent.v1alpha1.Agent.ReadFlows:input_type -> networkobservability.agent.v1alpha1.ReadFlowsRequest
-	49,  // 112: networkobservability.agent.v1alpha1.Agent.EnsureCapture:input_type -> networkobservability.agent.v1alpha1.EnsureCaptureRequest
-	51,  // 113: networkobservability.agent.v1alpha1.Agent.StopCapture:input_type -> networkobservability.agent.v1alpha1.StopCaptureRequest
-	52,  // 114: networkobservability.agent.v1alpha1.Agent.SealCapture:input_type -> networkobservability.agent.v1alpha1.SealCaptureRequest
-	66,  // 115: networkobservability.agent.v1alpha1.Agent.StoreCapture:input_type -> networkobservability.agent.v1alpha1.StoreCaptureRequest
-	54,  // 116: networkobservability.agent.v1alpha1.Agent.DeleteCapture:input_type -> networkobservability.agent.v1alpha1.DeleteCaptureRequest
-	56,  // 117: networkobservability.agent.v1alpha1.Agent.ListCaptures:input_type -> networkobservability.agent.v1alpha1.ListCapturesRequest
-	61,  // 118: networkobservability.agent.v1alpha1.Agent.DescribeCapture:input_type -> networkobservability.agent.v1alpha1.DescribeCaptureRequest
-	64,  // 119: networkobservability.agent.v1alpha1.Agent.ReadCapture:input_type -> networkobservability.agent.v1alpha1.ReadCaptureRequest
-	74,  // 120: networkobservability.agent.v1alpha1.Agent.ConfigureTelemetry:input_type -> networkobservability.agent.v1alpha1.TelemetryUpdate
-	12,  // 121: networkobservability.agent.v1alpha1.Agent.ReadStats:output_type -> networkobservability.agent.v1alpha1.ReadStatsResponse
-	47,  // 122: networkobservability.agent.v1alpha1.Agent.ReadFlows:output_type -> networkobservability.agent.v1alpha1.ReadFlowsResponse
-	57,  // 123: networkobservability.agent.v1alpha1.Agent.EnsureCapture:output_type -> networkobservability.agent.v1alpha1.CaptureState
-	57,  // 124: networkobservability.agent.v1alpha1.Agent.StopCapture:output_type -> networkobservability.agent.v1alpha1.CaptureState
-	57,  // 125: networkobservability.agent.v1alpha1.Agent.SealCapture:output_type -> networkobservability.agent.v1alpha1.CaptureState
-	57,  // 126: networkobservability.agent.v1alpha1.Agent.StoreCapture:output_type -> networkobservability.agent.v1alpha1.CaptureState
-	55,  // 127: networkobservability.agent.v1alpha1.Agent.DeleteCapture:output_type -> networkobservability.agent.v1alpha1.DeleteCaptureResponse
-	57,  // 128: networkobservability.agent.v1alpha1.Agent.ListCaptures:output_type -> networkobservability.agent.v1alpha1.CaptureState
-	62,  // 129: networkobservability.agent.v1alpha1.Agent.DescribeCapture:output_type -> networkobservability.agent.v1alpha1.DescribeCaptureResponse
-	65,  // 130: networkobservability.agent.v1alpha1.Agent.ReadCapture:output_type -> networkobservability.agent.v1alpha1.ReadCaptureResponse
-	86,  // 131: networkobservability.agent.v1alpha1.Agent.ConfigureTelemetry:output_type -> networkobservability.agent.v1alpha1.TelemetryReport
-	121, // [121:132] is the sub-list for method output_type
-	110, // [110:121] is the sub-list for method input_type
-	110, // [110:110] is the sub-list for extension type_name
-	110, // [110:110] is the sub-list for extension extendee
-	0,   // [0:110] is the sub-list for field type_name
+	16,  // 35: networkobservability.agent.v1alpha1.APIServer.closed_rtt:type_name -> networkobservability.agent.v1alpha1.Histogram
+	22,  // 36: networkobservability.agent.v1alpha1.DNS.queries:type_name -> networkobservability.agent.v1alpha1.DNSQueries
+	23,  // 37: networkobservability.agent.v1alpha1.DNS.responses:type_name -> networkobservability.agent.v1alpha1.DNSResponses
+	16,  // 38: networkobservability.agent.v1alpha1.DNS.latency:type_name -> networkobservability.agent.v1alpha1.Histogram
+	24,  // 39: networkobservability.agent.v1alpha1.DNS.names:type_name -> networkobservability.agent.v1alpha1.DNSNameCount
+	15,  // 40: networkobservability.agent.v1alpha1.InfiniBandPort.counters:type_name -> networkobservability.agent.v1alpha1.Counter
+	0,   // 41: networkobservability.agent.v1alpha1.Measurement.state:type_name -> networkobservability.agent.v1alpha1.State
+	33,  // 42: networkobservability.agent.v1alpha1.Traffic.receive:type_name -> networkobservability.agent.v1alpha1.DirectionTraffic
+	33,  // 43: networkobservability.agent.v1alpha1.Traffic.transmit:type_name -> networkobservability.agent.v1alpha1.DirectionTraffic
+	34,  // 44: networkobservability.agent.v1alpha1.DirectionTraffic.ipv4_unicast:type_name -> networkobservability.agent.v1alpha1.Counters
+	34,  // 45: networkobservability.agent.v1alpha1.DirectionTraffic.ipv4_non_unicast:type_name -> networkobservability.agent.v1alpha1.Counters
+	34,  // 46: networkobservability.agent.v1alpha1.DirectionTraffic.ipv6_unicast:type_name -> networkobservability.agent.v1alpha1.Counters
+	34,  // 47: networkobservability.agent.v1alpha1.DirectionTraffic.ipv6_non_unicast:type_name -> networkobservability.agent.v1alpha1.Counters
+	34,  // 48: networkobservability.agent.v1alpha1.DirectionTraffic.non_ip:type_name -> networkobservability.agent.v1alpha1.Counters
+	35,  // 49: networkobservability.agent.v1alpha1.DirectionTraffic.rates:type_name -> networkobservability.agent.v1alpha1.Rates
+	38,  // 50: networkobservability.agent.v1alpha1.Interface.receive:type_name -> networkobservability.agent.v1alpha1.InterfaceCounters
+	38,  // 51: networkobservability.agent.v1alpha1.Interface.transmit:type_name -> networkobservability.agent.v1alpha1.InterfaceCounters
+	37,  // 52: networkobservability.agent.v1alpha1.Interface.queue:type_name -> networkobservability.agent.v1alpha1.Queue
+	15,  // 53: networkobservability.agent.v1alpha1.Interface.driver:type_name -> networkobservability.agent.v1alpha1.Counter
+	35,  // 54: networkobservability.agent.v1alpha1.InterfaceCounters.rates:type_name -> networkobservability.agent.v1alpha1.Rates
+	41,  // 55: networkobservability.agent.v1alpha1.Protocols.tcp:type_name -> networkobservability.agent.v1alpha1.TCP
+	42,  // 56: networkobservability.agent.v1alpha1.Protocols.udp:type_name -> networkobservability.agent.v1alpha1.UDP
+	43,  // 57: networkobservability.agent.v1alpha1.Protocols.ipv4:type_name -> networkobservability.agent.v1alpha1.IP
+	43,  // 58: networkobservability.agent.v1alpha1.Protocols.ipv6:type_name -> networkobservability.agent.v1alpha1.IP
+	40,  // 59: networkobservability.agent.v1alpha1.Protocols.icmpv4:type_name -> networkobservability.agent.v1alpha1.ICMP
+	40,  // 60: networkobservability.agent.v1alpha1.Protocols.icmpv6:type_name -> networkobservability.agent.v1alpha1.ICMP
+	45,  // 61: networkobservability.agent.v1alpha1.AgentInfo.collectors:type_name -> networkobservability.agent.v1alpha1.Collector
+	7,   // 62: networkobservability.agent.v1alpha1.Collector.state:type_name -> networkobservability.agent.v1alpha1.Collector.State
+	1,   // 63: networkobservability.agent.v1alpha1.ReadFlowsRequest.direction:type_name -> networkobservability.agent.v1alpha1.Direction
+	2,   // 64: networkobservability.agent.v1alpha1.ReadFlowsRequest.verdicts:type_name -> networkobservability.agent.v1alpha1.Verdict
+	48,  // 65: networkobservability.agent.v1alpha1.ReadFlowsResponse.flows:type_name -> networkobservability.agent.v1alpha1.Flow
+	1,   // 66: networkobservability.agent.v1alpha1.Flow.direction:type_name -> networkobservability.agent.v1alpha1.Direction
+	34,  // 67: networkobservability.agent.v1alpha1.Flow.receive:type_name -> networkobservability.agent.v1alpha1.Counters
+	34,  // 68: networkobservability.agent.v1alpha1.Flow.transmit:type_name -> networkobservability.agent.v1alpha1.Counters
+	2,   // 69: networkobservability.agent.v1alpha1.Flow.verdict:type_name -> networkobservability.agent.v1alpha1.Verdict
+	5,   // 70: networkobservability.agent.v1alpha1.Flow.drop_class:type_name -> networkobservability.agent.v1alpha1.Drop.Class
+	50,  // 71: networkobservability.agent.v1alpha1.EnsureCaptureRequest.targets:type_name -> networkobservability.agent.v1alpha1.CaptureTarget
+	53,  // 72: networkobservability.agent.v1alpha1.SealCaptureRequest.names:type_name -> networkobservability.agent.v1alpha1.CaptureName
+	8,   // 73: networkobservability.agent.v1alpha1.CaptureState.phase:type_name -> networkobservability.agent.v1alpha1.CaptureState.Phase
+	9,   // 74: networkobservability.agent.v1alpha1.CaptureState.reason:type_name -> networkobservability.agent.v1alpha1.CaptureState.Reason
+	58,  // 75: networkobservability.agent.v1alpha1.CaptureState.parts:type_name -> networkobservability.agent.v1alpha1.CapturePart
+	60,  // 76: networkobservability.agent.v1alpha1.CaptureState.missing:type_name -> networkobservability.agent.v1alpha1.CaptureMissing
+	72,  // 77: networkobservability.agent.v1alpha1.CaptureState.outputs:type_name -> networkobservability.agent.v1alpha1.CaptureOutputState
+	8,   // 78: networkobservability.agent.v1alpha1.CapturePart.phase:type_name -> networkobservability.agent.v1alpha1.CaptureState.Phase
+	9,   // 79: networkobservability.agent.v1alpha1.CapturePart.reason:type_name -> networkobservability.agent.v1alpha1.CaptureState.Reason
+	59,  // 80: networkobservability.agent.v1alpha1.CapturePart.counts:type_name -> networkobservability.agent.v1alpha1.CaptureCounts
+	50,  // 81: networkobservability.agent.v1alpha1.CaptureMissing.target:type_name -> networkobservability.agent.v1alpha1.CaptureTarget
+	57,  // 82: networkobservability.agent.v1alpha1.DescribeCaptureResponse.state:type_name -> networkobservability.agent.v1alpha1.CaptureState
+	53,  // 83: networkobservability.agent.v1alpha1.DescribeCaptureResponse.names:type_name -> networkobservability.agent.v1alpha1.CaptureName
+	63,  // 84: networkobservability.agent.v1alpha1.DescribeCaptureResponse.marks:type_name -> networkobservability.agent.v1alpha1.CaptureMark
+	58,  // 85: networkobservability.agent.v1alpha1.ReadCaptureResponse.parts:type_name -> networkobservability.agent.v1alpha1.CapturePart
+	57,  // 86: networkobservability.agent.v1alpha1.ReadCaptureResponse.end:type_name -> networkobservability.agent.v1alpha1.CaptureState
+	67,  // 87: networkobservability.agent.v1alpha1.StoreCaptureRequest.outputs:type_name -> networkobservability.agent.v1alpha1.CaptureOutput
+	68,  // 88: networkobservability.agent.v1alpha1.CaptureOutput.s3:type_name -> networkobservability.agent.v1alpha1.S3Output
+	69,  // 89: networkobservability.agent.v1alpha1.CaptureOutput.azure_blob:type_name -> networkobservability.agent.v1alpha1.AzureBlobOutput
+	70,  // 90: networkobservability.agent.v1alpha1.CaptureOutput.gcs:type_name -> networkobservability.agent.v1alpha1.GCSOutput
+	71,  // 91: networkobservability.agent.v1alpha1.CaptureOutput.volume:type_name -> networkobservability.agent.v1alpha1.VolumeOutput
+	10,  // 92: networkobservability.agent.v1alpha1.CaptureOutputState.phase:type_name -> networkobservability.agent.v1alpha1.CaptureOutputState.Phase
+	73,  // 93: networkobservability.agent.v1alpha1.CaptureOutputState.objects:type_name -> networkobservability.agent.v1alpha1.CaptureObject
+	75,  // 94: networkobservability.agent.v1alpha1.TelemetryUpdate.config:type_name -> networkobservability.agent.v1alpha1.TelemetryConfig
+	82,  // 95: networkobservability.agent.v1alpha1.TelemetryUpdate.pods:type_name -> networkobservability.agent.v1alpha1.TelemetryPod
+	83,  // 96: networkobservability.agent.v1alpha1.TelemetryUpdate.names:type_name -> networkobservability.agent.v1alpha1.TelemetryName
+	76,  // 97: networkobservability.agent.v1alpha1.TelemetryConfig.groups:type_name -> networkobservability.agent.v1alpha1.TelemetryGroup
+	77,  // 98: networkobservability.agent.v1alpha1.TelemetryConfig.flow_logs:type_name -> networkobservability.agent.v1alpha1.TelemetryFlowLogs
+	78,  // 99: networkobservability.agent.v1alpha1.TelemetryConfig.exporters:type_name -> networkobservability.agent.v1alpha1.TelemetryExporter
+	3,   // 100: networkobservability.agent.v1alpha1.TelemetryGroup.name:type_name -> networkobservability.agent.v1alpha1.TelemetryGroupName
+	4,   // 101: networkobservability.agent.v1alpha1.TelemetryGroup.labels:type_name -> networkobservability.agent.v1alpha1.TelemetryLabel
+	2,   // 102: networkobservability.agent.v1alpha1.TelemetryFlowLogs.verdicts:type_name -> networkobservability.agent.v1alpha1.Verdict
+	79,  // 103: networkobservability.agent.v1alpha1.TelemetryExporter.otlp:type_name -> networkobservability.agent.v1alpha1.OTLPDestination
+	80,  // 104: networkobservability.agent.v1alpha1.TelemetryExporter.file:type_name -> networkobservability.agent.v1alpha1.FileDestination
+	81,  // 105: networkobservability.agent.v1alpha1.TelemetryExporter.stdout:type_name -> networkobservability.agent.v1alpha1.StdoutDestination
+	88,  // 106: networkobservability.agent.v1alpha1.OTLPDestination.headers:type_name -> networkobservability.agent.v1alpha1.OTLPDestination.HeadersEntry
+	3,   // 107: networkobservability.agent.v1alpha1.TelemetryPod.groups:type_name -> networkobservability.agent.v1alpha1.TelemetryGroupName
+	84,  // 108: networkobservability.agent.v1alpha1.TelemetryName.pod:type_name -> networkobservability.agent.v1alpha1.TelemetryPeerPod
+	85,  // 109: networkobservability.agent.v1alpha1.TelemetryName.service:type_name -> networkobservability.agent.v1alpha1.TelemetryService
+	87,  // 110: networkobservability.agent.v1alpha1.TelemetryReport.exporters:type_name -> networkobservability.agent.v1alpha1.TelemetryExporterState
+	11,  // 111: networkobservability.agent.v1alpha1.Agent.ReadStats:input_type -> networkobservability.agent.v1alpha1.ReadStatsRequest
+	46,  // 112: networkobservability.agent.v1alpha1.Agent.ReadFlows:input_type -> networkobservability.agent.v1alpha1.ReadFlowsRequest
+	49,  // 113: networkobservability.agent.v1alpha1.Agent.EnsureCapture:input_type -> networkobservability.agent.v1alpha1.EnsureCaptureRequest
+	51,  // 114: networkobservability.agent.v1alpha1.Agent.StopCapture:input_type -> networkobservability.agent.v1alpha1.StopCaptureRequest
+	52,  // 115: networkobservability.agent.v1alpha1.Agent.SealCapture:input_type -> networkobservability.agent.v1alpha1.SealCaptureRequest
+	66,  // 116: networkobservability.agent.v1alpha1.Agent.StoreCapture:input_type -> networkobservability.agent.v1alpha1.StoreCaptureRequest
+	54,  // 117: networkobservability.agent.v1alpha1.Agent.DeleteCapture:input_type -> networkobservability.agent.v1alpha1.DeleteCaptureRequest
+	56,  // 118: networkobservability.agent.v1alpha1.Agent.ListCaptures:input_type -> networkobservability.agent.v1alpha1.ListCapturesRequest
+	61,  // 119: networkobservability.agent.v1alpha1.Agent.DescribeCapture:input_type -> networkobservability.agent.v1alpha1.DescribeCaptureRequest
+	64,  // 120: networkobservability.agent.v1alpha1.Agent.ReadCapture:input_type -> networkobservability.agent.v1alpha1.ReadCaptureRequest
+	74,  // 121: networkobservability.agent.v1alpha1.Agent.ConfigureTelemetry:input_type -> networkobservability.agent.v1alpha1.TelemetryUpdate
+	12,  // 122: networkobservability.agent.v1alpha1.Agent.ReadStats:output_type -> networkobservability.agent.v1alpha1.ReadStatsResponse
+	47,  // 123: networkobservability.agent.v1alpha1.Agent.ReadFlows:output_type -> networkobservability.agent.v1alpha1.ReadFlowsResponse
+	57,  // 124: networkobservability.agent.v1alpha1.Agent.EnsureCapture:output_type -> networkobservability.agent.v1alpha1.CaptureState
+	57,  // 125: networkobservability.agent.v1alpha1.Agent.StopCapture:output_type -> networkobservability.agent.v1alpha1.CaptureState
+	57,  // 126: networkobservability.agent.v1alpha1.Agent.SealCapture:output_type -> networkobservability.agent.v1alpha1.CaptureState
+	57,  // 127: networkobservability.agent.v1alpha1.Agent.StoreCapture:output_type -> networkobservability.agent.v1alpha1.CaptureState
+	55,  // 128: networkobservability.agent.v1alpha1.Agent.DeleteCapture:output_type -> networkobservability.agent.v1alpha1.DeleteCaptureResponse
+	57,  // 129: networkobservability.agent.v1alpha1.Agent.ListCaptures:output_type -> networkobservability.agent.v1alpha1.CaptureState
+	62,  // 130: networkobservability.agent.v1alpha1.Agent.DescribeCapture:output_type -> networkobservability.agent.v1alpha1.DescribeCaptureResponse
+	65,  // 131: networkobservability.agent.v1alpha1.Agent.ReadCapture:output_type -> networkobservability.agent.v1alpha1.ReadCaptureResponse
+	86,  // 132: networkobservability.agent.v1alpha1.Agent.ConfigureTelemetry:output_type -> networkobservability.agent.v1alpha1.TelemetryReport
+	122, // [122:133] is the sub-list for method output_type
+	111, // [111:122] is the sub-list for method input_type
+	111, // [111:111] is the sub-list for extension type_name
+	111, // [111:111] is the sub-list for extension extendee
+	0,   // [0:111] is the sub-list for field type_name
 }
 
 func init() { file_apis_agent_v1alpha1_agent_proto_init() }

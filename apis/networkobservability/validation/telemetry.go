@@ -46,7 +46,7 @@ var labelsOf = map[v1alpha1.PodMetricGroup][]v1alpha1.PodMetricLabel{
 // seriesOf is how many series a busy pod has of a group (a histogram's are 11), and for each combination of values of
 // labels that were asked for.
 var seriesOf = map[v1alpha1.PodMetricGroup]struct{ pod, combination int64 }{
-	v1alpha1.PodTraffic: {6, 4}, v1alpha1.PodDrops: {10, 1}, v1alpha1.PodTCP: {28, 0}, v1alpha1.PodDNS: {30, 2}, v1alpha1.PodAPIServer: {13, 0},
+	v1alpha1.PodTraffic: {6, 4}, v1alpha1.PodDrops: {10, 1}, v1alpha1.PodTCP: {28, 0}, v1alpha1.PodDNS: {30, 2}, v1alpha1.PodAPIServer: {24, 0},
 }
 
 // NetworkTelemetry checks a NetworkTelemetry that is to be created.

@@ -82,7 +82,7 @@ func TestNetworkTelemetry(t *testing.T) {
 		},
 		"{seriesLimit: 737, podMetrics: [{group: Traffic, labels: [Port], labelValuesLimit: 50}, {group: DNS, labels: [DNSName], labelValuesLimit: 100}]}": nil,
 		"{seriesLimit: 100, podMetrics: [{group: Traffic, labelValuesLimit: 10000}]}":                                                                      nil,
-		"{seriesLimit: 175, podMetrics: [{group: Traffic}, {group: Drops}, {group: TCP}, {group: DNS}, {group: APIServer}]}":                               {"spec.seriesLimit: Invalid value: 175: must be at least 176"},
+		"{seriesLimit: 197, podMetrics: [{group: Traffic}, {group: Drops}, {group: TCP}, {group: DNS}, {group: APIServer}]}":                               {"spec.seriesLimit: Invalid value: 197: must be at least 198"},
 
 		"flowLogs: {verdicts: [Dropped, Lost]}":                                                                                                       {`spec.flowLogs.verdicts[1]: Unsupported value: "Lost": supported values: "Forwarded", "Dropped", "Rejected"`},
 		"flowLogs: {verdicts: [Dropped, Dropped, Dropped, Dropped]}":                                                                                  {"spec.flowLogs.verdicts: Too many: 4"},

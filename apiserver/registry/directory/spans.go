@@ -18,26 +18,39 @@ func (s span) covers(at, slack int64) bool {
 	return s.from-slack <= at && (s.to == 0 || at < s.to+slack)
 }
 
+func (s span) since() time.Time {
+	if s.from <= 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, s.from)
+}
+
 // slack is how far clocks may be apart before an address has no owner. Within a span it is not needed: only where nobody
 // held the address, a neighbour in time is taken.
 const slack = 2 * time.Second
 
 // Owner is who held an address at a time.
 func (d *Directory) Owner(address netip.Addr, at time.Time) (Owner, bool) {
+	owner, _, ok := d.OwnerSince(address, at)
+	return owner, ok
+}
+
+// OwnerSince is Owner, with since when; zero where that is not known.
+func (d *Directory) OwnerSince(address netip.Addr, at time.Time) (owner Owner, since time.Time, ok bool) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	spans := d.addresses[address]
 	for _, allowed := range []time.Duration{0, slack} {
 		for _, span := range slices.Backward(spans) {
 			if span.covers(at.UnixNano(), int64(allowed)) {
-				return span.holder.owner, true
+				return span.holder.owner, span.since(), true
 			}
 		}
 	}
 	if node, ok := d.conventional[address]; ok {
-		return Owner{Node: node}, true
+		return Owner{Node: node}, time.Time{}, true
 	}
-	return Owner{}, false
+	return Owner{}, time.Time{}, false
 }
 
 // openSpan begins a span. Whoever had the address until then has lost it, told or not.

@@ -79,6 +79,7 @@ func (s *snapshot) fill(number uint64) (*v1alpha1.Connections, *v1alpha1.APIServ
 	return connections, &v1alpha1.APIServer{
 		Handshake: histograms.Wire(&s.totals.Latencies[bpf.APIHandshake]),
 		Rtt:       histograms.Wire(&s.totals.Latencies[bpf.APIClosedRTT], &open.api),
+		ClosedRtt: histograms.Wire(&s.totals.Latencies[bpf.APIClosedRTT]),
 		Connected: int64(s.totals.APIConnected),
 		Failed:    int64(s.totals.APIFailed),
 		Open:      now.apiOpen,
