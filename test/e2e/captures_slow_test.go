@@ -13,7 +13,7 @@ import (
 )
 
 // TestCaptureSlowClient has clients read a byte a second, of a capture that runs and of a file. The server reads no further ahead of
-// them than buffers on the way hold, others get everything meanwhile, and nothing is lost.
+// them than buffers on the way hold, others get everything meanwhile, and no packet is dropped because of them.
 func TestCaptureSlowClient(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
