@@ -78,7 +78,7 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	server := serve.NewServer(serve.Config{
-		Reader: reader, Flows: flowReader(set), Captures: captureKeeper(captures), Telemetry: out.told,
+		Reader: reader, Flows: flowReader(set), Captures: captureKeeper(captures), Telemetry: out.told, Observer: out.own,
 		Transport: serve.Transport(o.caDir, certificate.Current),
 	})
 	health := &serve.Health{}
@@ -96,13 +96,8 @@ func run(ctx context.Context, o options) error {
 		if err := awaitStart(ctx, looked, certificate); err != nil {
 			return nil
 		}
+		group.Go(func() error { return out.serve(ctx, o.metricsAddress, client, certificate.Current) })
 		return serveAPI(ctx, o.listen, server, health)
-	})
-	group.Go(func() error {
-		if err := awaitStart(ctx, looked, certificate); err != nil {
-			return nil
-		}
-		return out.serve(ctx, o.metricsAddress, client, certificate.Current)
 	})
 	err = group.Wait()
 	klog.InfoS("Ended; counting goes on")

@@ -1,9 +1,11 @@
 // The nodeagent runs on every node. It finds the node's pods in the kernel, counts their traffic with eBPF, and answers
-// the API server, which asks when somebody asks it. It calls nobody, but for its own certificate.
+// the API server, which asks when somebody asks it. It offers metrics to who may scrape them, and sends what a NetworkTelemetry
+// asks for; otherwise it calls nobody but Kubernetes, for its own certificate and about who scrapes.
 //
 //	main.go      flags and commands
 //	config.go    the file of options
 //	agent.go     the whole program on a page: what is made, and what runs
+//	outgoing.go  the same for what leaves it beside answers
 //	resident.go  memory that only starting needs
 //	podmap/      which pods there are
 //	podindex/    tells programs in the kernel which pod a namespace, cgroup or address belongs to
@@ -12,6 +14,14 @@
 //	flows/       the history of flows
 //	capture/     packets, recorded on disk
 //	serve/       gRPC, certificates, health
+//	telemetry/   what shall leave the agent beside answers, and the names that this needs
+//	metrics/     families of metrics of node and pods
+//	peers/       counters by peer, Service, port and name
+//	own/         metrics of the agent itself
+//	retina/      the same numbers under Retina's names
+//	scrape/      HTTPS for who may read metrics
+//	flowlog/     records of flows
+//	export/      where metrics and records are sent to
 package main
 
 import (

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -65,18 +63,18 @@ func newOutgoing(o options, reader *reader, pods *podmap.Map, set *collectors.Se
 		Metrics: func() ([]*dto.MetricFamily, error) { return out.all.Gather() }, Failed: logExporter,
 	})
 	out.logger = flowlog.New(flowlog.Config{Flows: set.Flows(), Telemetry: out.told, Log: out.exporters.Log})
-	out.own, err = own.New(out.ownConfig(reader, captures))
+	out.own, err = own.New(out.ownConfig(o, reader, set, captures))
 	if err != nil {
 		return nil, fmt.Errorf("registering the agent's own metrics: %w", err)
 	}
-	out.all = prometheus.GathererFunc(out.gather)
+	out.all = own.Join(out.metrics, out.own)
 	return out, nil
 }
 
-func (out *outgoing) ownConfig(reader *reader, captures *capture.Manager) own.Config {
+func (out *outgoing) ownConfig(o options, reader *reader, set *collectors.Set, captures *capture.Manager) own.Config {
 	config := own.Config{
 		Version: reader.about.GetVersion(), Kernel: reader.about.GetKernelVersion(), Start: time.Unix(0, reader.about.GetStartUnixNano()),
-		Node: out.metrics.Node, Telemetry: out.told, Others: []prometheus.Collector{out.exporters},
+		Node: out.metrics.Node, Hooks: set.Hooks, Disabled: o.configuration.Disabled, Telemetry: out.told, Others: []prometheus.Collector{out.exporters},
 		Series: func() (int64, map[string]int64) {
 			offered, _ := out.metrics.Series()
 			return offered, out.metrics.Folded()
@@ -96,19 +94,6 @@ func (out *outgoing) ownConfig(reader *reader, captures *capture.Manager) own.Co
 func (out *outgoing) report(report *v1alpha1.TelemetryReport) {
 	report.Exporters = out.exporters.States()
 	report.Series, report.Folded = out.metrics.Series()
-}
-
-// gather puts both kinds of families together. They have no name in common, and are sorted each: prometheus.Gatherers would
-// check and sort every series again.
-func (out *outgoing) gather() ([]*dto.MetricFamily, error) {
-	ours, err := out.metrics.Gather()
-	if err != nil {
-		return nil, err
-	}
-	own, err := out.own.Gather()
-	all := slices.Concat(ours, own)
-	slices.SortFunc(all, func(a, b *dto.MetricFamily) int { return strings.Compare(a.GetName(), b.GetName()) })
-	return all, err
 }
 
 // run lets out what is configured until the context ends.
