@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os/exec"
 	"slices"
 	"testing"
 	"time"
@@ -237,7 +238,9 @@ func (b *stage) silence(t *testing.T, seen *record) {
 		{"NetworkTelemetryNotApplied", []string{"state=unreachable"}},
 	}, func(t *testing.T) {
 		b.stopAgent(t, b.agents(t)[node])
-		b.kubectlRun(t, "get", "podnetworkstats", "--namespace", b.namespace) // somebody has to ask
+		// Somebody has to ask, again and again, whichever replica it is that answers.
+		b.inBackground(t, exec.CommandContext(t.Context(), "sh", "-c", "while true; do "+
+			b.kubectlCommand(t.Context(), "get", "podnetworkstats", "--namespace", b.namespace, "--chunk-size=0").String()+"; sleep 0.2; done"))
 	})
 	servers := b.servers(t)
 	play(t, seen, []expected{{"NetworkObservabilityAPIServerReplicaDown", []string{"instance=" + servers[0].Name}}}, func(t *testing.T) {

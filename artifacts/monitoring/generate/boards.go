@@ -255,11 +255,13 @@ func apiServer() board {
 		rows: []row{
 			{"Nodes: kubelet, kube-proxy, pods with the node's network", []panel{
 				series("Handshake", "s", "From SYN to ESTABLISHED.", quantiles("^node_apiserver_handshake_seconds", "$nodes", "node, ", "{{node}}")...),
+				series("Round-trip time", "s", "Smoothed, of connections that closed.", quantiles("^node_apiserver_rtt_seconds", "$nodes", "node, ", "{{node}}")...),
 				series("Connections", "cps", "By result.", query{`sum by (node, result) (rate(^node_apiserver_connections_total{$nodes}[$]))`, "{{node}} {{result}}"}),
 				series("Open", "short", "Connections that are open.", query{`sum by (node) (^node_apiserver_connections_open{$nodes})`, "{{node}}"}),
 			}},
 			{"Pods (group APIServer)", []panel{
 				series("Handshake", "s", "From SYN to ESTABLISHED.", quantiles("^pod_apiserver_handshake_seconds", "$spaces", "", "")...),
+				series("Round-trip time", "s", "Smoothed, of connections that closed.", quantiles("^pod_apiserver_rtt_seconds", "$spaces", "", "")...),
 				series("Handshakes slower than 62.5 ms", "percentunit", "Share, exact, by namespace.", query{`1 - sum by (namespace) (rate(^pod_apiserver_handshake_seconds_bucket{$spaces,le="0.0625"}[$])) / sum by (namespace) (rate(^pod_apiserver_handshake_seconds_count{$spaces}[$]))`, "{{namespace}}"}),
 				table("Who fails to connect", "cps", "By workload.", "Failures", `topk(20, sum by (namespace, workload) (rate(^pod_apiserver_connections_total{$spaces,result="failed"}[$])) > 0)`),
 			}},
@@ -317,6 +319,8 @@ func health() board {
 			{"API server", []panel{
 				series("Calls to agents", "reqps", "By result.", query{`sum by (result) (rate(^apiserver_agent_requests_total{$clusters}[$]))`, "{{result}}"}),
 				series("Latency of calls to agents", "s", "Whatever their result.", quantiles("^apiserver_agent_request_duration_seconds", "$clusters", "", "")...),
+				series("Latency of reads", "s", "By resource, 99th percentile.", query{`histogram_quantile(0.99, sum by (resource, le) (rate(^apiserver_read_duration_seconds_bucket{$clusters}[$])))`, "{{resource}}"}),
+				series("Nodes asked by a read", "short", "The median and the 99th percentile.", query{`histogram_quantile(0.5, sum by (le) (rate(^apiserver_fan_out_nodes_bucket{$clusters}[$])))`, "median"}, query{`histogram_quantile(0.99, sum by (le) (rate(^apiserver_fan_out_nodes_bucket{$clusters}[$])))`, "p99"}),
 				series("Memory", "bytes", "Resident.", query{`process_resident_memory_bytes{job="networkobservability-apiserver",$clusters}`, "{{instance}}"}),
 				series("Agents known", "short", "Nodes for which the control plane names an agent.", query{`^apiserver_agents_known{$clusters}`, "{{instance}}"}),
 			}},

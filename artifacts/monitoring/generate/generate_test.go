@@ -273,7 +273,7 @@ func TestAlerts(t *testing.T) {
 	}
 }
 
-// TestMetrics demands that every metric and label that a board or a rule asks for is in docs/metrics.md or docs/monitoring.md, or
+// TestMetrics demands that every metric and label that a board or a rule asks for is in docs/metrics.md or docs/self-metrics.md, or
 // recorded by a rule.
 func TestMetrics(t *testing.T) {
 	known := documented(t)
@@ -296,7 +296,7 @@ func TestMetrics(t *testing.T) {
 				family = regexp.MustCompile(`_(bucket|count|sum)$`).ReplaceAllString(name, "")
 			}
 			if known[family] == nil {
-				t.Errorf("%s: %s is in no table of docs/metrics.md and docs/monitoring.md", where, name)
+				t.Errorf("%s: %s is in no table of docs/metrics.md and docs/self-metrics.md", where, name)
 			}
 			for _, label := range known[family] {
 				labels[label] = true
@@ -329,29 +329,33 @@ func labelsOf(expr string) []string {
 	return labels
 }
 
-// documented are the metrics that have a row in a table of docs/metrics.md or docs/monitoring.md, each with the words in code
+// documented are the metrics that have a row in a table of docs/metrics.md or docs/self-metrics.md, each with the words in code
 // style of its row, labels among them.
 func documented(t *testing.T) map[string][]string {
 	t.Helper()
 	metrics := map[string][]string{}
-	code := regexp.MustCompile("`(\\w+)`")
-	for _, page := range []string{"metrics.md", "monitoring.md"} {
+	row, code := regexp.MustCompile("^\\| `\\w+` \\| (gauge|counter|histogram) \\|"), regexp.MustCompile("`(\\w+)`")
+	for _, page := range []string{"metrics.md", "self-metrics.md"} {
 		text, err := os.ReadFile("../../../docs/" + page)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for line := range strings.Lines(string(text)) {
-			if !strings.HasPrefix(line, "| `"+prefix) {
+			if !row.MatchString(line) {
 				continue
 			}
 			words := []string{}
 			for _, span := range code.FindAllStringSubmatch(line, -1) {
 				words = append(words, span[1])
 			}
-			metrics[words[0]] = words[1:]
-			if strings.HasPrefix(words[0], prefix+"pod_") {
-				metrics[words[0]] = append(words[1:], "namespace", "pod", "workload") // which the page says once for all
+			name, labels := words[0], words[1:]
+			switch {
+			case strings.HasPrefix(name, prefix+"pod_"):
+				labels = append(labels, "namespace", "pod", "workload") // which the page says once for all
+			case !strings.HasPrefix(name, prefix):
+				name = prefix + "agent_" + name // and this, too
 			}
+			metrics[name] = labels
 		}
 	}
 	return metrics
