@@ -346,7 +346,7 @@ func newStage(t *testing.T, c *cluster) *stage {
 	// What nodes themselves do well.
 	for _, node := range b.nodes {
 		b.inBackground(t, podNetns(t, c.agents(t)[node]).command(t.Context(), "sh", "-c", fmt.Sprintf(
-			"while true; do %s connect %s 1 1s; sleep 1; done", b.traffic(), b.kubernetes(t))))
+			"while true; do %s connect %s 2 3s; sleep 0.5; done", b.traffic(), b.kubernetes(t))))
 	}
 	return b
 }
