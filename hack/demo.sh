@@ -63,7 +63,8 @@ if [ "${WITH:-}" = prometheus ]; then
 	show hack/prometheus.sh demo
 	url=http://127.0.0.1:$(cat _output/demo/prometheus/port)
 	# Rates need samples: the drops and failures of "broken" have been there for three scrapes when they have one.
-	until [ -n "$(promtool query instant "$url" 'rate(networkobservability_pod_tcp_connections_failed_total{workload="broken"}[1m]) > 0')" ]; do sleep 1; done
+	deadline=$((SECONDS + 60))
+	until [ $SECONDS -ge $deadline ] || [ -n "$(promtool query instant "$url" 'rate(networkobservability_pod_tcp_connections_failed_total{workload="broken"}[1m]) > 0')" ]; do sleep 1; done
 	show promtool query instant "$url" 'topk(3, sum by (namespace, workload) (rate(networkobservability_pod_bytes_total{direction="transmit"}[1m])))'
 	show promtool query instant "$url" 'sum by (workload, reason) (rate(networkobservability_pod_tcp_connections_failed_total{namespace="shop"}[1m])) > 0'
 	show promtool query instant "$url" 'sum by (workload, code) (rate(networkobservability_pod_dns_responses_total{namespace="shop"}[1m])) > 0'
