@@ -147,7 +147,7 @@ func only[T metav1.Object](informer cache.SharedIndexInformer, name string) (non
 func (m *Manager) Run(ctx context.Context) {
 	var group sync.WaitGroup
 	defer group.Wait()
-	group.Go(func() { m.secrets.RunWithContext(ctx) })
+	group.Go(func() { m.secrets.RunWithContext(unlogged(ctx)) })
 	if !cache.WaitForCacheSync(ctx.Done(), m.secrets.HasSynced) {
 		return
 	}

@@ -10,6 +10,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/klog/v2"
 
 	agentv1 "github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
 )
@@ -88,6 +89,7 @@ type vault struct {
 // tend makes the Secret what it should be now. found is the Secret as it is known, nil when there is none; the
 // result is what it holds then, which may be another replica's work.
 func (v vault) tend(ctx context.Context, found *corev1.Secret, now time.Time) (*corev1.Secret, error) {
+	ctx = unlogged(ctx)
 	var current *trust
 	if found != nil {
 		var err error
@@ -127,6 +129,9 @@ func (v vault) write(ctx context.Context, found *corev1.Secret, next *trust) (*c
 	}
 	return secret, nil
 }
+
+// unlogged keeps keys out of the log: where the server logs everything, the client logs what it sends and gets.
+func unlogged(ctx context.Context) context.Context { return klog.NewContext(ctx, klog.Logger{}) }
 
 func (v vault) create(ctx context.Context, data map[string][]byte) (*corev1.Secret, error) {
 	secret, err := v.secrets.Create(ctx, &corev1.Secret{

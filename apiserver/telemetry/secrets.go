@@ -13,6 +13,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/klog/v2"
 
 	agentv1 "github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
 	"github.com/networkobservability/networkobservability/apis/networkobservability/v1alpha1"
@@ -74,7 +75,8 @@ func readSecret(ctx context.Context, client kubernetes.Interface, name string) s
 	}
 	ctx, cancel := context.WithTimeout(ctx, secretTimeout)
 	defer cancel()
-	object, err := client.CoreV1().Secrets(agentv1.Namespace).Get(ctx, name, metav1.GetOptions{})
+	// The client would log the answer where the server logs everything.
+	object, err := client.CoreV1().Secrets(agentv1.Namespace).Get(klog.NewContext(ctx, klog.Logger{}), name, metav1.GetOptions{})
 	switch {
 	case err == nil:
 		return headersOf(object)
