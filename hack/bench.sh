@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures what we cost: a packet, a read of a node, a list, a recorded packet, a capture. About half an hour; PAIRS sets how many pairs the
+# Measures what we cost: a packet, a read of a node, a list, a recorded packet, a scrape, a capture. About half an hour; PAIRS sets how many pairs the
 # throughput is taken of; FULL=1 lists 100,000 pods at the end, and not 19,000, which takes half an hour. PROFILE=DIR keeps profiles of our API
 # server. Everything runs in namespaces that end with it. Numbers depend on what else the machine does; ratios were
 # taken turn by turn and depend less.
@@ -22,22 +22,25 @@ if [ ! -x "$bin/etcd" ] || [ ! -x "$bin/kube-apiserver" ]; then
 	"$bin/cluster" build
 fi
 
-heading "1 of 6: what the traffic program adds to a packet (aim: with flows 70 ns at one flow, 200 ns at 5,000)"
+heading "1 of 7: what the traffic program adds to a packet (aim: with flows 70 ns at one flow, 200 ns at 5,000)"
 "$bin/bench/packets"
 
-heading "2 of 6: throughput between two pods, all collectors against none, in pairs (aim: the interval reaches 0.98)"
+heading "2 of 7: throughput between two pods, all collectors against none, in pairs (aim: the interval reaches 0.98)"
 go test -timeout 30m -run '^$' -bench . -benchtime "${PAIRS:-40}x" ./test/bench/throughput
 
-heading "3 of 6: what a node with 110 pods, 10,000 sockets and 100,000 flows costs the agent"
+heading "3 of 7: what a node with 110 pods, 10,000 sockets and 100,000 flows costs the agent"
 "$bin/bench/reads" -bin "$bin" -output _output/bench
 
-heading "4 of 6: lists through kube-apiserver, for 1, 10, 100 and 1,000 agents"
+heading "4 of 7: lists through kube-apiserver, for 1, 10, 100 and 1,000 agents"
 "$bin/bench/lists" -bin "$bin" -output _output/bench ${FULL:+-steps 1x100,10x100,100x100,1000x100} ${PROFILE:+-profile "$PROFILE"} -budget "${BUDGET:-20s}"
 
-heading "5 of 6: what it costs to record packets, against tcpdump (aim: 2.5 M small packets a second a processor without loss, or what is made)"
+heading "5 of 7: what it costs to record packets, against tcpdump (aim: 2.5 M small packets a second a processor without loss, or what is made)"
 "$bin/bench/recording" -output _output/bench
 
-heading "6 of 6: captures in a local cluster: the first packet, and downloads beside reading from the agent"
+heading "6 of 7: a scrape of 110 pods with all groups and each label that can be asked for (aim: 30 ms of processor time, 1 MB); what exporters and labels cost"
+go test -run '^$' -bench 'Scrape|110Pods|Flows|Labels' ./nodeagent/metrics ./nodeagent/export ./nodeagent/peers
+
+heading "7 of 7: captures in a local cluster: the first packet, and downloads beside reading from the agent"
 trap '"$bin/cluster" down --name bench >/dev/null || true' EXIT
 hack/deploy.sh bench 2
 export KUBECONFIG=$PWD/_output/bench/kubeconfig

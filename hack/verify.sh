@@ -24,7 +24,9 @@ gofmt_clean() {
 
 staticcheck() {
 	go list ./... | grep -v /apis/generated/ | xargs go tool -modfile=hack/tools/go.mod staticcheck &&
-		(cd test/outputs && go tool -modfile=../../hack/tools/go.mod staticcheck ./...) # which is a module of its own
+		for dir in test/outputs test/collector; do # modules of their own
+			(cd $dir && go tool -modfile=../../hack/tools/go.mod staticcheck ./...) || return 1
+		done
 }
 
 modules_tidy() {
