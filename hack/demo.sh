@@ -68,7 +68,7 @@ if [ "${WITH:-}" = prometheus ]; then
 	show promtool query instant "$url" 'topk(3, sum by (namespace, workload) (rate(networkobservability_pod_bytes_total{direction="transmit"}[1m])))'
 	show promtool query instant "$url" 'sum by (workload, reason) (rate(networkobservability_pod_tcp_connections_failed_total{namespace="shop"}[1m])) > 0'
 	show promtool query instant "$url" 'sum by (workload, code) (rate(networkobservability_pod_dns_responses_total{namespace="shop"}[1m])) > 0'
-	show promtool query instant "$url" 'histogram_quantile(0.99, sum by (node, le) (rate(networkobservability_node_apiserver_handshake_seconds_bucket[5m])))'
+	show promtool query instant "$url" 'histogram_quantile(0.99, sum by (node, le) (rate(networkobservability_node_dns_latency_seconds_bucket[1m])))'
 	cat <<TXT
 
 Prometheus runs until the cluster goes. Go on:
