@@ -19,7 +19,7 @@ stop() {
 	local pid
 	[ -f "$here/pid" ] || return 0
 	pid=$(cat "$here/pid")
-	if tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -q "prometheus.sh $name run"; then
+	if [ -d "/proc/$pid" ] && tr '\0' ' ' <"/proc/$pid/cmdline" | grep -q "prometheus.sh $name run"; then
 		kill "$pid" 2>/dev/null || true
 		while [ -d "/proc/$pid" ]; do sleep 0.1; done
 		echo "prometheus: ended"
@@ -28,9 +28,7 @@ stop() {
 }
 
 # kubectl as the service account.
-kubectl() {
-	"$bin/kubectl" --kubeconfig=/dev/null --server="$(cat "$here/server")" --certificate-authority="$here/cluster-ca.crt" --token="$(cat "$here/token")" "$@"
-}
+kubectl() { "$bin/kubectl" --kubeconfig="$here/kubeconfig" "$@"; }
 
 # Writes the targets of a component anew whenever one of its pods changes.
 discover() { # component
@@ -46,21 +44,21 @@ discover() { # component
 			if kubectl -n network-observability get pods -l "app.kubernetes.io/component=$1" -o go-template="$template" >"$here/targets/$1.new"; then
 				mv "$here/targets/$1.new" "$here/targets/$1.json"
 			fi
-		done
+		done || true # a watch ends when kube-apiserver does
 		sleep 1
 	done
 }
 
 # Stays in the foreground. Its children live in the PID namespace of the control plane, so that they end with it.
 run() {
-	discover nodeagent & local agents=$!
-	discover apiserver & local servers=$!
+	discover nodeagent &
+	discover apiserver &
 	prometheus --config.file="$here/prometheus.yaml" --storage.tsdb.path="$here/data" --storage.tsdb.retention.time=2d \
 		--web.listen-address="127.0.0.1:$(cat "$here/port")" --web.enable-lifecycle --log.level=warn &
-	local server=$!
-	trap 'kill $agents $servers $server 2>/dev/null || true' EXIT
+	# All of them are one process group, which has no others.
+	trap 'trap "" TERM; kill -- -$$' EXIT
 	trap 'exit 0' TERM INT
-	wait -n $server $agents $servers || true
+	wait -n || true
 }
 
 free_port() {
@@ -102,8 +100,15 @@ start() {
 	$admin -n $namespace create serviceaccount $account --dry-run=client -o yaml | $admin apply -f - >/dev/null
 	$admin apply -f "$monitoring/rbac.yaml" >/dev/null
 	(umask 077; $admin -n $namespace create token $account --duration=8760h >"$here/token")
-	$admin config view --raw -o jsonpath='{.clusters[0].cluster.server}' >"$here/server"
-	$admin config view --raw -o jsonpath='{.clusters[0].cluster.certificate-authority-data}' | base64 -d >"$here/cluster-ca.crt"
+	# The cluster's kubeconfig with another user; the token is in no command line.
+	cat >"$here/kubeconfig" <<-YAML
+		apiVersion: v1
+		kind: Config
+		clusters: [{name: $name, cluster: $($admin config view --raw -o jsonpath='{.clusters[0].cluster}')}]
+		users: [{name: $account, user: {tokenFile: $here/token}}]
+		contexts: [{name: $name, context: {cluster: $name, user: $account}}]
+		current-context: $name
+	YAML
 	$admin -n network-observability get configmap networkobservability-ca -o jsonpath='{.data.serving-ca\.crt}' >"$here/serving-ca.crt"
 	free_port >"$here/port"
 	configure >"$here/prometheus.yaml"
