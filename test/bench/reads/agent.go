@@ -31,14 +31,18 @@ const (
 type agent struct {
 	process *sandbox.Process
 	bpffs   string
+	scraper *scraper
 	*connection
 }
 
-// startAgent starts the agent with a certificate, so that it needs no cluster.
+// startAgent starts the agent with a certificate, so that it asks its cluster only who may scrape.
 func startAgent(ctx context.Context, died context.CancelCauseFunc, o options, dir string) (*agent, error) {
 	client, roots, err := writeKeys(dir)
 	if err != nil {
 		return nil, fmt.Errorf("writing keys: %w", err)
+	}
+	if err := writeKubeconfig(dir); err != nil {
+		return nil, fmt.Errorf("writing a kubeconfig: %w", err)
 	}
 	bpffs := filepath.Join(dir, "bpf")
 	if err := os.Mkdir(bpffs, 0o755); err != nil {
@@ -53,17 +57,17 @@ func startAgent(ctx context.Context, died context.CancelCauseFunc, o options, di
 	}
 	const name = "networkobservability-nodeagent"
 	process, err := sandbox.Start(ctx, died, logs, name, filepath.Join(o.bin, name), nil,
-		"--node-name="+nodeName, "--listen="+listenAddress, "--bpffs="+bpffs, "--ca-dir="+dir, "--data-dir="+dir,
+		"--node-name="+nodeName, "--listen="+listenAddress, "--metrics-address="+metricsAddress, "--bpffs="+bpffs, "--ca-dir="+dir, "--data-dir="+dir,
 		"--kubeconfig="+filepath.Join(dir, "kubeconfig"))
 	if err != nil {
 		return nil, err
 	}
 	conn, err := connect(client, roots)
-	return &agent{process, bpffs, conn}, err
+	return &agent{process, bpffs, newScraper(roots), conn}, err
 }
 
-// unreachable is a cluster that the agent has no need to ask.
-const unreachable = `{"apiVersion":"v1","kind":"Config","current-context":"none","clusters":[{"name":"none","cluster":{"server":"https://127.0.0.1:1"}}],"contexts":[{"name":"none","context":{"cluster":"none"}}]}`
+// servingFile is where the agent keeps its certificate and key.
+const servingFile = "agent-serving-current.pem"
 
 // writeKeys makes one authority for both sides, the agent's certificate where it keeps its own, and ours.
 func writeKeys(dir string) (client tls.Certificate, roots *x509.CertPool, err error) {
@@ -89,13 +93,12 @@ func writeKeys(dir string) (client tls.Certificate, roots *x509.CertPool, err er
 		return append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: leafDER}), keyPEM...)
 	}
 	serving := template(pkix.Name{CommonName: agentv1.SubjectPrefix + nodeName, Organization: []string{agentv1.SubjectOrganization}})
-	serving.DNSNames, serving.ExtKeyUsage = []string{agentv1.DNSName(nodeName)}, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+	serving.DNSNames, serving.ExtKeyUsage = []string{agentv1.DNSName(nodeName), agentv1.MetricsDNSName}, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
 	own := template(pkix.Name{CommonName: agentv1.ClientCommonName})
 	own.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 	servingPEM, ownPEM := issue(serving), issue(own)
 	for name, content := range map[string][]byte{
-		agentv1.ClientCAKey: bundle, agentv1.ServingCAKey: bundle,
-		"agent-serving-current.pem": servingPEM, "kubeconfig": []byte(unreachable),
+		agentv1.ClientCAKey: bundle, agentv1.ServingCAKey: bundle, servingFile: servingPEM,
 	} {
 		err = errors.Join(err, os.WriteFile(filepath.Join(dir, name), content, 0o600))
 	}

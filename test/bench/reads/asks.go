@@ -19,8 +19,8 @@ import (
 
 // A connection to the agent, as the API server has it, that counts bytes.
 type connection struct {
-	client         agentv1.AgentClient
-	sent, received atomic.Int64
+	client agentv1.AgentClient
+	traffic
 }
 
 func connect(own tls.Certificate, roots *x509.CertPool) (*connection, error) {
@@ -29,11 +29,7 @@ func connect(own tls.Certificate, roots *x509.CertPool) (*connection, error) {
 		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{
 			MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{own}, RootCAs: roots, ServerName: agentv1.DNSName(nodeName),
 		})),
-		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
-			var dialer net.Dialer
-			conn, err := dialer.DialContext(ctx, "tcp", address)
-			return &countedConn{conn, c}, err
-		}))
+		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) { return c.dial(ctx, "tcp", address) }))
 	if err != nil {
 		return nil, fmt.Errorf("dialling the agent: %w", err)
 	}
@@ -41,9 +37,21 @@ func connect(own tls.Certificate, roots *x509.CertPool) (*connection, error) {
 	return c, nil
 }
 
+// traffic is the bytes of the connections that it has dialled.
+type traffic struct{ sent, received atomic.Int64 }
+
+func (t *traffic) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	return &countedConn{conn, t}, nil
+}
+
 type countedConn struct {
 	net.Conn
-	of *connection
+	of *traffic
 }
 
 func (c *countedConn) Read(b []byte) (int, error) {

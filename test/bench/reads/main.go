@@ -1,13 +1,14 @@
 // Command reads measures what reading a node costs the node: the real agent, with 110 pods, asked over its real
-// connection. Pods are processes in network namespaces and cgroups as the kubelet names them, each joined to the node
-// by veth, with some traffic behind them. Everything is in a sandbox (test/bench/sandbox).
+// connection, and scraped as Prometheus does. Pods are processes in network namespaces and cgroups as the kubelet names
+// them, each joined to the node by veth, with some traffic behind them. Everything is in a sandbox (test/bench/sandbox).
 //
-//	main.go   flags, and the order of things
-//	pods.go   pods
-//	agent.go  the agent and its keys
-//	bpf.go    the kernel's memory for its maps and programs
-//	load.go   sockets and flows, and what the agent has resident with them
-//	asks.go   reads
+//	main.go     flags, and the order of things
+//	pods.go     pods
+//	agent.go    the agent and its keys
+//	bpf.go      the kernel's memory for its maps and programs
+//	load.go     sockets and flows, and what the agent has resident with them
+//	asks.go     reads
+//	scrapes.go  scrapes of metrics, and the cluster that allows them
 package main
 
 import (
@@ -37,7 +38,7 @@ func main() {
 	flag.StringVar(&o.bin, "bin", "_output/bin", "folder with networkobservability-nodeagent")
 	flag.StringVar(&o.output, "output", "_output/bench", "folder for logs")
 	flag.IntVar(&o.pods, "pods", 110, "pods on the node")
-	flag.IntVar(&o.reads, "reads", 300, "how often each read is measured")
+	flag.IntVar(&o.reads, "reads", 300, "how often each read, and each scrape, is measured")
 	flag.IntVar(&o.sockets, "sockets", 10_000, "open TCP sockets in all pods together")
 	flag.IntVar(&o.flows, "flows", 100_000, "flows of all pods together, which come after the first reads")
 	flag.DurationVar(&o.idle, "idle", 15*time.Second, "how long the agent is watched while nobody asks")
@@ -67,7 +68,14 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return fmt.Errorf("%w\n%s", err, a.process.LastWords())
 	}
-	fmt.Printf("reads: all pods are counted after %v; opening %d sockets and reading\n", time.Since(began).Round(100*time.Millisecond), o.sockets)
+	fmt.Printf("reads: all pods are counted after %v; scraping and reading, with %d sockets at last\n", time.Since(began).Round(100*time.Millisecond), o.sockets)
+	if err := a.offerEverything(ctx, keys); err != nil {
+		return fmt.Errorf("configuring telemetry: %w", err)
+	}
+	few, err := a.measureScrapes(ctx, "the pods' own sockets", o.pods, o.reads)
+	if err != nil {
+		return fmt.Errorf("scraping: %w", err)
+	}
 	l, err := newLoad(keys)
 	if err != nil {
 		return err
@@ -79,9 +87,16 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
+	many, err := a.measureScrapes(ctx, fmt.Sprintf("%d sockets", o.sockets), o.pods, o.reads)
+	if err != nil {
+		return fmt.Errorf("scraping: %w", err)
+	}
 	fmt.Printf("reads: watching the agent for %v while nobody asks\n", o.idle)
 	idle, err := a.idle(ctx, o.idle)
 	if err != nil {
+		return err
+	}
+	if err := reportScrapes([]*scraped{few, many}, o); err != nil {
 		return err
 	}
 	if err := a.report(results, idle, o); err != nil {
