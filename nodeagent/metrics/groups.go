@@ -25,7 +25,7 @@ func (w *walk) ofPod(p *pod) {
 		traffic: w.trafficOf, drops: w.dropsOf, tcp: w.tcpOf, dns: w.dnsOf, apiServer: w.apiOf,
 	} {
 		w.group = v1alpha1.TelemetryGroupName(name)
-		if write != nil && p.knows(w.group) {
+		if write != nil && p.has[name] && p.knows(w.group) {
 			write(p)
 			p.account.known[name] = p.account.known[name] || !w.sizing
 		}

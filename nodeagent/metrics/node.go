@@ -41,10 +41,10 @@ type wrapping struct {
 
 func (w *wrapping) see(value int64) {
 	grown := value - w.last
-	if grown < 0 {
+	if grown < -1<<31 {
 		grown += 1 << 32
 	}
-	if grown < 0 { // not so: it began anew, as with its module
+	if grown < 0 { // it fell by less, or by more: it began anew, as with its module
 		grown = value
 	}
 	if w.began {

@@ -76,6 +76,11 @@ func (g *group) labelled(label v1alpha1.TelemetryLabel) bool {
 	return g != nil && slices.Contains(g.Labels, label)
 }
 
+// labelledAs says whether series have the same labels as with another group. What a pod has counted by them goes on then.
+func (g *group) labelledAs(another *group) bool {
+	return g != nil && another != nil && slices.Equal(g.Labels, another.Labels) && g.LabelValuesLimit == another.LabelValuesLimit
+}
+
 // limit is how many combinations of values a pod has.
 func (g *group) limit() int { return int(max(1, g.LabelValuesLimit)) }
 
@@ -93,6 +98,7 @@ func (m *Metrics) configure(config *v1alpha1.TelemetryConfig) {
 		func(a, b *v1alpha1.TelemetryGroup) bool { return proto.Equal(a, b) }) {
 		return
 	}
+	before := m.groups
 	m.groups = [groupCount]*group{}
 	for _, g := range config.Groups {
 		if g.Name > 0 && int(g.Name) < groupCount {
@@ -106,7 +112,12 @@ func (m *Metrics) configure(config *v1alpha1.TelemetryConfig) {
 	m.ledger = newLedger(limit, m.offers, m.added)
 	for _, p := range m.pods {
 		p.begin()
-		p.has, p.ports, p.names = groupSet{}, nil, nil
+		p.has = groupSet{}
+		for name := range groups {
+			if !m.groups[name].labelledAs(before[name]) {
+				p.forget(v1alpha1.TelemetryGroupName(name))
+			}
+		}
 	}
 }
 
