@@ -85,18 +85,24 @@ func (a *addresses) signal() {
 	}
 }
 
-// begin makes everything that is asked for from now on wanted by a new stream.
-func (a *addresses) begin() {
+// begin makes everything that is asked for from now on wanted by a new stream, whose number it returns.
+func (a *addresses) begin() (stream uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.stream++
 	a.signal()
+	return a.stream
 }
 
-// take gives wanted addresses to the stream, and says whether there are more.
-func (a *addresses) take() (wanted [][]byte, more bool) {
+// take gives wanted addresses to a stream, and says whether there are more. A stream that another has replaced gets none:
+// they would not be asked for again.
+func (a *addresses) take(stream uint64) (wanted [][]byte, more bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if stream != a.stream {
+		a.signal() // it may have been woken in the other one's place
+		return nil, false
+	}
 	for of := range a.wanted {
 		if len(wanted) == v1alpha1.MaxWantedAddresses {
 			return wanted, true

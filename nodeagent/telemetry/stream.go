@@ -29,14 +29,14 @@ const (
 // force, until the context ends or either fails, another stream begins (ErrReplaced), or the agent ends (ErrEnding).
 // receive has to fail when the context that Follow was called with has ended.
 func (s *State) Follow(ctx context.Context, receive func() (*v1alpha1.TelemetryUpdate, error), send func(*v1alpha1.TelemetryReport) error) error {
-	replaced, end := s.begin()
+	replaced, number, end := s.begin()
 	defer end()
 	applied := make(chan struct{}, 1)
 	received := make(chan error, 1)
 	// It ends with the stream, which ends when this function has.
 	go func() { received <- s.receive(replaced, receive, applied) }()
 
-	r := reporter{state: s, send: send}
+	r := reporter{state: s, send: send, stream: number}
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
 	gather := time.NewTimer(0)
@@ -65,16 +65,16 @@ func (s *State) Follow(ctx context.Context, receive func() (*v1alpha1.TelemetryU
 	}
 }
 
-// begin ends the stream before. end has to be called when this one is over.
-func (s *State) begin() (replaced context.Context, end func()) {
+// begin ends the stream before. number is that of this one's addresses; end has to be called when it is over.
+func (s *State) begin() (replaced context.Context, number uint64, end func()) {
 	replaced, cancel := context.WithCancelCause(context.Background())
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stream != nil {
 		s.stream()
 	}
-	s.streams++
-	number := s.streams
+	number = s.addresses.begin()
+	s.streams = number
 	s.stream = func() {
 		if s.ended {
 			cancel(ErrEnding)
@@ -84,9 +84,9 @@ func (s *State) begin() (replaced context.Context, end func()) {
 	if s.ended {
 		cancel(ErrEnding)
 	}
-	s.addresses.begin()
-	return replaced, func() {
+	return replaced, number, func() {
 		cancel(nil)
+		s.addresses.signal() // it may have been woken in the place of one that has begun meanwhile
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if s.streams == number {
@@ -103,10 +103,9 @@ func (s *State) receive(replaced context.Context, next func() (*v1alpha1.Telemet
 		if err != nil {
 			return err
 		}
-		if err := context.Cause(replaced); err != nil {
-			return err // what the other stream says is newer
+		if err := s.apply(replaced, update, named); err != nil {
+			return err
 		}
-		s.apply(update, named)
 		if update.GetConfig() != nil {
 			select {
 			case applied <- struct{}{}:
@@ -118,10 +117,11 @@ func (s *State) receive(replaced context.Context, next func() (*v1alpha1.Telemet
 
 // A reporter sends the reports of a stream.
 type reporter struct {
-	state *State
-	send  func(*v1alpha1.TelemetryReport) error
-	last  *v1alpha1.TelemetryReport
-	sent  time.Time
+	state  *State
+	stream uint64
+	send   func(*v1alpha1.TelemetryReport) error
+	last   *v1alpha1.TelemetryReport
+	sent   time.Time
 }
 
 // tell sends a report if anything but a count has changed, if one is due, or always.
@@ -138,7 +138,7 @@ func (r *reporter) tell(always bool) error {
 func (r *reporter) ask() error {
 	for more := true; more; {
 		var wanted [][]byte
-		if wanted, more = r.state.addresses.take(); len(wanted) == 0 {
+		if wanted, more = r.state.addresses.take(r.stream); len(wanted) == 0 {
 			return nil
 		}
 		report := r.state.report()

@@ -46,7 +46,7 @@ type State struct {
 	refused string
 	unkept  bool               // pods differ from the file
 	stream  context.CancelFunc // ends the stream that is open; nil when there is none
-	streams uint64             // how many there have been
+	streams uint64             // the number of the last one
 	ended   bool
 
 	addresses *addresses
@@ -127,15 +127,32 @@ func (s *State) Run(ctx context.Context) {
 	}
 }
 
-// apply takes over one message of a stream. named are the pods that it has named, which are all when it says so.
-func (s *State) apply(update *v1alpha1.TelemetryUpdate, named map[string]bool) {
-	if config := update.GetConfig(); config != nil && s.replace(config) {
+// apply takes over one message of a stream, unless that was replaced: what the other one says is newer. named are the pods
+// that the stream has named, which are all when it says so.
+func (s *State) apply(replaced context.Context, update *v1alpha1.TelemetryUpdate, named map[string]bool) error {
+	changed, err := s.replace(replaced, update.GetConfig())
+	if err != nil {
+		return err
+	}
+	if changed {
 		// Before it is in force for anybody else: after a restart it has to be, too.
 		if err := s.keep(true); err != nil {
 			s.config.Failed(err)
 		}
 	}
+	if err := s.applyPods(replaced, update, named); err != nil {
+		return err
+	}
+	s.addresses.answer(update.GetNames(), time.Now())
+	return nil
+}
+
+func (s *State) applyPods(replaced context.Context, update *v1alpha1.TelemetryUpdate, named map[string]bool) error {
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := context.Cause(replaced); err != nil { // under the lock: afterwards the other one has begun
+		return err
+	}
 	for _, pod := range update.GetPods() {
 		named[pod.GetKey()] = true
 		if !proto.Equal(s.pods[pod.GetKey()], pod) {
@@ -153,8 +170,7 @@ func (s *State) apply(update *v1alpha1.TelemetryUpdate, named map[string]bool) {
 			}
 		}
 	}
-	s.mu.Unlock()
-	s.addresses.answer(update.GetNames(), time.Now())
+	return nil
 }
 
 func (s *State) forgetPod(key string) {
@@ -164,25 +180,29 @@ func (s *State) forgetPod(key string) {
 	}
 }
 
-// replace puts a configuration in force, unless it is older than the present one. It says whether anything changed.
-func (s *State) replace(config *v1alpha1.TelemetryConfig) bool {
+// replace puts a configuration in force, if there is one and it is not older than the present one. It says whether
+// anything changed.
+func (s *State) replace(replaced context.Context, config *v1alpha1.TelemetryConfig) (changed bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err := context.Cause(replaced); err != nil || config == nil {
+		return false, err
+	}
 	present := s.current.GetRevision()
 	if config.GetRevision() < present && config.GetSupersedes() != present {
 		s.refused = fmt.Sprintf("revision %d is in force, which is later than %d", present, config.GetRevision())
-		return false
+		return false, nil
 	}
 	s.refused = ""
 	config = proto.CloneOf(config)
 	config.Supersedes = 0
 	if proto.Equal(config, s.current) {
-		return false
+		return false, nil
 	}
 	s.current = config
 	close(s.changed)
 	s.changed = make(chan struct{})
-	return true
+	return true, nil
 }
 
 // report says what is in force.

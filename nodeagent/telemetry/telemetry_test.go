@@ -285,7 +285,7 @@ func TestNamesAreAskedForAndAnswered(t *testing.T) {
 
 func TestAddressesAreBounded(t *testing.T) {
 	a := newAddresses()
-	a.begin()
+	stream := a.begin()
 	now := time.Unix(1000, 0)
 	of := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}) }
 	for i := range maxAddresses + 10 {
@@ -297,7 +297,7 @@ func TestAddressesAreBounded(t *testing.T) {
 	asked := 0
 	for more := true; more; {
 		var wanted [][]byte
-		wanted, more = a.take()
+		wanted, more = a.take(stream)
 		if len(wanted) > v1alpha1.MaxWantedAddresses {
 			t.Fatalf("%d addresses in a message", len(wanted))
 		}
@@ -311,6 +311,36 @@ func TestAddressesAreBounded(t *testing.T) {
 	a.forget(now.Add(forgetAfter + time.Second))
 	if len(a.known) != 1 {
 		t.Errorf("%d are known after nobody asked for a while", len(a.known))
+	}
+}
+
+// A stream that was replaced takes nothing from the one that replaced it, whatever it still does.
+func TestReplacedStreamTakesNothing(t *testing.T) {
+	state := open(t, t.TempDir())
+	replaced, old, endOld := state.begin()
+	_, number, end := state.begin()
+	defer end()
+
+	state.Name(netip.MustParseAddr("10.0.0.1"))
+	<-state.addresses.wake // by the old one, which was about to ask
+	if wanted, _ := state.addresses.take(old); len(wanted) > 0 {
+		t.Errorf("the old stream asks for %v", wanted)
+	}
+	<-state.addresses.wake // the new one is told
+	state.Name(netip.MustParseAddr("10.0.0.2"))
+	<-state.addresses.wake // by the old one, which ends instead
+	endOld()
+	<-state.addresses.wake
+	if wanted, _ := state.addresses.take(number); len(wanted) != 2 {
+		t.Errorf("the new stream asks for %v", wanted)
+	}
+
+	update := &v1alpha1.TelemetryUpdate{Config: config(7), Pods: []*v1alpha1.TelemetryPod{pod("old")}}
+	if err := state.apply(replaced, update, map[string]bool{}); !errors.Is(err, ErrReplaced) {
+		t.Errorf("applying what the old stream said: %v", err)
+	}
+	if state.Config().GetRevision() != 0 || state.Pod("old") != nil {
+		t.Errorf("in force is %v, the pod is %v", state.Config(), state.Pod("old"))
 	}
 }
 
