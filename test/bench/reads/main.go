@@ -8,6 +8,7 @@
 //	bpf.go      the kernel's memory for its maps and programs
 //	load.go     sockets and flows, and what the agent has resident with them
 //	asks.go     reads
+//	talk.go     what pods do for all groups of metrics to have series
 //	scrapes.go  scrapes of metrics, and the cluster that allows them
 package main
 
@@ -69,16 +70,19 @@ func run(ctx context.Context, o options) error {
 		return fmt.Errorf("%w\n%s", err, a.process.LastWords())
 	}
 	fmt.Printf("reads: all pods are counted after %v; scraping and reading, with %d sockets at last\n", time.Since(began).Round(100*time.Millisecond), o.sockets)
+	l, err := newLoad(keys)
+	if err != nil {
+		return err
+	}
+	if err := a.talk(ctx, l); err != nil {
+		return err
+	}
 	if err := a.offerEverything(ctx, keys); err != nil {
 		return fmt.Errorf("configuring telemetry: %w", err)
 	}
 	few, err := a.measureScrapes(ctx, "the pods' own sockets", o.pods, o.reads)
 	if err != nil {
 		return fmt.Errorf("scraping: %w", err)
-	}
-	l, err := newLoad(keys)
-	if err != nil {
-		return err
 	}
 	if err := l.openSockets(o.sockets); err != nil {
 		return err

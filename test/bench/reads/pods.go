@@ -165,18 +165,25 @@ func inNamespace(pid int, do func() error) error {
 // converse sends the node something over each family and has it sent back.
 func converse(i int) error {
 	for _, target := range []string{fmt.Sprintf("10.88.%d.1:8080", i), fmt.Sprintf("[fd88:%x::1]:8080", i)} {
-		conn, err := net.DialTimeout("tcp", target, 10*time.Second)
-		if err != nil {
+		if err := send(target, make([]byte, 64<<10)); err != nil {
 			return err
 		}
-		defer conn.Close()
-		message := make([]byte, 64<<10)
-		if _, err := conn.Write(message); err != nil {
-			return err
-		}
-		if _, err := io.ReadFull(conn, message); err != nil {
-			return fmt.Errorf("reading from the node: %w", err)
-		}
+	}
+	return nil
+}
+
+// send sends a message to an echo and waits for it.
+func send(target string, message []byte) error {
+	conn, err := net.DialTimeout("tcp", target, 10*time.Second)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if _, err := conn.Write(message); err != nil {
+		return err
+	}
+	if _, err := io.ReadFull(conn, message); err != nil {
+		return fmt.Errorf("reading from the node: %w", err)
 	}
 	return nil
 }
