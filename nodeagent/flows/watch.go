@@ -30,7 +30,8 @@ type Watch struct {
 	lost, endless int64
 
 	// What follows belongs to the goroutine.
-	revision uint64 // up to which changes have been looked at
+	began    time.Time // when it first looked; other times are kept as what has passed since, whatever the clock is set to
+	revision uint64    // up to which changes have been looked at
 	news     <-chan struct{}
 	at       [2]place
 	later    map[int64][]reference // by second
@@ -41,7 +42,7 @@ type Watch struct {
 // told is what was taken of a record.
 type told struct {
 	packets, bytes [2]uint64
-	since          int64 // when something was first left, in nanoseconds since the Unix epoch; 0 when nothing is
+	since          int64 // when something was first left, in nanoseconds since 1 ns before the first look; 0 when nothing is
 	again          int64 // the second in which it is to be told of again; 0 when it is not
 	drops          uint32
 	ended          bool
@@ -90,7 +91,7 @@ type Change struct {
 	// What was not taken yet: received and transmitted, and dropped.
 	Packets, Bytes [2]int64
 	Dropped        int64
-	// Since is when the first of it was seen.
+	// Since is when the first of it was seen, by the clock of the looks.
 	Since time.Time
 }
 
@@ -178,13 +179,23 @@ func (w *Watch) Live(key string) bool {
 // the zero time. With another one it leaves it, and is told again in the first look after that time, after half a
 // minute, or when the flow has ended, whichever is first. Nothing is locked while visit runs.
 func (w *Watch) Look(now time.Time, visit func(*Change) (again time.Time)) error {
-	return w.look(now, now.Unix(), visit)
+	return w.look(now, w.second(now), visit)
 }
 
 // LookAtAll is Look for everything that was left, too, whatever time visit gave.
 func (w *Watch) LookAtAll(now time.Time, visit func(*Change) (again time.Time)) error {
 	return w.look(now, 1<<62, visit)
 }
+
+// passed is how long ago the first look was.
+func (w *Watch) passed(now time.Time) time.Duration {
+	if w.began.IsZero() {
+		w.began = now
+	}
+	return max(0, now.Sub(w.began))
+}
+
+func (w *Watch) second(now time.Time) int64 { return int64(w.passed(now) / time.Second) }
 
 // look tells what has changed and what was to be told of again up to the second until.
 func (w *Watch) look(now time.Time, until int64, visit func(*Change) time.Time) error {
@@ -291,7 +302,7 @@ func (w *Watch) tell(now time.Time, clock int64, visit func(*Change) time.Time) 
 	for i := range w.found {
 		g := &w.found[i]
 		if g.before.since == 0 {
-			g.before.since = now.UnixNano()
+			g.before.since = int64(w.passed(now)) + 1
 		}
 		w.describe(g, clock)
 		again := visit(&w.change)
@@ -299,7 +310,7 @@ func (w *Watch) tell(now time.Time, clock int64, visit func(*Change) time.Time) 
 			continue
 		}
 		wait := min(max(again.Sub(now), 0), maxWait)
-		g.before.again = now.Add(wait).Unix() + 1
+		g.before.again = w.second(now.Add(wait)) + 1
 		left = append(left, *g)
 	}
 	w.putBack(left)
@@ -330,7 +341,7 @@ func (w *Watch) describe(g *glimpse, clock int64) {
 		Flow: int64(r.position), PodKey: g.key, Local: end(r.local, r.localPort), Peer: end(r.remote, r.remotePort),
 		Protocol: uint8(r.protocol), Direction: r.direction(), Start: time.Unix(0, int64(r.first)+clock), Last: time.Unix(0, int64(r.last)+clock),
 		Ended: r.state&active == 0, Verdict: r.verdict(), Flags: r.flags, Handshake: time.Duration(r.handshake) * time.Microsecond,
-		PeerName: g.name, Dropped: int64(r.drops - g.before.drops), Since: time.Unix(0, g.before.since),
+		PeerName: g.name, Dropped: int64(r.drops - g.before.drops), Since: w.began.Add(time.Duration(g.before.since - 1)),
 	}
 	for i := range c.Packets {
 		c.Packets[i], c.Bytes[i] = int64(r.packets[i]-g.before.packets[i]), int64(r.bytes[i]-g.before.bytes[i])

@@ -72,7 +72,7 @@ func TestWatch(t *testing.T) {
 		Flow: 3, PodKey: podKeys[1], Local: netip.MustParseAddrPort("10.0.0.1:8080"), Peer: netip.MustParseAddrPort("192.0.2.0:53"),
 		Protocol: 17, Direction: v1alpha1.Direction_DIRECTION_TRANSMIT, Start: time.Unix(0, c.wall(f.First)), Last: time.Unix(0, c.wall(f.LastDrop)),
 		Verdict: v1alpha1.Verdict_VERDICT_DROPPED, DropReason: "NO_ROOM", Flags: [2]uint8{1, 2}, Handshake: 250 * time.Microsecond,
-		PeerName: "db.example", Packets: [2]int64{3, 4}, Bytes: [2]int64{300, 400}, Dropped: 2, Since: time.Unix(0, now.UnixNano()),
+		PeerName: "db.example", Packets: [2]int64{3, 4}, Bytes: [2]int64{300, 400}, Dropped: 2, Since: now,
 	}
 	if all[8080] != want {
 		t.Errorf("told\n%+v, want\n%+v", all[8080], want)
@@ -139,6 +139,45 @@ func TestWatchLeaves(t *testing.T) {
 	if flows, ends := watching.Lost(); flows != 0 || ends != 0 {
 		t.Errorf("lost %d flows and %d ends", flows, ends)
 	}
+}
+
+// TestWatchClock: what is left is told of again in time, whatever the node's clock is set to meanwhile.
+func TestWatchClock(t *testing.T) {
+	w := newWorld(t, 1000)
+	c := w.agent(Config{})
+	watching := watch(t, c)
+	begun := time.Now()
+	put(w, key4(0, 1), w.flow(1, 0))
+	drain(t, c)
+	leave := func(*Change) time.Time { return begun }
+	if err := watching.Look(begun, leave); err != nil {
+		t.Fatal(err)
+	}
+	for i, by := range []time.Duration{-time.Hour, time.Hour} {
+		after := time.Duration(i+1) * 5 * time.Second
+		now := set(begun.Add(after), by)
+		if now.Sub(begun) != after || now.Unix() == begun.Add(after).Unix() {
+			t.Fatal("setting the clock does not do here what it does to a node's")
+		}
+		var waited []time.Duration
+		err := watching.Look(now, func(c *Change) time.Time {
+			waited = append(waited, now.Sub(c.Since))
+			return now
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(waited) != 1 || waited[0] != after {
+			t.Errorf("clock set by %v, %v later: what was told of had waited %v", by, after, waited)
+		}
+	}
+}
+
+// set is a time as it is read when the clock was set by so much: what passes on the monotonic clock stays.
+func set(now time.Time, by time.Duration) time.Time {
+	seconds := (*uint64)(unsafe.Pointer(&now)) // since 1885, above 30 bits of nanoseconds and below the bit for the monotonic clock
+	*seconds += uint64(by/time.Second) << 30
+	return now
 }
 
 // TestWatchLosesNothing: whatever is left and taken in whatever order, what was taken of a flow is all that passed in it.
