@@ -103,8 +103,14 @@ func (e *grpcExporter) classify(answer *status.Status) error {
 	return &Refused{Err: err}
 }
 
+// noAddress is what gRPC says of a name that does not exist.
+const noAddress = "name resolver error: produced zero addresses"
+
 // fromStatus is the status' message: that of our own side, which says why there is no connection, or the collector's.
 func (e *grpcExporter) fromStatus(answer *status.Status) string {
+	if answer.Code() == codes.Unavailable && answer.Message() == noAddress {
+		return ": DNS has no address for " + e.endpoint.Hostname()
+	}
 	for _, ours := range []string{"connection error: ", "name resolver error: ", "last connection error: ", "no children to pick from", "produced zero addresses"} {
 		if answer.Code() == codes.Unavailable && strings.HasPrefix(answer.Message(), ours) {
 			return ": " + answer.Message()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -112,6 +113,15 @@ func TestWhatIsTriedAgain(t *testing.T) {
 		} else if got && retry.After != 3*time.Second {
 			t.Errorf("%d after %v", code, retry.After)
 		}
+	}
+}
+
+func TestNameWithoutAddress(t *testing.T) {
+	e := &grpcExporter{collector: &collector{endpoint: &url.URL{Host: "collector.example.com:4317"}}}
+	const want = "the collector cannot be reached, or is overloaded (Unavailable): DNS has no address for collector.example.com"
+	var retry *Retry
+	if err := e.classify(status.New(codes.Unavailable, noAddress)); !errors.As(err, &retry) || retry.Error() != want {
+		t.Errorf("%v", err)
 	}
 }
 

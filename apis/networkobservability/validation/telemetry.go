@@ -2,6 +2,7 @@ package validation
 
 import (
 	"fmt"
+	"slices"
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -72,15 +73,20 @@ func NetworkTelemetryUpdate(telemetry, old *v1alpha1.NetworkTelemetry) field.Err
 
 // NetworkTelemetryWarnings tells who writes a spec what of it does nothing.
 func NetworkTelemetryWarnings(telemetry *v1alpha1.NetworkTelemetry) []string {
-	if telemetry.Spec.FlowLogs == nil {
-		return nil
-	}
-	for i := range telemetry.Spec.Exporters {
-		if sets.New(telemetry.Spec.Exporters[i].Signals...).Has(v1alpha1.SignalFlowLogs) {
-			return nil
+	var warnings []string
+	for i := range telemetry.Spec.PodMetrics {
+		if group := &telemetry.Spec.PodMetrics[i]; group.LabelValuesLimit != nil && len(group.Labels) == 0 {
+			warnings = append(warnings, fmt.Sprintf("spec.podMetrics[%d].labelValuesLimit: limits the values of labels, and none are asked for", i))
 		}
 	}
-	return []string{"spec.flowLogs: no exporter has FlowLogs among its signals, so flows are logged nowhere"}
+	if telemetry.Spec.FlowLogs != nil && !slices.ContainsFunc(telemetry.Spec.Exporters, logsFlows) {
+		warnings = append(warnings, "spec.flowLogs: no exporter has FlowLogs among its signals, so flows are logged nowhere")
+	}
+	return warnings
+}
+
+func logsFlows(exporter v1alpha1.TelemetryExporter) bool {
+	return slices.Contains(exporter.Signals, v1alpha1.SignalFlowLogs)
 }
 
 func telemetrySpec(spec *v1alpha1.NetworkTelemetrySpec, path *field.Path) field.ErrorList {

@@ -8,6 +8,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"math/big"
+	"slices"
 	"strings"
 	"testing"
 
@@ -243,13 +244,18 @@ func TestNetworkTelemetryUpdate(t *testing.T) {
 }
 
 func TestNetworkTelemetryWarnings(t *testing.T) {
-	for spec, want := range map[string]int{
-		"{}": 0,
-		"{flowLogs: {}, exporters: [{name: a, signals: [FlowLogs], stdout: {}}]}": 0,
-		"flowLogs: {}": 1,
-		"{flowLogs: {}, exporters: [{name: a, signals: [Metrics], otlp: {endpoint: 'https://a:1'}}]}": 1,
+	const nowhere = "spec.flowLogs: no exporter has FlowLogs among its signals, so flows are logged nowhere"
+	for spec, want := range map[string][]string{
+		"{}": nil,
+		"{flowLogs: {}, exporters: [{name: a, signals: [FlowLogs], stdout: {}}]}": nil,
+		"flowLogs: {}": {nowhere},
+		"{flowLogs: {}, exporters: [{name: a, signals: [Metrics], otlp: {endpoint: 'https://a:1'}}]}": {nowhere},
+		"{podMetrics: [{group: Traffic, labels: [Port], labelValuesLimit: 5}]}":                       nil,
+		"{podMetrics: [{group: TCP}, {group: Traffic, labelValuesLimit: 5}], flowLogs: {}}": {
+			"spec.podMetrics[1].labelValuesLimit: limits the values of labels, and none are asked for", nowhere,
+		},
 	} {
-		if got := NetworkTelemetryWarnings(telemetryOf(t, spec)); len(got) != want || want > 0 && !strings.HasPrefix(got[0], "spec.flowLogs: no exporter has FlowLogs") {
+		if got := NetworkTelemetryWarnings(telemetryOf(t, spec)); !slices.Equal(got, want) {
 			t.Errorf("%s: warns %q", spec, got)
 		}
 	}
