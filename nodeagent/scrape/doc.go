@@ -14,7 +14,8 @@
 //   - Questions are limited, those about tokens that had no yes apart from those about tokens that had one: a flood of the
 //     former gets 429, and scrapers go on.
 //   - Tokens are kept as hashes, so many at most, and a no never takes the place of a yes.
-//   - Connections, the size of headers, the time of each step and the scrapes under way are bounded. It is HTTP/1.1 only,
+//   - Connections, the size of headers, the time of each step, the scrapes under way and the answers that are being read are
+//     bounded. It is HTTP/1.1 only,
 //     where a connection has one request at a time, and a request that is refused ends its connection.
 //
 // The authentication and authorization of k8s.io/apiserver do the same in general. Linked into the agent they took 9.3 MB

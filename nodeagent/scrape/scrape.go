@@ -24,6 +24,9 @@ const (
 	maxConnections = 128
 	// maxScrapes is how many scrapes of a page may be under way, each with the families that it writes.
 	maxScrapes = 4
+	// maxAnswers is how many answers, of all pages, may be gathered or on their way: each is held whole until who asked has
+	// read it.
+	maxAnswers = 8
 	// maxHeader bounds what is read before a request is known, token included.
 	maxHeader = 16 << 10
 
@@ -62,11 +65,12 @@ type Server struct {
 	config  Config
 	reviews *reviews
 	within  time.Duration // scrapeWithin, but for tests
+	answers chan struct{} // has room for those that may be under way
 }
 
 // New makes a server that does nothing before Serve.
 func New(config Config) *Server {
-	return &Server{config: config, reviews: newReviews(config.Client, config.Failed), within: scrapeWithin}
+	return &Server{config: config, reviews: newReviews(config.Client, config.Failed), within: scrapeWithin, answers: make(chan struct{}, maxAnswers)}
 }
 
 var errNoCertificate = errors.New("there is no serving certificate yet")
@@ -148,8 +152,19 @@ func (s *Server) guarded(ctx context.Context, page Page) http.Handler {
 				return
 			}
 		}
-		offered.ServeHTTP(w, r)
+		select {
+		case s.answers <- struct{}{}:
+			defer func() { <-s.answers }()
+			offered.ServeHTTP(w, r)
+		default:
+			tooMany(w, fmt.Sprintf("%d answers are on their way", cap(s.answers)))
+		}
 	})
+}
+
+func tooMany(w http.ResponseWriter, why string) {
+	w.Header().Set("Retry-After", "1")
+	http.Error(w, why, http.StatusTooManyRequests)
 }
 
 // limited is what gathers and writes. A scrape that has timed out holds its place until it ends.
@@ -165,8 +180,7 @@ func (s *Server) limited(page Page) http.Handler {
 			defer func() { <-scrapes }()
 			inner.ServeHTTP(w, r)
 		default:
-			w.Header().Set("Retry-After", "1")
-			http.Error(w, fmt.Sprintf("%d scrapes are under way", maxScrapes), http.StatusTooManyRequests)
+			tooMany(w, fmt.Sprintf("%d scrapes are under way", maxScrapes))
 		}
 	})
 }

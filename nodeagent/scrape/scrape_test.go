@@ -17,6 +17,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -535,6 +536,61 @@ func TestSlowScrapes(t *testing.T) {
 		t.Errorf("one more: %d %q", response.StatusCode, body)
 	}
 	close(release)
+}
+
+// Who does not read what they asked for cannot have the agent hold ever more answers.
+func TestUnreadAnswers(t *testing.T) {
+	large := new(strings.Repeat("x", 8<<20)) // more than sockets take
+	w := newWorld(t, func(w *world) {
+		w.server.answers = make(chan struct{}, 2)
+		w.gatherer.extra = func() ([]*dto.MetricFamily, error) {
+			metric := &dto.Metric{Label: []*dto.LabelPair{{Name: new("a"), Value: large}}, Gauge: &dto.Gauge{Value: new(1.0)}}
+			return []*dto.MetricFamily{{Name: new("large"), Type: dto.MetricType_GAUGE.Enum(), Metric: []*dto.Metric{metric}}}, nil
+		}
+	})
+	unread := make([]net.Conn, cap(w.server.answers))
+	for i := range unread {
+		unread[i] = w.ask(t)
+	}
+	if response, body := w.do("GET", "/metrics", "Bearer good"); response.StatusCode != http.StatusTooManyRequests || body != "2 answers are on their way\n" {
+		t.Errorf("one more: %d %.100q", response.StatusCode, body)
+	}
+	if response, _ := w.do("GET", "/metrics", "Bearer nobody's"); response.StatusCode != http.StatusUnauthorized {
+		t.Errorf("of a stranger: %d", response.StatusCode)
+	}
+	for _, connection := range unread {
+		connection.Close()
+	}
+	for len(w.server.answers) > 0 { // as soon as writing to them fails
+		runtime.Gosched()
+	}
+	if response, body := w.do("GET", "/metrics", "Bearer good"); response.StatusCode != http.StatusOK || len(body) < 8<<20 {
+		t.Errorf("afterwards: %d, %d bytes", response.StatusCode, len(body))
+	}
+}
+
+// ask asks for metrics, and reads no more than the beginning of the answer.
+func (w *world) ask(t *testing.T) net.Conn {
+	t.Helper()
+	plain, err := net.Dial("tcp", w.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { plain.Close() })
+	if err := plain.(*net.TCPConn).SetReadBuffer(4096); err != nil {
+		t.Fatal(err)
+	}
+	config := &tls.Config{ServerName: v1alpha1.MetricsDNSName, RootCAs: x509.NewCertPool()}
+	config.RootCAs.AddCert(w.certificate.Load().Leaf)
+	connection := tls.Client(plain, config)
+	_, err = fmt.Fprintf(connection, "GET /metrics HTTP/1.1\r\nHost: node\r\nAuthorization: Bearer good\r\n\r\n")
+	if err == nil {
+		_, err = io.ReadFull(connection, make([]byte, 1))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return plain
 }
 
 func TestEndWhileAsking(t *testing.T) {
