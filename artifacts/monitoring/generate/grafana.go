@@ -50,11 +50,6 @@ func table(title, unit, description, column, expr string) panel {
 	return panel{kind: "table", title: title, unit: unit, description: description, width: 12, queries: []query{{expr: expr, legend: column}}}
 }
 
-func (p panel) wide(columns int) panel {
-	p.width = columns
-	return p
-}
-
 // quantiles are the median, the 90th and the 99th percentile of a histogram, from its classic buckets. by are labels to
 // keep, with a comma behind; the selector is that of the buckets.
 func quantiles(metric, selector, by, legend string) []query {
