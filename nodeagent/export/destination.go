@@ -369,7 +369,7 @@ func (d *destination) flush(ctx context.Context) error {
 func (d *destination) collect(to chan<- prometheus.Metric) {
 	d.mu.Lock()
 	wanted := d.wanted
-	reaching, _, _ := d.health()
+	reaching, _, err := d.health()
 	d.mu.Unlock()
 	var bytes int64
 	for s := range signals {
@@ -383,9 +383,10 @@ func (d *destination) collect(to chan<- prometheus.Metric) {
 		}
 	}
 	to <- prometheus.MustNewConstMetric(queueBytes, prometheus.GaugeValue, float64(bytes), d.name)
-	value := 0.0
-	if reaching {
-		value = 1
+	switch { // nothing is known of a destination for which there has been nothing to send
+	case reaching:
+		to <- prometheus.MustNewConstMetric(up, prometheus.GaugeValue, 1, d.name)
+	case err != nil:
+		to <- prometheus.MustNewConstMetric(up, prometheus.GaugeValue, 0, d.name)
 	}
-	to <- prometheus.MustNewConstMetric(up, prometheus.GaugeValue, value, d.name)
 }

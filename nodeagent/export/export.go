@@ -160,7 +160,7 @@ var (
 	queueBytes = prometheus.NewDesc(prefix+"queue_bytes",
 		"Size of what waits to be sent, encoded and not compressed.", []string{"exporter"}, nil)
 	up = prometheus.NewDesc(prefix+"up",
-		"1 when the last request to a destination was answered well, else 0.", []string{"exporter"}, nil)
+		"1 when the last request to a destination was answered well, 0 when it was not.", []string{"exporter"}, nil)
 )
 
 // Describe implements prometheus.Collector.

@@ -292,7 +292,7 @@ networkobservability_agent_exporter_queue_bytes{exporter="collector"} 0
 # HELP networkobservability_agent_exporter_sent_total Records of flows and points of metrics that a destination took.
 # TYPE networkobservability_agent_exporter_sent_total counter
 networkobservability_agent_exporter_sent_total{exporter="collector",signal="flow_logs"} 8
-# HELP networkobservability_agent_exporter_up 1 when the last request to a destination was answered well, else 0.
+# HELP networkobservability_agent_exporter_up 1 when the last request to a destination was answered well, 0 when it was not.
 # TYPE networkobservability_agent_exporter_up gauge
 networkobservability_agent_exporter_up{exporter="collector"} 1
 `
@@ -301,6 +301,27 @@ networkobservability_agent_exporter_up{exporter="collector"} 1
 	}
 	if state := e.States()[0]; state.Sent != 8 || state.Dropped != 2 || !strings.Contains(state.Message, "rejected 2 of the last 10") {
 		t.Errorf("%v", state)
+	}
+}
+
+// A destination for which there is nothing to send is neither up nor down; nobody is woken by it. One that waits for its
+// headers is down.
+func TestUpIsKnownFromTheFirstRequestOn(t *testing.T) {
+	s := newSink()
+	s.serveGRPC(t, "127.0.0.1:0", nil)
+	e := exporters(t, nil)
+	idle, headless := toSink(s, false), toSink(s, false)
+	headless.Name, headless.GetOtlp().NeedsHeaders = "headless", true
+	e.Apply(configOf(idle, headless))
+	want := `
+# HELP networkobservability_agent_exporter_up 1 when the last request to a destination was answered well, 0 when it was not.
+# TYPE networkobservability_agent_exporter_up gauge
+networkobservability_agent_exporter_up{exporter="headless"} 0
+`
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(e)
+	if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "networkobservability_agent_exporter_up"); err != nil {
+		t.Error(err)
 	}
 }
 
