@@ -257,6 +257,9 @@ func (w *walk) count(id family, value int64, values ...string) {
 		if s.into == nil {
 			s.into = w.ledger.into(id, values)
 		}
+		if value < s.last && (id == podPeerBytes || id == podPeerPackets) {
+			s.last = 0 // it began anew, as when the history of flows could not be read or the pod's sandbox was made anew
+		}
 		s.into.value += max(0, value-s.last)
 		s.last = max(s.last, value)
 	}
