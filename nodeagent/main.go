@@ -49,7 +49,8 @@ import (
 var version = ""
 
 type options struct {
-	nodeName, podUID, listen, healthAddress string
+	nodeName, clusterName, podUID           string
+	listen, healthAddress                   string
 	bpffs, cgroupRoot, caDir, dataDir       string
 	kubeconfig, config                      string
 	nodeIPs                                 []string
@@ -111,6 +112,7 @@ func command() *cobra.Command {
 func (o *options) addTo(c *cobra.Command) {
 	flags := c.PersistentFlags()
 	flags.StringVar(&o.nodeName, "node-name", os.Getenv("NODE_NAME"), "Name of this node (default: the environment's NODE_NAME).")
+	flags.StringVar(&o.clusterName, "cluster-name", os.Getenv("CLUSTER_NAME"), "Name of the cluster, k8s.cluster.name of what exporters send (default: the environment's CLUSTER_NAME; empty for none).")
 	flags.StringVar(&o.podUID, "pod-uid", os.Getenv("POD_UID"), "UID of the agent's own pod (default: the environment's POD_UID). Without one, pods of every kubelet on this kernel are taken for this node's.")
 	flags.StringSliceVar(&o.nodeIPs, "node-ips", environmentList("NODE_IPS"), "Addresses of this node (default: the environment's NODE_IPS). Interfaces that carry one are uplinks.")
 	flags.StringVar(&o.listen, "listen", fmt.Sprintf(":%d", v1alpha1.Port), "Address at which the API server is answered.")

@@ -49,7 +49,7 @@ func newOutgoing(o options, reader *reader, pods *podmap.Map, set *collectors.Se
 	out := &outgoing{}
 	var err error
 	out.told, err = telemetry.Open(telemetry.Config{
-		Dir: o.dataDir, Report: out.report, Failed: func(err error) { klog.ErrorS(err, "Telemetry has a problem") },
+		Dir: o.dataDir, Report: out.report, APIServers: set.APIServers, Failed: func(err error) { klog.ErrorS(err, "Telemetry has a problem") },
 	})
 	if err != nil {
 		return nil, err
@@ -59,7 +59,7 @@ func newOutgoing(o options, reader *reader, pods *podmap.Map, set *collectors.Se
 		Pods: pods.Pods, Read: func() metrics.Reading { return reader.begin() }, Telemetry: out.told, Peers: out.peers,
 	})
 	out.exporters = export.New(export.Config{
-		Node: o.nodeName, Version: programVersion(), LogsDir: o.logsDir, Stdout: os.Stdout,
+		Node: o.nodeName, Cluster: o.clusterName, Version: programVersion(), LogsDir: o.logsDir, Stdout: os.Stdout,
 		Metrics: func() ([]*dto.MetricFamily, error) { return out.all.Gather() }, Failed: logExporter,
 	})
 	out.logger = flowlog.New(flowlog.Config{Flows: set.Flows(), Telemetry: out.told, Log: out.exporters.Log})

@@ -67,6 +67,9 @@ func (t *Telemetry) Nodes() []string {
 	return nodes
 }
 
+// APIServers are where the Kubernetes API is served; empty while that is not known.
+func (t *Telemetry) APIServers() []string { return t.fleet.api.addresses() }
+
 // A TelemetryStream is one ConfigureTelemetry. One goroutine may Send while another one receives.
 type TelemetryStream struct {
 	telemetry  *Telemetry

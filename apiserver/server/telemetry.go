@@ -45,7 +45,7 @@ func newTelling(o *Options, config *genericapiserver.RecommendedConfig, client k
 			owner, since, _ := known.OwnerSince(address, at)
 			return telemetryOwner(owner, since)
 		},
-		Synced: known.Synced,
+		APIServers: streams.APIServers, Synced: known.Synced,
 	})
 	if err != nil {
 		return nil, err

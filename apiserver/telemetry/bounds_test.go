@@ -226,3 +226,32 @@ func BenchmarkLook(b *testing.B) {
 		}
 	}
 }
+
+func TestAddressesOfTheAPIAreSaidWhenTheyChange(t *testing.T) {
+	c := &conversation{want: newDesired(point{revision: 5}, nil)}
+	around := &surroundings{now: epoch}
+	said := func() (addresses [][]string) {
+		for _, update := range c.says(around) {
+			if len(update.ApiServers) > 0 {
+				addresses = append(addresses, update.ApiServers)
+			}
+		}
+		return addresses
+	}
+	if got := said(); got != nil {
+		t.Errorf("while none are known, %v are said", got)
+	}
+	for _, known := range [][]string{{"192.0.2.1:6443"}, {"192.0.2.1:6443", "192.0.2.2:6443"}} {
+		around.apiServers = known
+		if got := said(); len(got) != 1 || !slices.Equal(got[0], known) {
+			t.Errorf("of %v, %v are said", known, got)
+		}
+		if got := said(); got != nil {
+			t.Errorf("%v are said again", got)
+		}
+	}
+	around.apiServers = nil // this replica does not know any more
+	if got := said(); got != nil {
+		t.Errorf("%v are said when none are known", got)
+	}
+}

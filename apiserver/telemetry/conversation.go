@@ -3,6 +3,7 @@ package telemetry
 import (
 	"iter"
 	"net/netip"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -34,6 +35,8 @@ type conversation struct {
 	accepted bool
 	pods     pods
 	names    names
+	// apiServers are where the Kubernetes API is served, as was last said.
+	apiServers []string
 }
 
 // said is a config as it was sent, or is to be.
@@ -63,6 +66,8 @@ type surroundings struct {
 	// version changes with the namespaces' labels.
 	version uint64
 	owner   func(netip.Addr) Owner
+	// apiServers are where the Kubernetes API is served; empty while that is not known.
+	apiServers []string
 	// budget is how many answers to look at again.
 	budget int
 }
@@ -90,6 +95,10 @@ func (c *conversation) says(around *surroundings) []*agentv1.TelemetryUpdate {
 	if next := c.next(); next != c.last {
 		to.config(next.message())
 		c.last = next
+	}
+	if len(around.apiServers) > 0 && !slices.Equal(around.apiServers, c.apiServers) {
+		c.apiServers = around.apiServers
+		to.apiServers(c.apiServers)
 	}
 	if around.synced && around.pods != nil && c.accepted && c.disputed == 0 {
 		c.pods.tell(to, around.pods, c.want.chosen, around.namespace, around.version)

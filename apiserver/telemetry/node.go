@@ -179,6 +179,9 @@ func (n *node) around(all bool) *surroundings {
 	}
 	if all {
 		s.pods, s.budget = n.cfg.Pods(n.name), n.budget()
+		if n.cfg.APIServers != nil {
+			s.apiServers = n.cfg.APIServers()
+		}
 	}
 	return s
 }

@@ -39,6 +39,14 @@ func (o *outbox) gone(key string) {
 	to.GonePods = append(to.GonePods, key)
 }
 
+func (o *outbox) apiServers(addresses []string) {
+	size := 0
+	for _, address := range addresses {
+		size += len(address) + fieldBytes
+	}
+	o.room(size).ApiServers = addresses
+}
+
 func (o *outbox) complete() { o.room(1).PodsComplete = true }
 
 func (o *outbox) name(name *agentv1.TelemetryName) {

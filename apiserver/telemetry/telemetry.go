@@ -94,6 +94,9 @@ type Config struct {
 	Pods func(node string) iter.Seq[Pod]
 	// Owner is who holds an address at a time.
 	Owner func(netip.Addr, time.Time) Owner
+	// APIServers are where the Kubernetes API is served ("192.0.2.1:6443"); empty while that is not known, nil where nobody
+	// knows.
+	APIServers func() []string
 	// Synced fails until Pods and Owner know the cluster. Nothing is said of pods and addresses before.
 	Synced func() error
 	// Clock drives everything but the Lease. The real one by default.

@@ -103,10 +103,14 @@ func validate(request *v1alpha1.ReadStatsRequest) error {
 	if err := validateKeys(request.GetPodKeys()); err != nil {
 		return err
 	}
-	if n := len(request.GetApiServers()); n > v1alpha1.MaxAPIServers {
+	return validateAPIServers(request.GetApiServers())
+}
+
+func validateAPIServers(addresses []string) error {
+	if n := len(addresses); n > v1alpha1.MaxAPIServers {
 		return status.Errorf(codes.InvalidArgument, "api_servers has %d addresses, at most %d may be given", n, v1alpha1.MaxAPIServers)
 	}
-	for i, address := range request.GetApiServers() {
+	for i, address := range addresses {
 		if _, err := netip.ParseAddrPort(address); err != nil {
 			return status.Errorf(codes.InvalidArgument, "api_servers[%d]: %v", i, err)
 		}

@@ -34,7 +34,7 @@ func (a *agent) ConfigureTelemetry(stream grpc.BidiStreamingServer[v1alpha1.Tele
 		if size := proto.Size(update); size > v1alpha1.MaxTelemetryBytes {
 			return nil, status.Errorf(codes.InvalidArgument, "the message has %d bytes, at most %d are allowed", size, v1alpha1.MaxTelemetryBytes)
 		}
-		return update, nil
+		return update, validateAPIServers(update.GetApiServers())
 	}
 	return telemetryStatus(a.telemetry.Follow(stream.Context(), receive, stream.Send))
 }

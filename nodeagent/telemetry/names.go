@@ -34,7 +34,8 @@ type addresses struct {
 // An address is what is known of one; name is nil while nothing is.
 type address struct {
 	name     *v1alpha1.TelemetryName
-	answered time.Time
+	answered time.Time // or asked for since
+	heard    time.Time // when the name came
 	used     time.Time
 	stream   uint64
 }
@@ -74,6 +75,9 @@ func (a *addresses) name(of netip.Addr, now time.Time) *v1alpha1.TelemetryName {
 			a.wanted[of] = struct{}{}
 			a.signal()
 		}
+	}
+	if now.Sub(known.heard) > forgetAfter {
+		return nil // nobody has confirmed it since it was asked for again: the address may be somebody else's by now
 	}
 	return known.name
 }
@@ -122,7 +126,7 @@ func (a *addresses) answer(names []*v1alpha1.TelemetryName, now time.Time) {
 	for _, name := range names {
 		of, ok := netip.AddrFromSlice(name.GetAddress())
 		if known := a.known[of.Unmap()]; ok && known != nil {
-			known.name, known.answered = name, now
+			known.name, known.answered, known.heard = name, now, now
 		}
 	}
 }

@@ -31,6 +31,8 @@ type Config struct {
 	Dir string
 	// Report adds to a report what others know: exporters, series. It must be quick. nil adds nothing.
 	Report func(*v1alpha1.TelemetryReport)
+	// APIServers is told where the Kubernetes API is served. nil when nobody wants to know.
+	APIServers func([]string)
 	// Failed is told what goes wrong beside calls.
 	Failed func(error)
 }
@@ -135,7 +137,7 @@ func (s *State) apply(replaced context.Context, update *v1alpha1.TelemetryUpdate
 		return err
 	}
 	if changed {
-		// Before it is in force for anybody else: after a restart it has to be, too.
+		// Before it is reported: after a restart it has to be in force, too.
 		if err := s.keep(true); err != nil {
 			s.config.Failed(err)
 		}
@@ -144,6 +146,9 @@ func (s *State) apply(replaced context.Context, update *v1alpha1.TelemetryUpdate
 		return err
 	}
 	s.addresses.answer(update.GetNames(), time.Now())
+	if addresses := update.GetApiServers(); len(addresses) > 0 && s.config.APIServers != nil {
+		s.config.APIServers(addresses)
+	}
 	return nil
 }
 
@@ -270,11 +275,10 @@ func (s *State) read() (*v1alpha1.TelemetryUpdate, error) {
 
 // replaceFile leaves either the old content or the new one, whatever happens.
 func replaceFile(path string, content []byte) error {
-	file, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-") // 0600
+	file, err := os.OpenFile(path+".new", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
-	defer os.Remove(file.Name()) // nothing, once it has its name
 	_, err = file.Write(content)
 	if err == nil {
 		err = file.Sync()

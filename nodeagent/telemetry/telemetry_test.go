@@ -362,3 +362,34 @@ func TestReportsComeAlsoWhenNothingChanges(t *testing.T) {
 		}
 	})
 }
+
+func TestNamesThatNobodyConfirmsAreForgotten(t *testing.T) {
+	a := newAddresses()
+	stream := a.begin()
+	of, now := netip.MustParseAddr("10.0.0.1"), time.Unix(1000, 0)
+	a.name(of, now)
+	a.take(stream)
+	name := &v1alpha1.TelemetryName{Address: of.AsSlice(), Owner: &v1alpha1.TelemetryName_Node{Node: "node-1"}}
+	a.answer([]*v1alpha1.TelemetryName{name}, now)
+	a.begin() // and nobody answers on it
+	if got := a.name(of, now.Add(forgetAfter)); got != name {
+		t.Errorf("a name that was confirmed lately is %v", got)
+	}
+	if got := a.name(of, now.Add(forgetAfter+time.Second)); got != nil {
+		t.Errorf("a name that nobody confirms is %v", got)
+	}
+}
+
+func TestAddressesOfTheAPIAreHandedOn(t *testing.T) {
+	told := make(chan []string, 1)
+	state, err := Open(Config{Dir: t.TempDir(), Failed: func(err error) { t.Error(err) }, APIServers: func(addresses []string) { told <- addresses }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := talk(t, state)
+	c.say(&v1alpha1.TelemetryUpdate{ApiServers: []string{"192.0.2.1:6443"}})
+	if got := <-told; len(got) != 1 || got[0] != "192.0.2.1:6443" {
+		t.Errorf("told are %v", got)
+	}
+	c.end()
+}

@@ -6381,7 +6381,9 @@ type TelemetryUpdate struct {
 	// The pods of this stream so far are all: others are forgotten.
 	PodsComplete bool `protobuf:"varint,4,opt,name=pods_complete,json=podsComplete,proto3" json:"pods_complete,omitempty"`
 	// Answers to wanted_addresses, and changes of answers given before on this stream.
-	Names         []*TelemetryName `protobuf:"bytes,5,rep,name=names,proto3" json:"names,omitempty"`
+	Names []*TelemetryName `protobuf:"bytes,5,rep,name=names,proto3" json:"names,omitempty"`
+	// As in ReadStatsRequest, when it changed and at the beginning: what is scraped needs no read before it.
+	ApiServers    []string `protobuf:"bytes,6,rep,name=api_servers,json=apiServers,proto3" json:"api_servers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -6447,6 +6449,13 @@ func (x *TelemetryUpdate) GetPodsComplete() bool {
 func (x *TelemetryUpdate) GetNames() []*TelemetryName {
 	if x != nil {
 		return x.Names
+	}
+	return nil
+}
+
+func (x *TelemetryUpdate) GetApiServers() []string {
+	if x != nil {
+		return x.ApiServers
 	}
 	return nil
 }
@@ -8135,13 +8144,15 @@ const file_apis_agent_v1alpha1_agent_proto_rawDesc = "" +
 	"\rCaptureObject\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\x12\x16\n" +
-	"\x06sha256\x18\x03 \x01(\tR\x06sha256\"\xb2\x02\n" +
+	"\x06sha256\x18\x03 \x01(\tR\x06sha256\"\xd3\x02\n" +
 	"\x0fTelemetryUpdate\x12L\n" +
 	"\x06config\x18\x01 \x01(\v24.networkobservability.agent.v1alpha1.TelemetryConfigR\x06config\x12E\n" +
 	"\x04pods\x18\x02 \x03(\v21.networkobservability.agent.v1alpha1.TelemetryPodR\x04pods\x12\x1b\n" +
 	"\tgone_pods\x18\x03 \x03(\tR\bgonePods\x12#\n" +
 	"\rpods_complete\x18\x04 \x01(\bR\fpodsComplete\x12H\n" +
-	"\x05names\x18\x05 \x03(\v22.networkobservability.agent.v1alpha1.TelemetryNameR\x05names\"\xaf\x03\n" +
+	"\x05names\x18\x05 \x03(\v22.networkobservability.agent.v1alpha1.TelemetryNameR\x05names\x12\x1f\n" +
+	"\vapi_servers\x18\x06 \x03(\tR\n" +
+	"apiServers\"\xaf\x03\n" +
 	"\x0fTelemetryConfig\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x1e\n" +
 	"\n" +
