@@ -49,13 +49,13 @@ import (
 var version = ""
 
 type options struct {
-	nodeName, clusterName, podUID           string
-	listen, healthAddress                   string
-	bpffs, cgroupRoot, caDir, dataDir       string
-	kubeconfig, config                      string
-	nodeIPs                                 []string
-	volumesDir, logsDir, metricsAddress     string
-	configuration                           configuration // what the file at config says
+	nodeName, clusterName, podUID       string
+	listen, healthAddress               string
+	bpffs, cgroupRoot, caDir, dataDir   string
+	kubeconfig, config                  string
+	nodeIPs                             []string
+	volumesDir, logsDir, metricsAddress string
+	configuration                       configuration // what the file at config says
 }
 
 func main() {
