@@ -178,7 +178,7 @@ func (o *outlook) exporting() *metav1.Condition {
 		case len(not) > 0:
 			failing = append(failing, fmt.Sprintf("%s does not reach its destination from %s: %s", name, of(not, len(o.nodes)), some(not)))
 		case len(from) < len(o.nodes) || len(from) == 0:
-			waiting = append(waiting, fmt.Sprintf("%s reaches its destination from %s, and the rest have not answered or have had nothing to send yet", name, of(from, len(o.nodes))))
+			waiting = append(waiting, fmt.Sprintf("%s reaches its destination from %s, and the rest have not answered yet", name, of(from, len(o.nodes))))
 		}
 	}
 	condition := &metav1.Condition{Type: v1alpha1.TelemetryExporting}

@@ -58,12 +58,12 @@ func TestStatus(t *testing.T) {
 		}},
 		"none": {want: []string{
 			"Applied=False NoAgents: No node has an agent.",
-			"Exporting=Unknown WaitingForNodes: otlp reaches its destination from 0 of 0 nodes, and the rest have not answered or have had nothing to send yet.",
+			"Exporting=Unknown WaitingForNodes: otlp reaches its destination from 0 of 0 nodes, and the rest have not answered yet.",
 			"WithinLimits=Unknown WaitingForNodes: No node has answered yet.",
 		}},
 		"many silent": {nodes: append(many(60, silentNode), exporting("z")), want: []string{
 			"Applied=False NodesUnreachable: 60 of 61 nodes cannot be reached: n000, n001, n002, n003, n004 and 55 more.",
-			"Exporting=Unknown WaitingForNodes: otlp reaches its destination from 1 of 61 nodes, and the rest have not answered or have had nothing to send yet.",
+			"Exporting=Unknown WaitingForNodes: otlp reaches its destination from 1 of 61 nodes, and the rest have not answered yet.",
 			"WithinLimits=True WithinLimits: No series is folded into others.",
 		}, problems: []string{"n000: the agent at 192.0.2.1:10261 did not answer in time", "50"}},
 		"lost a moment ago": {nodes: many(1, func(v *view) { v.open, v.lost, v.failure = false, epoch.Add(-time.Second), "gone" }), want: []string{

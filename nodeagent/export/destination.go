@@ -176,11 +176,22 @@ func (d *destination) gather(r *run) {
 	}
 }
 
+// probes tells whether a destination is asked for before there is something to send: flows may be rare, and one that cannot be
+// reached, or written to, is to be known at once. Metrics come soon by themselves.
+func (r *run) probes(s Signal) bool { return s == FlowLogs && !r.held }
+
 // send sends what waits of a signal, oldest first.
 func (d *destination) send(r *run, s Signal) {
 	failures := 0
+	probe := r.probes(s)
 	for {
 		batch, ok := d.queue.take(s)
+		if !ok && probe {
+			if probe, ok = d.probe(r, s, &failures); !ok {
+				return
+			}
+			continue
+		}
 		if !ok {
 			select {
 			case <-r.ctx.Done():
@@ -216,6 +227,28 @@ func (d *destination) send(r *run, s Signal) {
 			return
 		}
 	}
+}
+
+// probe sends an empty batch, of which nothing is counted. again says that it has to be tried again, ok is false when the run
+// has ended.
+func (d *destination) probe(r *run, s Signal, failures *int) (again, ok bool) {
+	select {
+	case <-r.draining:
+		return false, false // nothing waits
+	default:
+	}
+	_, err := r.exporter.Send(r.ctx, Batch{Signal: s})
+	if r.ctx.Err() != nil {
+		return false, false
+	}
+	d.settled(r, s, outcome{known: true, err: err})
+	var retry *Retry
+	if !errors.As(err, &retry) {
+		*failures = 0
+		return false, true
+	}
+	*failures++
+	return true, d.pause(r, d.backoff(*failures, retry.After))
 }
 
 func noticeOf(rejected, of int64) string {

@@ -304,24 +304,51 @@ networkobservability_agent_exporter_up{exporter="collector"} 1
 	}
 }
 
-// A destination for which there is nothing to send is neither up nor down; nobody is woken by it. One that waits for its
-// headers is down.
-func TestUpIsKnownFromTheFirstRequestOn(t *testing.T) {
-	s := newSink()
-	s.serveGRPC(t, "127.0.0.1:0", nil)
-	e := exporters(t, nil)
-	idle, headless := toSink(s, false), toSink(s, false)
-	headless.Name, headless.GetOtlp().NeedsHeaders = "headless", true
-	e.Apply(configOf(idle, headless))
-	want := `
+// Collectors are asked for before there is a flow to send, and nothing of that is counted. One that waits for its headers is
+// down without being asked.
+func TestUpIsKnownBeforeThereIsSomethingToSend(t *testing.T) {
+	both(t, func(t *testing.T, overHTTP bool) {
+		s := newSink()
+		s.serve(t, overHTTP, nil)
+		e := exporters(t, nil)
+		there, away, headless := toSink(s, overHTTP), toSink(s, overHTTP), toSink(s, overHTTP)
+		away.Name, away.GetOtlp().Endpoint = "away", "http://127.0.0.1:1"
+		headless.Name, headless.GetOtlp().NeedsHeaders = "headless", true
+		file := &v1alpha1.TelemetryExporter{Name: "file", FlowLogs: true, To: &v1alpha1.TelemetryExporter_File{File: &v1alpha1.FileDestination{}}}
+		e.Apply(configOf(there, away, headless, file))
+		e.await(t, "answers", func(states []*v1alpha1.TelemetryExporterState) bool {
+			return states[0].Reaching && states[1].Failing && states[3].Reaching
+		})
+		want := `
 # HELP networkobservability_agent_exporter_up 1 when the last request to a destination was answered well, 0 when it was not.
 # TYPE networkobservability_agent_exporter_up gauge
+networkobservability_agent_exporter_up{exporter="away"} 0
+networkobservability_agent_exporter_up{exporter="collector"} 1
+networkobservability_agent_exporter_up{exporter="file"} 1
 networkobservability_agent_exporter_up{exporter="headless"} 0
 `
-	registry := prometheus.NewPedanticRegistry()
-	registry.MustRegister(e)
-	if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "networkobservability_agent_exporter_up"); err != nil {
-		t.Error(err)
+		registry := prometheus.NewPedanticRegistry()
+		registry.MustRegister(e)
+		if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "networkobservability_agent_exporter_up"); err != nil {
+			t.Error(err)
+		}
+		for _, name := range []string{"collector", "away"} {
+			if c, waiting := e.tally(name, FlowLogs); c.given != 0 || c.sent != 0 || c.droppedInAll() != 0 || waiting != 0 {
+				t.Errorf("%s counts %+v", name, c)
+			}
+		}
+	})
+}
+
+// await waits until the states are as they should be.
+func (e *Exporters) await(t *testing.T, what string, satisfied func([]*v1alpha1.TelemetryExporterState) bool) {
+	t.Helper()
+	ticker := time.NewTicker(time.Millisecond)
+	defer ticker.Stop()
+	for deadline := time.Now().Add(20 * time.Second); !satisfied(e.States()); <-ticker.C {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within 20 seconds: %v", what, e.States())
+		}
 	}
 }
 

@@ -37,7 +37,7 @@ type Exporter interface {
 	Encoder
 	// Send sends a batch and returns how many of its items the destination took note of but did not want. An error means that
 	// nothing of it arrived, or that nobody knows: Send is called again with the batch when the error is a Retry, otherwise
-	// the batch is dropped. Batches of flow logs that waited together are sent as one, their payloads appended. It must end
+	// the batch is dropped. A batch of flow logs without items asks whether the destination is there. Batches of flow logs that waited together are sent as one, their payloads appended. It must end
 	// with the context. It is called by at most one goroutine a signal.
 	Send(ctx context.Context, batch Batch) (rejected int64, err error)
 	// Close lets go of connections and files. Nothing is called afterwards.
