@@ -34,6 +34,7 @@ import (
 	"github.com/networkobservability/networkobservability/apis/networkobservability/filtertext"
 	"github.com/networkobservability/networkobservability/apis/networkobservability/install"
 	"github.com/networkobservability/networkobservability/apis/networkobservability/v1alpha1"
+	"github.com/networkobservability/networkobservability/apiserver/registry/registrytest"
 )
 
 func TestMain(m *testing.M) {
@@ -72,7 +73,7 @@ func newWorld(t *testing.T, change ...func(*Config)) *world {
 	t.Helper()
 	w := &world{t: t}
 	config := Config{
-		Scheme: scheme, Getter: &memory{codec: codecs.LegacyCodec(v1alpha1.SchemeGroupVersion), objects: map[string]item{}},
+		Scheme: scheme, Getter: registrytest.NewMemory(codecs.LegacyCodec(v1alpha1.SchemeGroupVersion)),
 		Authorizer: authorizer.AuthorizerFunc(w.authorize), Resolve: w.resolve, Compile: w.compile, Matches: w.match, Expect: w.expect, Fresh: w.fresh,
 		Clock: testingclock.NewFakePassiveClock(now),
 	}

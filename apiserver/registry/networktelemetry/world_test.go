@@ -29,6 +29,7 @@ import (
 	"github.com/networkobservability/networkobservability/apis/generated/openapi"
 	"github.com/networkobservability/networkobservability/apis/networkobservability/install"
 	"github.com/networkobservability/networkobservability/apis/networkobservability/v1alpha1"
+	"github.com/networkobservability/networkobservability/apiserver/registry/registrytest"
 )
 
 func TestMain(m *testing.M) {
@@ -61,7 +62,7 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{t: t}
 	storage, err := NewStorage(Config{
-		Scheme: scheme, Getter: &memory{codec: codecs.LegacyCodec(v1alpha1.SchemeGroupVersion), objects: map[string]item{}},
+		Scheme: scheme, Getter: registrytest.NewMemory(codecs.LegacyCodec(v1alpha1.SchemeGroupVersion)),
 		Authorizer: authorizer.AuthorizerFunc(w.authorize),
 	})
 	if err != nil {

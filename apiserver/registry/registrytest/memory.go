@@ -1,4 +1,5 @@
-package captures
+// Package registrytest is what tests of resources that are stored have in common.
+package registrytest
 
 import (
 	"context"
@@ -21,7 +22,12 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
-// memory is a store without a backend. It keeps what the codec writes, so that nothing is shared with who stores it.
+// NewMemory makes a store without a backend, for one resource. It keeps what the codec writes, so that nothing is shared with who
+// stores it. It cannot be watched.
+func NewMemory(codec runtime.Codec) generic.RESTOptionsGetter {
+	return &memory{codec: codec, objects: map[string]item{}}
+}
+
 type memory struct {
 	storage.Interface
 	codec runtime.Codec
