@@ -177,9 +177,10 @@ func TestTriedAgain(t *testing.T) {
 		if c.sent != 100 || c.dropped[reasonRefused] != 10 {
 			t.Errorf("sent %d, dropped %v", c.sent, c.dropped)
 		}
-		if state := e.States()[0]; !state.Failing || state.Reaching || state.Sent != 100 || state.Dropped != 10 || state.Message == "" {
-			t.Errorf("%v", state)
-		}
+		e.await(t, "the refusal to be told", func(states []*v1alpha1.TelemetryExporterState) bool {
+			state := states[0]
+			return state.Failing && !state.Reaching && state.Sent == 100 && state.Dropped == 10 && state.Message != ""
+		})
 	})
 }
 
