@@ -234,6 +234,16 @@ func TestUpdate(t *testing.T) {
 	if got := w.apply("web", "", spec).capture(t); got.ResourceVersion != created.ResourceVersion {
 		t.Error("applying the same again changed something")
 	}
+	// Nor does it in another second than the first time: what the server fills in is no change.
+	earlier := w.do(http.MethodPatch, shop+"/web", "application/json-patch+json", `[
+		{"op": "replace", "path": "/metadata/managedFields/0/time", "value": "2020-01-01T00:00:00Z"},
+		{"op": "add", "path": "/metadata/labels", "value": {"c": "d"}}]`).capture(t)
+	if at := earlier.ManagedFields[0].Time; at.Year() != 2020 {
+		t.Fatalf("managed since %s", at)
+	}
+	if got := w.apply("web", "", spec).capture(t); got.ResourceVersion != earlier.ResourceVersion {
+		t.Error("applying the same again, later, changed something")
+	}
 	for body, field := range map[string]string{
 		`{"spec": {"filter": "udp"}}`:                                      "spec.filter: Forbidden",
 		`{"spec": {"durationSeconds": 5}}`:                                 "spec.durationSeconds: Forbidden",

@@ -18,6 +18,7 @@ import (
 	"github.com/networkobservability/networkobservability/apis/networkobservability/install"
 	"github.com/networkobservability/networkobservability/apis/networkobservability/v1alpha1"
 	"github.com/networkobservability/networkobservability/apis/networkobservability/validation"
+	"github.com/networkobservability/networkobservability/apiserver/registry/managedfields"
 )
 
 // A strategy is how objects of a kind are created and changed.
@@ -100,6 +101,7 @@ func (strategy) PrepareForUpdate(ctx context.Context, object, old runtime.Object
 	if capture.settings.Stop != before.settings.Stop {
 		capture.meta.Generation = before.meta.Generation + 1
 	}
+	managedfields.KeepTimes(ctx, object, old)
 }
 
 func (strategy) ValidateUpdate(_ context.Context, object, old runtime.Object) field.ErrorList {

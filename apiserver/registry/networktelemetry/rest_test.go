@@ -162,6 +162,16 @@ func TestUpdate(t *testing.T) {
 	if got := w.apply("", spec).telemetry(t); got.ResourceVersion != created.ResourceVersion {
 		t.Error("applying the same again changed something")
 	}
+	// Nor does it in another second than the first time.
+	earlier := w.do(http.MethodPatch, one, "application/json-patch+json", `[
+		{"op": "replace", "path": "/metadata/managedFields/0/time", "value": "2020-01-01T00:00:00Z"},
+		{"op": "add", "path": "/metadata/labels", "value": {"c": "d"}}]`).telemetry(t)
+	if at := earlier.ManagedFields[0].Time; at.Year() != 2020 {
+		t.Fatalf("managed since %s", at)
+	}
+	if got := w.apply("", spec).telemetry(t); got.ResourceVersion != earlier.ResourceVersion {
+		t.Error("applying the same again, later, changed something")
+	}
 	got := w.patch(`{"metadata": {"labels": {"a": "b"}, "generation": 7}, "status": {"nodes": {"total": 5}}}`).telemetry(t)
 	if got.Generation != 1 || got.Labels["a"] != "b" || got.Status.Nodes.Total != 0 {
 		t.Errorf("changed to %+v", got)

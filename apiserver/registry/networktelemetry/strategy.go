@@ -16,6 +16,7 @@ import (
 	"github.com/networkobservability/networkobservability/apis/networkobservability/install"
 	"github.com/networkobservability/networkobservability/apis/networkobservability/v1alpha1"
 	"github.com/networkobservability/networkobservability/apis/networkobservability/validation"
+	"github.com/networkobservability/networkobservability/apiserver/registry/managedfields"
 )
 
 // A strategy is how the object is created and changed.
@@ -59,11 +60,12 @@ func (strategy) AllowCreateOnUpdate(context.Context) bool { return false }
 func (strategy) AllowUnconditionalUpdate(context.Context) bool { return true }
 
 // PrepareForUpdate keeps the status, and raises the generation when the spec is another.
-func (strategy) PrepareForUpdate(_ context.Context, object, old runtime.Object) {
+func (strategy) PrepareForUpdate(ctx context.Context, object, old runtime.Object) {
 	of(object).Status = of(old).Status
 	if !equality.Semantic.DeepEqual(of(object).Spec, of(old).Spec) {
 		of(object).Generation = of(old).Generation + 1
 	}
+	managedfields.KeepTimes(ctx, object, old)
 }
 
 func (strategy) ValidateUpdate(_ context.Context, object, old runtime.Object) field.ErrorList {
