@@ -84,6 +84,11 @@ func (out *outgoing) ownConfig(o options, reader *reader, set *collectors.Set, c
 	for _, stage := range []string{flowlog.StageHistory, flowlog.StageEnd, flowlog.StagePod} {
 		config.Lost["flow_logs_"+stage] = func() int64 { return out.logger.Lost()[stage] }
 	}
+	if flows := set.Flows(); flows != nil {
+		config.Tables = map[string]func() (entries, capacity int64){
+			"flows_ipv4": func() (int64, int64) { return flows.Table(4) }, "flows_ipv6": func() (int64, int64) { return flows.Table(6) },
+		}
+	}
 	if captures != nil {
 		config.Captures = func() own.Captures { return own.Captures(captures.Totals()) }
 	}

@@ -29,7 +29,7 @@ type sweep struct {
 	previous uint64 // when the one before began; 0 when this is the first of this agent
 	former   uint64 // when the last one of the former agent began, if this is the first
 	first    bool
-	present  int
+	present  [families]int
 	deleted  int
 	seen     int // of the records that are active
 	ask      []question
@@ -98,10 +98,10 @@ func drainTable[K comparable](c *Collector, t *table[K], keyOf func(*Collector, 
 func (c *Collector) observeAll(n int, flow func(int) (key, *headers.Flow)) []int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.sweep.present += n
 	idleOnes := c.idle[:0]
 	for i := range n {
 		k, f := flow(i)
+		c.sweep.present[k.family()]++
 		c.observe(&k, f)
 		if idle(k.protocol, f, c.sweep.now) && c.sweep.deleted < deletions {
 			c.sweep.deleted++
@@ -239,11 +239,11 @@ func (c *Collector) finish(k *key, last *headers.Flow) {
 	if r := &h.records[number]; last.First == r.first && last.First != 0 {
 		c.update(number, last)
 		c.ledgerNode.Deleted++
-		c.sweep.present--
+		c.sweep.present[k.family()]--
 	} else if last.First != 0 { // another flow of the same key had come meanwhile
 		c.pods.places[k.pod].entry.Total.add(amountOf(last))
 		c.ledgerNode.Deleted++
-		c.sweep.present--
+		c.sweep.present[k.family()]--
 	}
 	c.sweep.seen--
 	c.endRecord(number)
@@ -305,15 +305,16 @@ func (c *Collector) removeRecord(number uint32) {
 // conclude ends a drain: it finds what the kernel has pushed out, forgets what is old, and shows and writes down the
 // totals.
 func (c *Collector) conclude(s *sweep, counts headers.FlowTable) error {
+	present := uint64(s.present[0] + s.present[1])
 	c.mu.Lock()
 	if s.seen != c.history.liveCount {
 		c.endUnseen()
 	}
 	c.expire()
 	if c.ledgerNode.Drained == 0 { // what went before there was a ledger is not known to have been pushed out
-		c.ledgerNode.Deleted = counts.Created - min(counts.Created, uint64(s.present))
+		c.ledgerNode.Deleted = counts.Created - min(counts.Created, present)
 	}
-	evicted := counts.Created - min(counts.Created, c.ledgerNode.Deleted+uint64(s.present))
+	evicted := counts.Created - min(counts.Created, c.ledgerNode.Deleted+present)
 	c.ledgerNode.Evicted = max(c.ledgerNode.Evicted, evicted)
 	c.ledgerNode.Drained = s.now
 	c.present, c.created, c.failed, c.evicted = s.present, counts.Created, counts.Failed, c.ledgerNode.Evicted

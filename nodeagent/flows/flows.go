@@ -78,7 +78,7 @@ type Collector struct {
 	failed     uint64 // flows for which the kernel's tables had no room
 	problem    error  // of the last drain
 	untracked  error  // why conntrack cannot be asked
-	present    int
+	present    [families]int
 	created    uint64
 	evicted    uint64
 	drains     uint64
@@ -137,7 +137,7 @@ func (*Collector) Name() string { return "flows" }
 // State says whether it works.
 func (c *Collector) State() (v1alpha1.Collector_State, string) {
 	if c.broken != nil {
-		return v1alpha1.Collector_STATE_DEGRADED, c.broken.Error()
+		return v1alpha1.Collector_STATE_OFF, c.broken.Error()
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -257,7 +257,7 @@ func (s snapshot) ReadNode(row *v1alpha1.NodeStats) error {
 		return errClosed
 	}
 	row.Flows = &v1alpha1.FlowTable{
-		Present: int64(s.present), Capacity: int64(s.capacity), Created: int64(s.created), Evicted: int64(s.evicted),
+		Present: int64(s.present[0] + s.present[1]), Capacity: int64(s.capacity), Created: int64(s.created), Evicted: int64(s.evicted),
 		Recorded: int64(h.count), HistoryCapacity: int64(s.config.History),
 	}
 	if h.ended.first != nowhere {
@@ -265,6 +265,21 @@ func (s snapshot) ReadNode(row *v1alpha1.NodeStats) error {
 	}
 	s.addLost(row)
 	return nil
+}
+
+// Table is how many flows the kernel's table of a version of IP (4 or 6) had at the last drain, and how many it has room
+// for. Each of the two gets full by itself. Without tables both are 0.
+func (c *Collector) Table(version int) (present, capacity int64) {
+	if c.flows4 == nil || c.flows6 == nil {
+		return 0, 0
+	}
+	family, room := 0, c.flows4.m.MaxEntries()
+	if version == 6 {
+		family, room = 1, c.flows6.m.MaxEntries()
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return int64(c.present[family]), int64(room)
 }
 
 // addLost adds what was lost for want of room, other than by eviction, if anything was.

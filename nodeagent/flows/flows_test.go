@@ -212,6 +212,11 @@ func TestTotals(t *testing.T) {
 			if table := table4(t, c); table.Present != 6000 || table.Created != 6000 || table.Evicted != 0 || table.Recorded != 6000 || table.Capacity != 40_000 {
 				t.Errorf("the node's table is %v", table)
 			}
+			for _, version := range []int{4, 6} {
+				if present, capacity := c.Table(version); present != 3000 || capacity != 20_000 {
+					t.Errorf("of IPv%d there are %d flows of %d", version, present, capacity)
+				}
+			}
 		})
 	}
 }
@@ -933,7 +938,7 @@ func TestWithoutMaps(t *testing.T) {
 	stop()
 	c.Run(ctx)
 	c.Follow(nil)
-	if state, message := c.State(); state != v1alpha1.Collector_STATE_DEGRADED || message == "" {
+	if state, message := c.State(); state != v1alpha1.Collector_STATE_OFF || message == "" {
 		t.Errorf("state %v: %s", state, message)
 	}
 	if c.Snapshot().ReadNode(&v1alpha1.NodeStats{}) == nil || c.Snapshot().ReadPod(&podmap.Pod{}, &v1alpha1.PodStats{}) == nil || c.Read(t.Context(), request(), nil) == nil {

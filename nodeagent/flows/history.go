@@ -18,6 +18,17 @@ type key struct {
 	version               uint16 // 4 or 6
 }
 
+// families are IPv4 and IPv6, each with a table of its own.
+const families = 2
+
+// family is 0 for IPv4 and 1 for IPv6.
+func (k *key) family() int {
+	if k.version == 6 {
+		return 1
+	}
+	return 0
+}
+
 // A record is a flow in the history. It holds no pointers: it lives in a mapping that the garbage collector does not
 // see. Times are nanoseconds of CLOCK_MONOTONIC.
 type record struct {

@@ -72,8 +72,9 @@ func (n numbers) Collect(to chan<- prometheus.Metric) {
 		out.counter(lostEvents, lost(), stage)
 	}
 	for name, table := range n.Tables {
-		entries, capacity := table()
-		out.table(name, entries, capacity)
+		if entries, capacity := table(); capacity > 0 {
+			out.table(name, entries, capacity)
+		}
 	}
 	if n.Captures != nil {
 		out.captures(n.Captures())
@@ -97,7 +98,6 @@ func (n numbers) ofNode(out output, row *v1alpha1.NodeStats) {
 	}
 	if f := row.GetFlows(); f != nil {
 		out.counter(lostEvents, f.GetEvicted(), "flows_evicted")
-		out.table("flows", f.GetPresent(), f.GetCapacity())
 		out.table("flow_history", f.GetRecorded(), f.GetHistoryCapacity())
 	}
 	n.ofUnseen(out, row)

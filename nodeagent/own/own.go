@@ -39,7 +39,7 @@ type Config struct {
 	Telemetry Telemetry
 	// Lost is what else was lost, by stage, beside what is in Node.
 	Lost map[string]func() int64
-	// Tables is how full tables are, by name, beside those that are in Node.
+	// Tables is how full tables are, by name, beside those that are in Node. One without room has no series.
 	Tables map[string]func() (entries, capacity int64)
 	// Others are registered as they are: those of exporters.
 	Others []prometheus.Collector

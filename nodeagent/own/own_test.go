@@ -58,7 +58,9 @@ func full() Config {
 		Series:    func() (int64, map[string]int64) { return 20, map[string]int64{"Traffic": 21} },
 		Telemetry: told{},
 		Lost:      map[string]func() int64{"peers": func() int64 { return 22 }},
-		Tables:    map[string]func() (int64, int64){"peers": func() (int64, int64) { return 23, 24 }},
+		Tables: map[string]func() (int64, int64){
+			"flows_ipv4": func() (int64, int64) { return 23, 24 }, "none": func() (int64, int64) { return 0, 0 },
+		},
 	}
 }
 
@@ -146,13 +148,11 @@ networkobservability_agent_streams{kind="telemetry"} 0
 # HELP networkobservability_agent_table_capacity Entries that a table has room for.
 # TYPE networkobservability_agent_table_capacity gauge
 networkobservability_agent_table_capacity{table="flow_history"} 200
-networkobservability_agent_table_capacity{table="flows"} 100
-networkobservability_agent_table_capacity{table="peers"} 24
+networkobservability_agent_table_capacity{table="flows_ipv4"} 24
 # HELP networkobservability_agent_table_entries Entries of a table now.
 # TYPE networkobservability_agent_table_entries gauge
 networkobservability_agent_table_entries{table="flow_history"} 7
-networkobservability_agent_table_entries{table="flows"} 5
-networkobservability_agent_table_entries{table="peers"} 23
+networkobservability_agent_table_entries{table="flows_ipv4"} 23
 # HELP networkobservability_agent_telemetry_connected 1 while the API server keeps this agent's telemetry configured.
 # TYPE networkobservability_agent_telemetry_connected gauge
 networkobservability_agent_telemetry_connected 1

@@ -391,6 +391,46 @@ func TestNodeIsTheSum(t *testing.T) {
 	}
 }
 
+// What pods lose for want of a budget is the node's loss as well, whether their rows are read or not, and stays so when
+// they go and when the agent is another one.
+func TestNodeLosesWhatPodsLose(t *testing.T) {
+	m := newMachine(t)
+	a := m.start(100 * time.Second)
+	p, quiet := m.newPod(1), m.newPod(2)
+	for _, one := range []pod{p, quiet} {
+		serve(t, one.peer, one.ipv4)
+	}
+	c := dial(t, p.Namespace, "udp", p.ipv4+":53")
+	var lost int64
+	fakepod.Eventually(t, "a second with more answers than the budget", func() bool {
+		for range 2 * bpf.MaxEvents {
+			c.ask("ok.example.com.", dnsmessage.TypeA)
+		}
+		now := a.node().Lost
+		if now < lost {
+			t.Errorf("the node had lost %d, and then %d", lost, now)
+		}
+		lost = now
+		return lost > 0
+	})
+	dial(t, quiet.Namespace, "udp", quiet.ipv4+":53").ask("ok.example.com.", dnsmessage.TypeA)
+	if of := a.row(p.key).Lost; of != lost || a.row(quiet.key).Lost != 0 {
+		t.Errorf("the pod has lost %d, and the node %d", of, lost)
+	}
+
+	now := time.Now()
+	live := map[uint64]bool{headers.PodNumber(quiet.key): true, departed: true, headers.Node: true}
+	a.forget(live, now)
+	a.forget(live, now.Add(linger))
+	if got := a.node().Lost; got != lost || a.row(p.key).Lost != 0 {
+		t.Errorf("the pod has gone, and the node has lost %d, want %d", got, lost)
+	}
+	a.stop()
+	if got := m.start(100 * time.Second).node().Lost; got != lost {
+		t.Errorf("the next agent says that the node has lost %d, want %d", got, lost)
+	}
+}
+
 // A pod in the node's network is seen by its sockets: there the answer's address is another one than the query's when a
 // Service is between them.
 func TestHostNetwork(t *testing.T) {
