@@ -4,6 +4,7 @@
 //	traffic serve                      TCP and UDP sink on :9000, HTTP on :8080, until it is ended
 //	traffic udp ADDR:PORT COUNT SIZE [PAUSE]
 //	                                   COUNT datagrams (0: until ended) of SIZE bytes, PAUSE apart
+//	traffic ports ADDR COUNT           COUNT datagrams, each to another port of ADDR or from another port of ours
 //	traffic tcp ADDR:PORT BYTES        one connection; waits until the sink has confirmed every byte
 //	traffic connect ADDR:PORT COUNT TIMEOUT
 //	                                   COUNT connections, each closed when it is there; says how many were not
@@ -44,6 +45,8 @@ func run(ctx context.Context, args []string) error {
 		return sendUDP(ctx, args[1], args[2], args[3], "0s")
 	case len(args) == 5 && args[0] == "udp":
 		return sendUDP(ctx, args[1], args[2], args[3], args[4])
+	case len(args) == 3 && args[0] == "ports":
+		return sendPorts(args[1], args[2])
 	case len(args) == 3 && args[0] == "tcp":
 		return sendTCP(args[1], args[2])
 	case len(args) == 4 && args[0] == "connect":
@@ -56,7 +59,7 @@ func run(ctx context.Context, args []string) error {
 			return err
 		})
 	}
-	return errors.New("usage: traffic serve | udp ADDR:PORT COUNT SIZE [PAUSE] | tcp ADDR:PORT BYTES | connect ADDR:PORT COUNT TIMEOUT | http URL COUNT PAUSE | dns NAME COUNT PAUSE")
+	return errors.New("usage: traffic serve | udp ADDR:PORT COUNT SIZE [PAUSE] | ports ADDR COUNT | tcp ADDR:PORT BYTES | connect ADDR:PORT COUNT TIMEOUT | http URL COUNT PAUSE | dns NAME COUNT PAUSE")
 }
 
 func serve(ctx context.Context) error {
@@ -136,6 +139,39 @@ func sendUDP(ctx context.Context, address, countText, sizeText, pauseText string
 		}
 		return err
 	})
+}
+
+// sendPorts sends to ports 10000 to 59999, over and over, each time from a new port.
+func sendPorts(address, countText string) error {
+	count, err := strconv.Atoi(countText)
+	if err != nil {
+		return fmt.Errorf("reading COUNT: %w", err)
+	}
+	to := &net.UDPAddr{IP: net.ParseIP(address)}
+	if to.IP == nil {
+		return fmt.Errorf("reading ADDR: %q is no address", address)
+	}
+	const first, ports = 10_000, 50_000
+	var conns []net.PacketConn // open until the end: a port that is closed may be given again
+	defer func() {
+		for _, conn := range conns {
+			conn.Close()
+		}
+	}()
+	for sent := range count {
+		if sent%ports == 0 {
+			conn, err := net.ListenPacket("udp", ":0")
+			if err != nil {
+				return err
+			}
+			conns = append(conns, conn)
+		}
+		to.Port = first + sent%ports
+		if _, err := conns[len(conns)-1].WriteTo([]byte("port"), to); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func sendTCP(address, bytesText string) error {
