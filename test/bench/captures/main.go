@@ -48,6 +48,8 @@ func run(ctx context.Context, kubeconfig string, firsts, pairs, streams int, sec
 		return err
 	}
 	config.QPS = -1
+	// As kubectl-network reads streams.
+	config.NextProtos = []string{"http/1.1"}
 	b := &bench{config: config}
 	if b.api, err = versioned.NewForConfig(config); err != nil {
 		return err
