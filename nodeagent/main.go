@@ -6,6 +6,7 @@
 //	config.go    the file of options
 //	agent.go     the whole program on a page: what is made, and what runs
 //	outgoing.go  the same for what leaves it beside answers
+//	lacking.go   what is asked for and cannot be given here
 //	resident.go  memory that only starting needs
 //	podmap/      which pods there are
 //	podindex/    tells programs in the kernel which pod a namespace, cgroup or address belongs to

@@ -40,13 +40,17 @@ type outgoing struct {
 	peers     *peers.Counters
 	logger    *flowlog.Logger
 	exporters *export.Exporters
+	// able says what there is to do a configuration with.
+	able func() ability
 	// all gathers everything.
 	all prometheus.Gatherer
 }
 
 // newOutgoing makes it; nothing leaves before run.
 func newOutgoing(o options, reader *reader, pods *podmap.Map, set *collectors.Set, captures *capture.Manager) (*outgoing, error) {
-	out := &outgoing{}
+	out := &outgoing{able: func() ability {
+		return newAbility(set.States(), o.configuration.DNS.Names, unserved(o.metricsAddress))
+	}}
 	var err error
 	out.told, err = telemetry.Open(telemetry.Config{
 		Dir: o.dataDir, Report: out.report, APIServers: set.APIServers, Failed: func(err error) { klog.ErrorS(err, "Telemetry has a problem") },
@@ -99,6 +103,15 @@ func (out *outgoing) ownConfig(o options, reader *reader, set *collectors.Set, c
 func (out *outgoing) report(report *v1alpha1.TelemetryReport) {
 	report.Exporters = out.exporters.States()
 	report.Series, report.Folded = out.metrics.Series()
+	report.Lacking = out.able().lacking(out.told.Config())
+}
+
+// unserved is why nobody can scrape this agent; empty when somebody can.
+func unserved(address string) string {
+	if address == "" {
+		return "nothing is served for scrapes (--metrics-address is empty)"
+	}
+	return ""
 }
 
 // run lets out what is configured until the context ends.

@@ -236,6 +236,8 @@ func checkReport(report *agentv1.TelemetryReport) error {
 		return violation("more addresses than may be asked for")
 	case len(report.Exporters) > maxExporters:
 		return violation("more exporters than there can be")
+	case len(report.Lacking) > agentv1.MaxTelemetryLacks:
+		return violation("more that is lacking than may be said")
 	case report.Revision < 0, report.Generation < 0, outside(report.Series, report.Folded):
 		return violation("a negative or impossible count")
 	}
@@ -244,7 +246,10 @@ func checkReport(report *agentv1.TelemetryReport) error {
 			return violation("an address that is none")
 		}
 	}
-	report.Refused = printable(report.Refused)
+	report.Refused, report.Unkept = printable(report.Refused), printable(report.Unkept)
+	for _, lack := range report.Lacking {
+		lack.What, lack.Why = printable(lack.What), printable(lack.Why)
+	}
 	for _, exporter := range report.Exporters {
 		if outside(exporter.Sent, exporter.Dropped) {
 			return violation("a negative or impossible count")

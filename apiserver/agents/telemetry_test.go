@@ -126,6 +126,9 @@ func TestTelemetryRefused(t *testing.T) {
 		"ended":    {func(telemetryServer) error { return nil }, nil, "the agent ended the stream"},
 		"greedy":   {wanted(agentv1.MaxWantedAddresses+1, make([]byte, 4)), nil, "more addresses than may be asked for"},
 		"nonsense": {wanted(1, make([]byte, 5)), nil, "an address that is none"},
+		"too much is lacking": {func(s telemetryServer) error {
+			return s.Send(&agentv1.TelemetryReport{Lacking: make([]*agentv1.TelemetryLack, agentv1.MaxTelemetryLacks+1)})
+		}, nil, "more that is lacking than may be said"},
 		"negative": {func(s telemetryServer) error { return s.Send(&agentv1.TelemetryReport{Folded: -1}) }, nil, "a negative or impossible count"},
 	} {
 		t.Run(name, func(t *testing.T) {

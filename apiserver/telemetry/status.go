@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -26,7 +27,9 @@ const (
 	// A stream that is lost is another one soon, mostly; a revision that is refused is settled soon.
 	lossPatience, refusalPatience = 10 * time.Second, 3 * time.Second
 
-	maxProblems     = 50
+	maxProblems = 50
+	// maxLacks is how many parts of a spec a condition names that some nodes cannot give.
+	maxLacks        = 5
 	maxMessageBytes = 512
 	fewNodes        = 5
 	// minSecret is how long a word in a header is at least to be taken for a secret.
@@ -42,6 +45,7 @@ const (
 	reasonAgentsTooOld      = "AgentsTooOld"
 	reasonNoAgents          = "NoAgents"
 	reasonSpecUnusable      = "SpecUnusable"
+	reasonPartly            = "PartlyApplied"
 	reasonReaching          = "AllReaching"
 	reasonFailing           = "ExportersFailing"
 	reasonWaiting           = "WaitingForNodes"
@@ -99,6 +103,9 @@ type outlook struct {
 	nodes []view
 	// by are the names of nodes by state.
 	by map[state][]string
+	// lacking are the names of nodes where the spec is in force, but not all of it can be given; unkept those that would lose
+	// it in a restart.
+	lacking, unkept []string
 }
 
 func newOutlook(want *desired, nodes []view, now time.Time) *outlook {
@@ -107,6 +114,12 @@ func newOutlook(want *desired, nodes []view, now time.Time) *outlook {
 	for i := range nodes {
 		is := nodes[i].state(want, now)
 		o.by[is] = append(o.by[is], nodes[i].name)
+		if is == stateApplied && len(nodes[i].report.GetLacking()) > 0 {
+			o.lacking = append(o.lacking, nodes[i].name)
+		}
+		if is == stateApplied && nodes[i].report.GetUnkept() != "" {
+			o.unkept = append(o.unkept, nodes[i].name)
+		}
 	}
 	return o
 }
@@ -125,7 +138,7 @@ func (o *outlook) status(before *v1alpha1.NetworkTelemetryStatus) *v1alpha1.Netw
 		}
 		after.Conditions = append(after.Conditions, *condition)
 	}
-	after.Nodes = v1alpha1.TelemetryNodes{Total: int32(len(o.nodes)), Applied: int32(len(o.by[stateApplied]))}
+	after.Nodes = v1alpha1.TelemetryNodes{Total: int32(len(o.nodes)), Applied: int32(len(o.by[stateApplied]) - len(o.lacking))}
 	for i := range o.nodes {
 		problem := o.problem(&o.nodes[i])
 		if problem == "" {
@@ -144,7 +157,8 @@ func (o *outlook) status(before *v1alpha1.NetworkTelemetryStatus) *v1alpha1.Netw
 
 func (o *outlook) applied() *metav1.Condition {
 	condition := func(status metav1.ConditionStatus, reason, format string, args ...any) *metav1.Condition {
-		return &metav1.Condition{Type: v1alpha1.TelemetryApplied, Status: status, Reason: reason, Message: fmt.Sprintf(format, args...)}
+		message := fmt.Sprintf(format, args...) + o.besides()
+		return &metav1.Condition{Type: v1alpha1.TelemetryApplied, Status: status, Reason: reason, Message: message}
 	}
 	refused, old, silent, pending := o.by[stateRefused], o.by[stateUnknown], o.by[stateUnreachable], o.by[statePending]
 	total := len(o.nodes)
@@ -161,8 +175,38 @@ func (o *outlook) applied() *metav1.Condition {
 		return condition(metav1.ConditionFalse, reasonAgentsTooOld, "%s have agents that do not know telemetry: %s.", of(old, total), some(old))
 	case len(pending) > 0:
 		return condition(metav1.ConditionFalse, reasonApplying, "%s have not answered yet: %s.", of(pending, total), some(pending))
+	case len(o.lacking) > 0:
+		return condition(metav1.ConditionFalse, reasonPartly, "The spec is in force on every node that has an agent (%d), but not all of it can be given.", total)
 	}
 	return condition(metav1.ConditionTrue, reasonAppliedEverywhere, "The spec is in force on every node that has an agent (%d).", total)
+}
+
+// besides says what nodes on which the spec is in force cannot give, and which of them would lose it in a restart.
+func (o *outlook) besides() string {
+	type lack struct{ what, why string }
+	where := map[lack][]string{}
+	for i := range o.nodes {
+		if v := &o.nodes[i]; v.state(o.want, o.now) == stateApplied {
+			for _, one := range v.report.GetLacking() {
+				where[lack{one.GetWhat(), one.GetWhy()}] = append(where[lack{one.GetWhat(), one.GetWhy()}], v.name)
+			}
+		}
+	}
+	lacks := slices.SortedFunc(maps.Keys(where), func(a, b lack) int {
+		return cmp.Or(cmp.Compare(len(where[b]), len(where[a])), cmp.Compare(a.what, b.what), cmp.Compare(a.why, b.why))
+	})
+	var b strings.Builder
+	for _, one := range lacks[:min(len(lacks), maxLacks)] {
+		nodes := where[one]
+		fmt.Fprintf(&b, " %s cannot give %s (%s): %s.", of(nodes, len(o.nodes)), cut(one.what), some(nodes), cut(one.why))
+	}
+	if more := len(lacks) - maxLacks; more > 0 {
+		fmt.Fprintf(&b, " %d more parts are lacking somewhere.", more)
+	}
+	if len(o.unkept) > 0 {
+		fmt.Fprintf(&b, " On %s it would be lost in a restart: %s.", of(o.unkept, len(o.nodes)), some(o.unkept))
+	}
+	return b.String()
 }
 
 func (o *outlook) exporting() *metav1.Condition {
@@ -273,6 +317,12 @@ func (o *outlook) problem(v *view) string {
 		return ""
 	}
 	var problems []string
+	for _, lack := range v.report.GetLacking() {
+		problems = append(problems, fmt.Sprintf("cannot give %s: %s", lack.GetWhat(), lack.GetWhy()))
+	}
+	if why := v.report.GetUnkept(); why != "" {
+		problems = append(problems, "the spec is in force, but would be lost in a restart: "+why)
+	}
 	for i := range o.want.object.Spec.Exporters {
 		name := o.want.object.Spec.Exporters[i].Name
 		if exporter := v.exporter(name); exporter.GetFailing() {

@@ -39,6 +39,13 @@ func fails(v *view) {
 	v.report.Exporters[0] = &agentv1.TelemetryExporterState{Name: "otlp", Failing: true, Message: "refused with s3cr3t!", Sent: 5}
 }
 
+// lacks makes a node that cannot give something.
+func lacks(what, why string) func(*view) {
+	return func(v *view) {
+		v.report.Lacking = append(v.report.Lacking, &agentv1.TelemetryLack{What: what, Why: why})
+	}
+}
+
 func TestStatus(t *testing.T) {
 	many := func(n int, change ...func(*view)) (views []view) {
 		for i := range n {
@@ -50,6 +57,7 @@ func TestStatus(t *testing.T) {
 		nodes    []view
 		want     []string // conditions
 		problems []string
+		lacking  int
 	}{
 		"all": {nodes: many(3), want: []string{
 			"Applied=True AppliedEverywhere: The spec is in force on every node that has an agent (3).",
@@ -84,6 +92,31 @@ func TestStatus(t *testing.T) {
 			"Exporting=True AllReaching: Every exporter reaches its destination from every node that has an agent.",
 			"WithinLimits=False SeriesFolded: Series are folded into others on 1 of 2 nodes: n000. Raise seriesLimit or labelValuesLimit, or choose fewer pods or labels.",
 		}, problems: []string{"n000: " + cut("the spec is refused: "+strings.Repeat("é", 400)), "1"}},
+		"not all of it": {nodes: append(many(6, lacks("flow logs", "collector flows is off"), lacks("group DNS", "no hook")), exporting("y", lacks("group TCP", "no hook")), exporting("z")), want: []string{
+			"Applied=False PartlyApplied: The spec is in force on every node that has an agent (8), but not all of it can be given." +
+				" 6 of 8 nodes cannot give flow logs (n000, n001, n002, n003, n004 and 1 more): collector flows is off." +
+				" 6 of 8 nodes cannot give group DNS (n000, n001, n002, n003, n004 and 1 more): no hook. 1 of 8 nodes cannot give group TCP (y): no hook.",
+			"Exporting=True AllReaching: Every exporter reaches its destination from every node that has an agent.",
+			"WithinLimits=True WithinLimits: No series is folded into others.",
+		}, problems: []string{"n000: cannot give flow logs: collector flows is off; cannot give group DNS: no hook", "7"}, lacking: 7},
+		"not all of it, and silent": {nodes: append(many(1, lacks("a", "x"), lacks("b", "x"), lacks("c", "x"), lacks("d", "x"), lacks("e", "x"), lacks("f", "x"), lacks("g", "x")),
+			exporting("z", silentNode)), want: []string{
+			"Applied=False NodesUnreachable: 1 of 2 nodes cannot be reached: z. 1 of 2 nodes cannot give a (n000): x. 1 of 2 nodes cannot give b (n000): x." +
+				" 1 of 2 nodes cannot give c (n000): x. 1 of 2 nodes cannot give d (n000): x. 1 of 2 nodes cannot give e (n000): x. 2 more parts are lacking somewhere.",
+			"Exporting=Unknown WaitingForNodes: otlp reaches its destination from 1 of 2 nodes, and the rest have not answered yet.",
+			"WithinLimits=True WithinLimits: No series is folded into others.",
+		}, problems: []string{"n000: cannot give a: x; cannot give b: x; cannot give c: x; cannot give d: x; cannot give e: x; cannot give f: x; cannot give g: x", "2"}, lacking: 1},
+		"not kept": {nodes: append(many(1, func(v *view) { v.report.Unkept = "no space left on device" }), exporting("z")), want: []string{
+			"Applied=True AppliedEverywhere: The spec is in force on every node that has an agent (2). On 1 of 2 nodes it would be lost in a restart: n000.",
+			"Exporting=True AllReaching: Every exporter reaches its destination from every node that has an agent.",
+			"WithinLimits=True WithinLimits: No series is folded into others.",
+		}, problems: []string{"n000: the spec is in force, but would be lost in a restart: no space left on device", "1"}},
+		// What an agent lacks that does another spec says nothing of this one.
+		"lacking of another spec": {nodes: many(1, lacks("flow logs", "x"), func(v *view) { v.inForce, v.report.Unkept = 6, "y" }), want: []string{
+			"Applied=False Applying: 1 of 1 nodes have not answered yet: n000.",
+			"Exporting=True AllReaching: Every exporter reaches its destination from every node that has an agent.",
+			"WithinLimits=True WithinLimits: No series is folded into others.",
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := newOutlook(wanted(), test.nodes, epoch)
@@ -103,7 +136,8 @@ func TestStatus(t *testing.T) {
 			if fmt.Sprint(problems) != fmt.Sprint(test.problems) {
 				t.Errorf("the problems are %q", problems)
 			}
-			if status.Nodes.Total != int32(len(test.nodes)) || len(status.Exporters) != 1 || status.ObservedGeneration != 3 {
+			if status.Nodes.Total != int32(len(test.nodes)) || len(status.Exporters) != 1 || status.ObservedGeneration != 3 ||
+				int(status.Nodes.Applied) != len(o.by[stateApplied])-test.lacking {
 				t.Errorf("the status is %+v", status)
 			}
 		})

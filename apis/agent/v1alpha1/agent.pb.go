@@ -6837,10 +6837,16 @@ type OTLPDestination struct {
 	IntervalNano int64             `protobuf:"varint,8,opt,name=interval_nano,json=intervalNano,proto3" json:"interval_nano,omitempty"`
 	TimeoutNano  int64             `protobuf:"varint,9,opt,name=timeout_nano,json=timeoutNano,proto3" json:"timeout_nano,omitempty"`
 	QueueBytes   int64             `protobuf:"varint,10,opt,name=queue_bytes,json=queueBytes,proto3" json:"queue_bytes,omitempty"`
-	// The API server could not read the Secret: nothing is sent until it could, and the exporter fails with this message.
-	Problem       string `protobuf:"bytes,11,opt,name=problem,proto3" json:"problem,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// The API server could not read a Secret, or make use of it: nothing is sent until it could, and the exporter fails with
+	// this message.
+	Problem string `protobuf:"bytes,11,opt,name=problem,proto3" json:"problem,omitempty"`
+	// PEM, from a Secret: by which the collector knows the agent. Kept as headers are; both are empty without one, and while
+	// needs_client_certificate says to wait for them.
+	ClientCertificate      []byte `protobuf:"bytes,12,opt,name=client_certificate,json=clientCertificate,proto3" json:"client_certificate,omitempty"`
+	ClientKey              []byte `protobuf:"bytes,13,opt,name=client_key,json=clientKey,proto3" json:"client_key,omitempty"`
+	NeedsClientCertificate bool   `protobuf:"varint,14,opt,name=needs_client_certificate,json=needsClientCertificate,proto3" json:"needs_client_certificate,omitempty"`
+	unknownFields          protoimpl.UnknownFields
+	sizeCache              protoimpl.SizeCache
 }
 
 func (x *OTLPDestination) Reset() {
@@ -6948,6 +6954,27 @@ func (x *OTLPDestination) GetProblem() string {
 		return x.Problem
 	}
 	return ""
+}
+
+func (x *OTLPDestination) GetClientCertificate() []byte {
+	if x != nil {
+		return x.ClientCertificate
+	}
+	return nil
+}
+
+func (x *OTLPDestination) GetClientKey() []byte {
+	if x != nil {
+		return x.ClientKey
+	}
+	return nil
+}
+
+func (x *OTLPDestination) GetNeedsClientCertificate() bool {
+	if x != nil {
+		return x.NeedsClientCertificate
+	}
+	return false
 }
 
 type FileDestination struct {
@@ -7390,8 +7417,12 @@ type TelemetryReport struct {
 	Folded int64 `protobuf:"varint,6,opt,name=folded,proto3" json:"folded,omitempty"`
 	// Addresses of peers whose names are needed, at most 1,000 a message; each is answered.
 	WantedAddresses [][]byte `protobuf:"bytes,7,rep,name=wanted_addresses,json=wantedAddresses,proto3" json:"wanted_addresses,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Parts of what is in force that this node cannot give, at most 32.
+	Lacking []*TelemetryLack `protobuf:"bytes,8,rep,name=lacking,proto3" json:"lacking,omitempty"`
+	// Why what is in force would be lost in a restart; empty when it would not.
+	Unkept        string `protobuf:"bytes,9,opt,name=unkept,proto3" json:"unkept,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *TelemetryReport) Reset() {
@@ -7473,6 +7504,75 @@ func (x *TelemetryReport) GetWantedAddresses() [][]byte {
 	return nil
 }
 
+func (x *TelemetryReport) GetLacking() []*TelemetryLack {
+	if x != nil {
+		return x.Lacking
+	}
+	return nil
+}
+
+func (x *TelemetryReport) GetUnkept() string {
+	if x != nil {
+		return x.Unkept
+	}
+	return ""
+}
+
+// A TelemetryLack is a part of the configuration that the node cannot give, and why.
+type TelemetryLack struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As "flow logs", or "group DNS".
+	What string `protobuf:"bytes,1,opt,name=what,proto3" json:"what,omitempty"`
+	// As "collector flows is switched off by configuration".
+	Why           string `protobuf:"bytes,2,opt,name=why,proto3" json:"why,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TelemetryLack) Reset() {
+	*x = TelemetryLack{}
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[76]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TelemetryLack) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TelemetryLack) ProtoMessage() {}
+
+func (x *TelemetryLack) ProtoReflect() protoreflect.Message {
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[76]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TelemetryLack.ProtoReflect.Descriptor instead.
+func (*TelemetryLack) Descriptor() ([]byte, []int) {
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{76}
+}
+
+func (x *TelemetryLack) GetWhat() string {
+	if x != nil {
+		return x.What
+	}
+	return ""
+}
+
+func (x *TelemetryLack) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
 type TelemetryExporterState struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -7490,7 +7590,7 @@ type TelemetryExporterState struct {
 
 func (x *TelemetryExporterState) Reset() {
 	*x = TelemetryExporterState{}
-	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[76]
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7502,7 +7602,7 @@ func (x *TelemetryExporterState) String() string {
 func (*TelemetryExporterState) ProtoMessage() {}
 
 func (x *TelemetryExporterState) ProtoReflect() protoreflect.Message {
-	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[76]
+	mi := &file_apis_agent_v1alpha1_agent_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7515,7 +7615,7 @@ func (x *TelemetryExporterState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TelemetryExporterState.ProtoReflect.Descriptor instead.
 func (*TelemetryExporterState) Descriptor() ([]byte, []int) {
-	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{76}
+	return file_apis_agent_v1alpha1_agent_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *TelemetryExporterState) GetName() string {
@@ -8182,7 +8282,7 @@ const file_apis_agent_v1alpha1_agent_proto_rawDesc = "" +
 	"\x04otlp\x18\x04 \x01(\v24.networkobservability.agent.v1alpha1.OTLPDestinationH\x00R\x04otlp\x12J\n" +
 	"\x04file\x18\x05 \x01(\v24.networkobservability.agent.v1alpha1.FileDestinationH\x00R\x04file\x12P\n" +
 	"\x06stdout\x18\x06 \x01(\v26.networkobservability.agent.v1alpha1.StdoutDestinationH\x00R\x06stdoutB\x04\n" +
-	"\x02to\"\xd4\x03\n" +
+	"\x02to\"\xdc\x04\n" +
 	"\x0fOTLPDestination\x12\x1a\n" +
 	"\bendpoint\x18\x01 \x01(\tR\bendpoint\x12\x12\n" +
 	"\x04http\x18\x02 \x01(\bR\x04http\x12\x1b\n" +
@@ -8197,7 +8297,11 @@ const file_apis_agent_v1alpha1_agent_proto_rawDesc = "" +
 	"\vqueue_bytes\x18\n" +
 	" \x01(\x03R\n" +
 	"queueBytes\x12\x18\n" +
-	"\aproblem\x18\v \x01(\tR\aproblem\x1a:\n" +
+	"\aproblem\x18\v \x01(\tR\aproblem\x12-\n" +
+	"\x12client_certificate\x18\f \x01(\fR\x11clientCertificate\x12\x1d\n" +
+	"\n" +
+	"client_key\x18\r \x01(\fR\tclientKey\x128\n" +
+	"\x18needs_client_certificate\x18\x0e \x01(\bR\x16needsClientCertificate\x1a:\n" +
 	"\fHeadersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"K\n" +
@@ -8228,7 +8332,7 @@ const file_apis_agent_v1alpha1_agent_proto_rawDesc = "" +
 	"\rworkload_name\x18\x04 \x01(\tR\fworkloadName\"D\n" +
 	"\x10TelemetryService\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\"\x9d\x02\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"\x83\x03\n" +
 	"\x0fTelemetryReport\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x1e\n" +
 	"\n" +
@@ -8238,7 +8342,12 @@ const file_apis_agent_v1alpha1_agent_proto_rawDesc = "" +
 	"\texporters\x18\x04 \x03(\v2;.networkobservability.agent.v1alpha1.TelemetryExporterStateR\texporters\x12\x16\n" +
 	"\x06series\x18\x05 \x01(\x03R\x06series\x12\x16\n" +
 	"\x06folded\x18\x06 \x01(\x03R\x06folded\x12)\n" +
-	"\x10wanted_addresses\x18\a \x03(\fR\x0fwantedAddresses\"\xaa\x01\n" +
+	"\x10wanted_addresses\x18\a \x03(\fR\x0fwantedAddresses\x12L\n" +
+	"\alacking\x18\b \x03(\v22.networkobservability.agent.v1alpha1.TelemetryLackR\alacking\x12\x16\n" +
+	"\x06unkept\x18\t \x01(\tR\x06unkept\"5\n" +
+	"\rTelemetryLack\x12\x12\n" +
+	"\x04what\x18\x01 \x01(\tR\x04what\x12\x10\n" +
+	"\x03why\x18\x02 \x01(\tR\x03why\"\xaa\x01\n" +
 	"\x16TelemetryExporterState\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\breaching\x18\x02 \x01(\bR\breaching\x12\x18\n" +
@@ -8300,7 +8409,7 @@ func file_apis_agent_v1alpha1_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_apis_agent_v1alpha1_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 11)
-var file_apis_agent_v1alpha1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 78)
+var file_apis_agent_v1alpha1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 79)
 var file_apis_agent_v1alpha1_agent_proto_goTypes = []any{
 	(State)(0),                      // 0: networkobservability.agent.v1alpha1.State
 	(Direction)(0),                  // 1: networkobservability.agent.v1alpha1.Direction
@@ -8389,8 +8498,9 @@ var file_apis_agent_v1alpha1_agent_proto_goTypes = []any{
 	(*TelemetryPeerPod)(nil),        // 84: networkobservability.agent.v1alpha1.TelemetryPeerPod
 	(*TelemetryService)(nil),        // 85: networkobservability.agent.v1alpha1.TelemetryService
 	(*TelemetryReport)(nil),         // 86: networkobservability.agent.v1alpha1.TelemetryReport
-	(*TelemetryExporterState)(nil),  // 87: networkobservability.agent.v1alpha1.TelemetryExporterState
-	nil,                             // 88: networkobservability.agent.v1alpha1.OTLPDestination.HeadersEntry
+	(*TelemetryLack)(nil),           // 87: networkobservability.agent.v1alpha1.TelemetryLack
+	(*TelemetryExporterState)(nil),  // 88: networkobservability.agent.v1alpha1.TelemetryExporterState
+	nil,                             // 89: networkobservability.agent.v1alpha1.OTLPDestination.HeadersEntry
 }
 var file_apis_agent_v1alpha1_agent_proto_depIdxs = []int32{
 	13,  // 0: networkobservability.agent.v1alpha1.ReadStatsResponse.pods:type_name -> networkobservability.agent.v1alpha1.PodStats
@@ -8499,38 +8609,39 @@ var file_apis_agent_v1alpha1_agent_proto_depIdxs = []int32{
 	79,  // 103: networkobservability.agent.v1alpha1.TelemetryExporter.otlp:type_name -> networkobservability.agent.v1alpha1.OTLPDestination
 	80,  // 104: networkobservability.agent.v1alpha1.TelemetryExporter.file:type_name -> networkobservability.agent.v1alpha1.FileDestination
 	81,  // 105: networkobservability.agent.v1alpha1.TelemetryExporter.stdout:type_name -> networkobservability.agent.v1alpha1.StdoutDestination
-	88,  // 106: networkobservability.agent.v1alpha1.OTLPDestination.headers:type_name -> networkobservability.agent.v1alpha1.OTLPDestination.HeadersEntry
+	89,  // 106: networkobservability.agent.v1alpha1.OTLPDestination.headers:type_name -> networkobservability.agent.v1alpha1.OTLPDestination.HeadersEntry
 	3,   // 107: networkobservability.agent.v1alpha1.TelemetryPod.groups:type_name -> networkobservability.agent.v1alpha1.TelemetryGroupName
 	84,  // 108: networkobservability.agent.v1alpha1.TelemetryName.pod:type_name -> networkobservability.agent.v1alpha1.TelemetryPeerPod
 	85,  // 109: networkobservability.agent.v1alpha1.TelemetryName.service:type_name -> networkobservability.agent.v1alpha1.TelemetryService
-	87,  // 110: networkobservability.agent.v1alpha1.TelemetryReport.exporters:type_name -> networkobservability.agent.v1alpha1.TelemetryExporterState
-	11,  // 111: networkobservability.agent.v1alpha1.Agent.ReadStats:input_type -> networkobservability.agent.v1alpha1.ReadStatsRequest
-	46,  // 112: networkobservability.agent.v1alpha1.Agent.ReadFlows:input_type -> networkobservability.agent.v1alpha1.ReadFlowsRequest
-	49,  // 113: networkobservability.agent.v1alpha1.Agent.EnsureCapture:input_type -> networkobservability.agent.v1alpha1.EnsureCaptureRequest
-	51,  // 114: networkobservability.agent.v1alpha1.Agent.StopCapture:input_type -> networkobservability.agent.v1alpha1.StopCaptureRequest
-	52,  // 115: networkobservability.agent.v1alpha1.Agent.SealCapture:input_type -> networkobservability.agent.v1alpha1.SealCaptureRequest
-	66,  // 116: networkobservability.agent.v1alpha1.Agent.StoreCapture:input_type -> networkobservability.agent.v1alpha1.StoreCaptureRequest
-	54,  // 117: networkobservability.agent.v1alpha1.Agent.DeleteCapture:input_type -> networkobservability.agent.v1alpha1.DeleteCaptureRequest
-	56,  // 118: networkobservability.agent.v1alpha1.Agent.ListCaptures:input_type -> networkobservability.agent.v1alpha1.ListCapturesRequest
-	61,  // 119: networkobservability.agent.v1alpha1.Agent.DescribeCapture:input_type -> networkobservability.agent.v1alpha1.DescribeCaptureRequest
-	64,  // 120: networkobservability.agent.v1alpha1.Agent.ReadCapture:input_type -> networkobservability.agent.v1alpha1.ReadCaptureRequest
-	74,  // 121: networkobservability.agent.v1alpha1.Agent.ConfigureTelemetry:input_type -> networkobservability.agent.v1alpha1.TelemetryUpdate
-	12,  // 122: networkobservability.agent.v1alpha1.Agent.ReadStats:output_type -> networkobservability.agent.v1alpha1.ReadStatsResponse
-	47,  // 123: networkobservability.agent.v1alpha1.Agent.ReadFlows:output_type -> networkobservability.agent.v1alpha1.ReadFlowsResponse
-	57,  // 124: networkobservability.agent.v1alpha1.Agent.EnsureCapture:output_type -> networkobservability.agent.v1alpha1.CaptureState
-	57,  // 125: networkobservability.agent.v1alpha1.Agent.StopCapture:output_type -> networkobservability.agent.v1alpha1.CaptureState
-	57,  // 126: networkobservability.agent.v1alpha1.Agent.SealCapture:output_type -> networkobservability.agent.v1alpha1.CaptureState
-	57,  // 127: networkobservability.agent.v1alpha1.Agent.StoreCapture:output_type -> networkobservability.agent.v1alpha1.CaptureState
-	55,  // 128: networkobservability.agent.v1alpha1.Agent.DeleteCapture:output_type -> networkobservability.agent.v1alpha1.DeleteCaptureResponse
-	57,  // 129: networkobservability.agent.v1alpha1.Agent.ListCaptures:output_type -> networkobservability.agent.v1alpha1.CaptureState
-	62,  // 130: networkobservability.agent.v1alpha1.Agent.DescribeCapture:output_type -> networkobservability.agent.v1alpha1.DescribeCaptureResponse
-	65,  // 131: networkobservability.agent.v1alpha1.Agent.ReadCapture:output_type -> networkobservability.agent.v1alpha1.ReadCaptureResponse
-	86,  // 132: networkobservability.agent.v1alpha1.Agent.ConfigureTelemetry:output_type -> networkobservability.agent.v1alpha1.TelemetryReport
-	122, // [122:133] is the sub-list for method output_type
-	111, // [111:122] is the sub-list for method input_type
-	111, // [111:111] is the sub-list for extension type_name
-	111, // [111:111] is the sub-list for extension extendee
-	0,   // [0:111] is the sub-list for field type_name
+	88,  // 110: networkobservability.agent.v1alpha1.TelemetryReport.exporters:type_name -> networkobservability.agent.v1alpha1.TelemetryExporterState
+	87,  // 111: networkobservability.agent.v1alpha1.TelemetryReport.lacking:type_name -> networkobservability.agent.v1alpha1.TelemetryLack
+	11,  // 112: networkobservability.agent.v1alpha1.Agent.ReadStats:input_type -> networkobservability.agent.v1alpha1.ReadStatsRequest
+	46,  // 113: networkobservability.agent.v1alpha1.Agent.ReadFlows:input_type -> networkobservability.agent.v1alpha1.ReadFlowsRequest
+	49,  // 114: networkobservability.agent.v1alpha1.Agent.EnsureCapture:input_type -> networkobservability.agent.v1alpha1.EnsureCaptureRequest
+	51,  // 115: networkobservability.agent.v1alpha1.Agent.StopCapture:input_type -> networkobservability.agent.v1alpha1.StopCaptureRequest
+	52,  // 116: networkobservability.agent.v1alpha1.Agent.SealCapture:input_type -> networkobservability.agent.v1alpha1.SealCaptureRequest
+	66,  // 117: networkobservability.agent.v1alpha1.Agent.StoreCapture:input_type -> networkobservability.agent.v1alpha1.StoreCaptureRequest
+	54,  // 118: networkobservability.agent.v1alpha1.Agent.DeleteCapture:input_type -> networkobservability.agent.v1alpha1.DeleteCaptureRequest
+	56,  // 119: networkobservability.agent.v1alpha1.Agent.ListCaptures:input_type -> networkobservability.agent.v1alpha1.ListCapturesRequest
+	61,  // 120: networkobservability.agent.v1alpha1.Agent.DescribeCapture:input_type -> networkobservability.agent.v1alpha1.DescribeCaptureRequest
+	64,  // 121: networkobservability.agent.v1alpha1.Agent.ReadCapture:input_type -> networkobservability.agent.v1alpha1.ReadCaptureRequest
+	74,  // 122: networkobservability.agent.v1alpha1.Agent.ConfigureTelemetry:input_type -> networkobservability.agent.v1alpha1.TelemetryUpdate
+	12,  // 123: networkobservability.agent.v1alpha1.Agent.ReadStats:output_type -> networkobservability.agent.v1alpha1.ReadStatsResponse
+	47,  // 124: networkobservability.agent.v1alpha1.Agent.ReadFlows:output_type -> networkobservability.agent.v1alpha1.ReadFlowsResponse
+	57,  // 125: networkobservability.agent.v1alpha1.Agent.EnsureCapture:output_type -> networkobservability.agent.v1alpha1.CaptureState
+	57,  // 126: networkobservability.agent.v1alpha1.Agent.StopCapture:output_type -> networkobservability.agent.v1alpha1.CaptureState
+	57,  // 127: networkobservability.agent.v1alpha1.Agent.SealCapture:output_type -> networkobservability.agent.v1alpha1.CaptureState
+	57,  // 128: networkobservability.agent.v1alpha1.Agent.StoreCapture:output_type -> networkobservability.agent.v1alpha1.CaptureState
+	55,  // 129: networkobservability.agent.v1alpha1.Agent.DeleteCapture:output_type -> networkobservability.agent.v1alpha1.DeleteCaptureResponse
+	57,  // 130: networkobservability.agent.v1alpha1.Agent.ListCaptures:output_type -> networkobservability.agent.v1alpha1.CaptureState
+	62,  // 131: networkobservability.agent.v1alpha1.Agent.DescribeCapture:output_type -> networkobservability.agent.v1alpha1.DescribeCaptureResponse
+	65,  // 132: networkobservability.agent.v1alpha1.Agent.ReadCapture:output_type -> networkobservability.agent.v1alpha1.ReadCaptureResponse
+	86,  // 133: networkobservability.agent.v1alpha1.Agent.ConfigureTelemetry:output_type -> networkobservability.agent.v1alpha1.TelemetryReport
+	123, // [123:134] is the sub-list for method output_type
+	112, // [112:123] is the sub-list for method input_type
+	112, // [112:112] is the sub-list for extension type_name
+	112, // [112:112] is the sub-list for extension extendee
+	0,   // [0:112] is the sub-list for field type_name
 }
 
 func init() { file_apis_agent_v1alpha1_agent_proto_init() }
@@ -8563,7 +8674,7 @@ func file_apis_agent_v1alpha1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_apis_agent_v1alpha1_agent_proto_rawDesc), len(file_apis_agent_v1alpha1_agent_proto_rawDesc)),
 			NumEnums:      11,
-			NumMessages:   78,
+			NumMessages:   79,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -50,6 +50,8 @@ const (
 	MaxCaptureNames, MaxNamesPerAddress = 10_000, 16
 	// MaxTelemetryBytes is the largest TelemetryUpdate, and MaxWantedAddresses how many addresses a TelemetryReport has at most.
 	MaxTelemetryBytes, MaxWantedAddresses = 1 << 20, 1000
+	// MaxTelemetryLacks is how many parts of a configuration a TelemetryReport says to be lacking at most.
+	MaxTelemetryLacks = 32
 	// MetricsPort is the TCP port on the node at which an agent offers metrics by default, over HTTPS.
 	MetricsPort = 10263
 	// MetricsDNSName is the second name in the certificate of every agent, by which who scrapes it by address checks it.

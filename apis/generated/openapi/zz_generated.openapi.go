@@ -6140,7 +6140,7 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_TelemetryNod
 					},
 					"applied": {
 						SchemaProps: spec.SchemaProps{
-							Description: "applied is on how many the observed generation is in force.",
+							Description: "applied is on how many the observed generation is in force, all of it.",
 							Default:     0,
 							Type:        []string{"integer"},
 							Format:      "int32",

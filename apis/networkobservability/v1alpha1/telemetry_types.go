@@ -244,7 +244,8 @@ type StdoutExporter struct{}
 
 // Conditions of NetworkTelemetry.
 const (
-	// TelemetryApplied is True when the spec is in force on every node that has an agent.
+	// TelemetryApplied is True when the spec is in force on every node that has an agent, all of it. The message names what
+	// some nodes cannot give, since a collector is switched off there or their kernel lacks what it needs.
 	TelemetryApplied = "Applied"
 	// TelemetryExporting is True when every exporter reaches its destination from every node. There is none without
 	// exporters.
@@ -281,7 +282,7 @@ type NetworkTelemetryStatus struct {
 type TelemetryNodes struct {
 	// total is how many there are.
 	Total int32 `json:"total"`
-	// applied is on how many the observed generation is in force.
+	// applied is on how many the observed generation is in force, all of it.
 	Applied int32 `json:"applied"`
 	// withProblems is how many have one.
 	WithProblems int32 `json:"withProblems"`

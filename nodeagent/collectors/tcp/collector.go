@@ -191,7 +191,7 @@ func (c *Collector) Hooks() map[string]bool {
 // State says which hooks are missing, and what of the totals with them.
 func (c *Collector) State() (v1alpha1.Collector_State, string) {
 	if c.problem != nil {
-		return v1alpha1.Collector_STATE_DEGRADED, c.problem.Error()
+		return v1alpha1.Collector_STATE_OFF, c.problem.Error()
 	}
 	var messages []string
 	for _, hook := range slices.Sorted(maps.Keys(c.traced.Problems)) {

@@ -208,7 +208,7 @@ func TestWithoutMaps(t *testing.T) {
 	defer c.Close()
 	c.Follow(nil)
 	c.APIServers([]string{"192.0.2.1:6443"})
-	if state, message := c.State(); state != v1alpha1.Collector_STATE_DEGRADED || message != "there are no maps of pods" {
+	if state, message := c.State(); state != v1alpha1.Collector_STATE_OFF || message != "there are no maps of pods" {
 		t.Errorf("%v: %s", state, message)
 	}
 	if err := c.Snapshot().ReadNode(&v1alpha1.NodeStats{}); err == nil {

@@ -25,7 +25,7 @@ package v1alpha1
 type TelemetryNodesApplyConfiguration struct {
 	// total is how many there are.
 	Total *int32 `json:"total,omitempty"`
-	// applied is on how many the observed generation is in force.
+	// applied is on how many the observed generation is in force, all of it.
 	Applied *int32 `json:"applied,omitempty"`
 	// withProblems is how many have one.
 	WithProblems *int32 `json:"withProblems,omitempty"`
