@@ -151,7 +151,7 @@ func drawing(p panel) object {
 	case "timeseries":
 		defaults["custom"] = object{"drawStyle": "line", "lineWidth": 1, "fillOpacity": 10, "showPoints": "never", "spanNulls": false}
 		options = object{
-			"legend":  object{"displayMode": "table", "placement": "bottom", "calcs": []string{"lastNotNull", "max"}},
+			"legend":  object{"showLegend": true, "displayMode": "table", "placement": "bottom", "calcs": []string{"lastNotNull", "max"}},
 			"tooltip": object{"mode": "multi", "sort": "desc"},
 		}
 	case "stat":
