@@ -5,15 +5,31 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"sync"
 )
 
-// packers are writers at the least effort: measured on a page of 1.4 MB it takes a third of the time that the default does,
-// and makes a tenth more.
-var packers = sync.Pool{New: func() any {
-	packer, _ := gzip.NewWriterLevel(nil, gzip.BestSpeed) // the level is one that there is
-	return packer
-}}
+// packers is a writer that is not in use, if there is one. It has 0.7 MB, which is much to make anew for each scrape: a
+// sync.Pool would forget it from one to the next.
+var packers = make(chan *gzip.Writer, 1)
+
+// newPacker makes a writer at the least effort: measured on a page of 1.4 MB it takes a third of the time that the default
+// does, and makes a tenth more.
+func newPacker() *gzip.Writer {
+	select {
+	case packer := <-packers:
+		return packer
+	default:
+		packer, _ := gzip.NewWriterLevel(nil, gzip.BestSpeed) // the level is one that there is
+		return packer
+	}
+}
+
+func keepPacker(packer *gzip.Writer) {
+	packer.Reset(nil) // what it wrote to is of an answer that has gone
+	select {
+	case packers <- packer:
+	default:
+	}
+}
 
 // compressed has what a handler writes compressed for who accepts it.
 func compressed(inner http.Handler) http.Handler {
@@ -23,8 +39,8 @@ func compressed(inner http.Handler) http.Handler {
 			inner.ServeHTTP(w, r)
 			return
 		}
-		packer := packers.Get().(*gzip.Writer)
-		defer packers.Put(packer)
+		packer := newPacker()
+		defer keepPacker(packer)
 		packer.Reset(w)
 		w.Header().Set("Content-Encoding", "gzip")
 		response := &packed{ResponseWriter: w, packer: packer}

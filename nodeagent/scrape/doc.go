@@ -23,5 +23,6 @@
 //
 //	scrape.go    the server: TLS, limits, pages
 //	reviews.go   who may: the two questions, and the answers that are kept
+//	text.go      the text format at little cost
 //	compress.go  gzip at little cost
 package scrape

@@ -170,9 +170,10 @@ func tooMany(w http.ResponseWriter, why string) {
 // limited is what gathers and writes. A scrape that has timed out holds its place until it ends.
 func (s *Server) limited(page Page) http.Handler {
 	problem := &transitions{tell: func(err error) { s.config.Failed(fmt.Errorf("gathering %s: %w", page.Path, err)) }}
-	inner := compressed(promhttp.HandlerFor(watched{page.Gatherer, problem}, promhttp.HandlerOpts{
+	gatherer := watched{page.Gatherer, problem}
+	inner := compressed(inText(gatherer, promhttp.HandlerFor(gatherer, promhttp.HandlerOpts{
 		ErrorHandling: promhttp.ContinueOnError, DisableCompression: true,
-	}))
+	})))
 	scrapes := make(chan struct{}, maxScrapes)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		select {
