@@ -169,8 +169,11 @@ var classes = map[v1alpha1.Drop_Class]string{
 	v1alpha1.Drop_CLASS_MALFORMED:   "malformed",
 	v1alpha1.Drop_CLASS_PROTOCOL:    "protocol",
 	v1alpha1.Drop_CLASS_OTHER:       other,
-	v1alpha1.Drop_CLASS_BENIGN:      "benign",
+	v1alpha1.Drop_CLASS_BENIGN:      benign,
 }
+
+// benign is the class of what every healthy network has.
+const benign = "benign"
 
 func (w *walk) tcpOf(p *pod) {
 	c := p.connections

@@ -14,7 +14,8 @@ type port struct{ protocol, port string }
 var otherPort = port{other, other}
 
 // ports are a pod's drops by port. The first ports that are met, up to the limit, have series; other ports have one
-// together for each reason, class and direction.
+// together for each reason, class and direction. So have benign drops, whatever their port: connections that end leave
+// some at as many ports as there are clients, which would fill all places in a network where nothing is wrong.
 //
 // A row tells of 128 drops, the largest; the rest is one number for each reason, and which drops are in the rest changes.
 // So what is shown is how much drops have grown while they had a row of their own, and the rest of the growth is other's.
@@ -22,7 +23,7 @@ type ports struct {
 	limit int
 	known map[port]bool
 	drops map[drop]*dropsByPort
-	// beyond is how many combinations of the last row have no series of their own.
+	// beyond is how many combinations of the last row, but for benign ones, have no series of their own.
 	beyond int
 	takes  uint64
 }
@@ -61,8 +62,11 @@ func (p *ports) take(rows []*v1alpha1.Drop) {
 		}
 	}
 	for _, row := range rows { // the largest first
-		if of := portOf(row); len(p.known) < p.limit && row.Attribution != v1alpha1.Drop_ATTRIBUTION_UNSPECIFIED {
-			p.known[of] = true
+		if row.Attribution == v1alpha1.Drop_ATTRIBUTION_UNSPECIFIED || row.Class == v1alpha1.Drop_CLASS_BENIGN {
+			continue
+		}
+		if len(p.known) < p.limit {
+			p.known[portOf(row)] = true
 		}
 	}
 	for of, total := range totals {
@@ -92,6 +96,9 @@ func (p *ports) grow(of drop, total int64, byPort map[port]int64) {
 	listed := int64(0)
 	for at, packets := range byPort {
 		listed += packets
+		if of.class == benign {
+			continue
+		}
 		if !p.known[at] {
 			p.beyond++
 			continue
