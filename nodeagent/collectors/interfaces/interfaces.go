@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
 	"github.com/networkobservability/networkobservability/nodeagent/collectors/rates"
@@ -203,40 +202,13 @@ func Uplinks(nodeIPs []netip.Addr) (names []string, err error) {
 // another uplink: they carry the same packets again.
 func (c *Collector) uplinks(links []netlink.Link) (map[int]bool, error) {
 	candidates := map[int]bool{}
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-		return nil, fmt.Errorf("listing routes: %w", err)
+	if err := defaultRoutes(candidates); err != nil {
+		return nil, err
 	}
-	for _, route := range routes {
-		if !isDefault(route) {
-			continue
-		}
-		candidates[route.LinkIndex] = true
-		for _, hop := range route.MultiPath {
-			candidates[hop.LinkIndex] = true
-		}
-	}
-	addresses, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-		return nil, fmt.Errorf("listing addresses: %w", err)
-	}
-	for _, address := range addresses {
-		if ip, ok := netip.AddrFromSlice(address.IP); ok && slices.Contains(c.nodeIPs, ip.Unmap()) {
-			candidates[address.LinkIndex] = true
-		}
+	if err := owners(c.nodeIPs, candidates); err != nil {
+		return nil, err
 	}
 	return lowest(links, candidates), nil
-}
-
-func isDefault(route netlink.Route) bool {
-	if route.Type != unix.RTN_UNICAST {
-		return false
-	}
-	if route.Dst == nil {
-		return true
-	}
-	ones, _ := route.Dst.Mask.Size()
-	return ones == 0 && route.Dst.IP.IsUnspecified()
 }
 
 // lowest leaves out candidates that lie upon other candidates.

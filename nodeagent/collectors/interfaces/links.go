@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -22,22 +23,39 @@ type listing struct {
 // list lists interfaces. Virtual functions are not asked for: there can be hundreds, and nothing here tells of them.
 func list() (listing, error) {
 	all := listing{carrierChanges: map[int]int64{}}
-	messages, err := dump(unix.RTM_GETLINK, unix.RTM_NEWLINK, nl.NewIfInfomsg(unix.AF_UNSPEC))
+	err := dump(unix.RTM_GETLINK, unix.RTM_NEWLINK, make([]byte, unix.SizeofIfInfomsg), func(message []byte) error {
+		if len(message) < unix.SizeofIfInfomsg {
+			return errors.New("parsing an interface: its message is too short")
+		}
+		link, err := netlink.LinkDeserialize(nil, wanted(message))
+		if err != nil {
+			return fmt.Errorf("parsing an interface: %w", err)
+		}
+		if link.Attrs().Statistics != nil {
+			all.links = append(all.links, link)
+			all.carrierChanges[link.Attrs().Index] = carrierChanges(message)
+		}
+		return nil
+	}, func() { all = listing{carrierChanges: map[int]int64{}} })
 	if err != nil {
 		return all, fmt.Errorf("listing interfaces: %w", err)
 	}
-	for _, message := range messages {
-		link, err := netlink.LinkDeserialize(nil, message)
-		if err != nil {
-			return all, fmt.Errorf("parsing an interface: %w", err)
-		}
-		if link.Attrs().Statistics == nil {
-			continue
-		}
-		all.links = append(all.links, link)
-		all.carrierChanges[link.Attrs().Index] = carrierChanges(message)
-	}
 	return all, nil
+}
+
+// wanted is a copy of an interface's message with those attributes only that are used here. Of others there are dozens, and the
+// library makes something of each.
+func wanted(message []byte) []byte {
+	kept := slices.Clip(slices.Clone(message[:unix.SizeofIfInfomsg]))
+	eachAttribute(message[unix.SizeofIfInfomsg:], func(kind uint16, whole []byte) {
+		switch kind {
+		case unix.IFLA_IFNAME, unix.IFLA_MTU, unix.IFLA_OPERSTATE, unix.IFLA_LINKINFO, unix.IFLA_STATS64,
+			unix.IFLA_MASTER, unix.IFLA_LINK, unix.IFLA_LINK_NETNSID:
+			kept = append(kept, whole...)
+			kept = append(kept, make([]byte, -len(whole)&3)...)
+		}
+	})
+	return kept
 }
 
 func carrierChanges(message []byte) int64 {
@@ -48,51 +66,42 @@ func carrierChanges(message []byte) int64 {
 	return int64(binary.NativeEndian.Uint32(value))
 }
 
-// attribute finds the first of a type among attributes of netlink: length and type, 16 bits each, and the value, padded
-// to 4 bytes. It is nil when there is none, or when lengths before it are wrong.
-func attribute(attributes []byte, kind uint16) []byte {
+// attribute finds the first of a type among attributes of netlink. It is nil when there is none, or when lengths before it
+// are wrong.
+func attribute(attributes []byte, kind uint16) (value []byte) {
+	eachAttribute(attributes, func(found uint16, whole []byte) {
+		if found == kind && value == nil {
+			value = whole[unix.SizeofRtAttr:]
+		}
+	})
+	return value
+}
+
+// eachAttribute goes through attributes of netlink up to the first with a wrong length: length and type, 16 bits each, and the
+// value, padded to 4 bytes. whole is all of that without the padding.
+func eachAttribute(attributes []byte, do func(kind uint16, whole []byte)) {
 	for len(attributes) >= unix.SizeofRtAttr {
 		length := int(binary.NativeEndian.Uint16(attributes))
 		if length < unix.SizeofRtAttr || length > len(attributes) {
-			return nil
+			return
 		}
-		if binary.NativeEndian.Uint16(attributes[2:]) == kind {
-			return attributes[unix.SizeofRtAttr:length]
-		}
+		do(binary.NativeEndian.Uint16(attributes[2:]), attributes[:length])
 		attributes = attributes[min((length+3)&^3, len(attributes)):]
 	}
-	return nil
-}
-
-// dump asks the kernel for a list. An interrupted one is asked for again, because it may lack some, but what there is
-// is returned in the end.
-func dump(request, reply int, about nl.NetlinkRequestData) (messages [][]byte, err error) {
-	for range 3 {
-		r := nl.NewNetlinkRequest(request, unix.NLM_F_DUMP)
-		r.AddData(about)
-		messages, err = r.Execute(unix.NETLINK_ROUTE, uint16(reply))
-		if err == nil {
-			return messages, nil
-		}
-		if !errors.Is(err, netlink.ErrDumpInterrupted) {
-			return nil, err
-		}
-	}
-	return messages, nil
 }
 
 // queues are the root queueing disciplines by their interfaces' indexes, without those that never hold a packet and
 // count nothing.
 func queues() (map[int]*v1alpha1.Queue, error) {
-	messages, err := dump(unix.RTM_GETQDISC, unix.RTM_NEWQDISC, &nl.TcMsg{Family: nl.FAMILY_ALL})
-	if err != nil {
-		return nil, fmt.Errorf("listing queueing disciplines: %w", err)
-	}
 	found := map[int]*v1alpha1.Queue{}
-	for _, message := range messages {
+	err := dump(unix.RTM_GETQDISC, unix.RTM_NEWQDISC, make([]byte, nl.SizeofTcMsg), func(message []byte) error {
 		if index, queue := parseQueue(message); queue != nil {
 			found[index] = queue
 		}
+		return nil
+	}, func() { clear(found) })
+	if err != nil {
+		return nil, fmt.Errorf("listing queueing disciplines: %w", err)
 	}
 	return found, nil
 }
