@@ -72,6 +72,12 @@ type group struct {
 	read time.Time
 }
 
+// fresh is for how long values are not read again: a tenth less than the interval. Scrapes that are as far apart come a
+// moment too early half of the time, and would have the old values then.
+func (g *group) fresh() time.Duration {
+	return time.Duration(g.IntervalNano - g.IntervalNano/10)
+}
+
 func (g *group) labelled(label v1alpha1.TelemetryLabel) bool {
 	return g != nil && slices.Contains(g.Labels, label)
 }
@@ -282,7 +288,7 @@ func (m *Metrics) distinct(sorted []*pod) []*pod {
 func (m *Metrics) read(reading Reading, pods []*pod, now time.Time) {
 	var due groupSet
 	for name, g := range m.groups {
-		if g != nil && (g.read.IsZero() || now.Sub(g.read) >= time.Duration(g.IntervalNano)) {
+		if g != nil && (g.read.IsZero() || now.Sub(g.read) >= g.fresh()) {
 			due[name], g.read = true, now
 		}
 	}
