@@ -212,17 +212,22 @@ func (c *Collector) State() (v1alpha1.Collector_State, string) {
 	return v1alpha1.Collector_STATE_RUNNING, ""
 }
 
+// read are what counters are read into: they are too large to be made anew for each pod.
+var read = sync.Pool{New: func() any { return new(bpf.Pod) }}
+
 // ReadPod fills in the pod's DNS.
 func (c *Collector) ReadPod(pod *podmap.Pod, row *v1alpha1.PodStats) error {
 	if c.off != nil {
 		return nil // State says so
 	}
 	number := headers.PodNumber(pod.Key)
-	var counted bpf.Pod
-	if err := c.maps[bpf.Pods].Lookup(number, &counted); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+	counted := read.Get().(*bpf.Pod)
+	defer read.Put(counted)
+	*counted = bpf.Pod{} // that is what a pod without an entry has
+	if err := c.maps[bpf.Pods].Lookup(number, counted); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return fmt.Errorf("reading counters: %w", err)
 	}
-	row.Dns = wire(&counted)
+	row.Dns = wire(counted)
 	row.Dns.Names = c.names(number)
 	return nil
 }

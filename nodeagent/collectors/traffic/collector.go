@@ -322,8 +322,14 @@ func (c *Collector) ReadPod(pod *podmap.Pod, row *v1alpha1.PodStats) error {
 	return errors.Join(t.problem, c.fill(t, row))
 }
 
+// texts are what files are read into.
+var texts = sync.Pool{New: func() any { return new([]byte) }}
+
 func (c *Collector) fill(t *target, row *v1alpha1.PodStats) error {
-	devices, devicesError := t.pod.ReadFile("net/dev", nil) // before the totals, see readBypassed
+	buffer := texts.Get().(*[]byte)
+	defer texts.Put(buffer)
+	devices, devicesError := t.pod.ReadFile("net/dev", (*buffer)[:0]) // before the totals, see readBypassed
+	*buffer = devices
 	totals, err := t.ledger.read()
 	if err != nil {
 		return err

@@ -329,20 +329,25 @@ func buffersSent(totals *bpf.Totals) (sum uint64) {
 }
 
 // sentBy finds the packets that an interface has sent or dropped in /proc/net/dev: the tenth and twelfth number.
-func sentBy(devices []byte, name string) (int64, bool) {
+func sentBy(devices []byte, name string) (sent int64, ok bool) {
 	for line := range bytes.Lines(devices) {
 		// A name may hold a colon, the numbers do not.
 		colon := bytes.LastIndexByte(line, ':')
 		if colon < 0 || string(bytes.TrimSpace(line[:colon])) != name {
 			continue
 		}
-		fields := bytes.Fields(line[colon+1:])
-		if len(fields) < 12 {
-			return 0, false
+		i := 0
+		for field := range bytes.FieldsSeq(line[colon+1:]) {
+			if i == 9 || i == 11 {
+				number, err := strconv.ParseInt(string(field), 10, 64)
+				if err != nil {
+					return 0, false
+				}
+				sent += number
+			}
+			i++
 		}
-		packets, err1 := strconv.ParseInt(string(fields[9]), 10, 64)
-		dropped, err2 := strconv.ParseInt(string(fields[11]), 10, 64)
-		return packets + dropped, err1 == nil && err2 == nil
+		return sent, i >= 12
 	}
 	return 0, false
 }
