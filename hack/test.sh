@@ -16,8 +16,8 @@ export REQUIRE_CONTROL_PLANE=1
 packages=$(go list ./... | grep -v /test/e2e)
 CGO_ENABLED=1 go tool -modfile=hack/tools/go.mod gotestsum --format pkgname -- \
 	-race -timeout "${TEST_TIMEOUT:-20m}" $packages || status=1
-# Modules of their own, for what they need is needed nowhere else: stores, and an OpenTelemetry Collector.
-for folder in test/outputs test/collector; do
+# Modules of their own, for what they need is needed nowhere else: stores, an OpenTelemetry Collector, the types of Prometheus Operator.
+for folder in test/outputs test/collector test/monitoring; do
 	(cd "$folder" && CGO_ENABLED=1 go tool -modfile=../../hack/tools/go.mod gotestsum --format pkgname -- \
 		-race -timeout "${TEST_TIMEOUT:-20m}" ./...) || status=1
 done

@@ -24,7 +24,7 @@ gofmt_clean() {
 
 staticcheck() {
 	go list ./... | grep -v /apis/generated/ | xargs go tool -modfile=hack/tools/go.mod staticcheck &&
-		for dir in test/outputs test/collector; do # modules of their own
+		for dir in test/outputs test/collector test/monitoring; do # modules of their own
 			(cd $dir && go tool -modfile=../../hack/tools/go.mod staticcheck ./...) || return 1
 		done
 }
