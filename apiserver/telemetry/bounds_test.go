@@ -176,7 +176,7 @@ func TestConfig(t *testing.T) {
 	} {
 		object := &v1alpha1.NetworkTelemetry{ObjectMeta: metav1.ObjectMeta{Generation: 4}, Spec: *spec}
 		want.Revision, want.Generation = 7, 4
-		if got := newDesired(point{object: object, revision: 7}, map[string]secret{"s": {headers: map[string]string{"x": "y"}}}); !proto.Equal(got.config, want) {
+		if got := newDesired(point{object: object, revision: 7}, map[use]secret{{name: "s"}: {headers: map[string]string{"x": "y"}}}); !proto.Equal(got.config, want) {
 			t.Errorf("got %v\nwant %v", got.config, want)
 		}
 	}

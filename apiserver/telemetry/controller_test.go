@@ -309,7 +309,7 @@ func TestOwnSecrets(t *testing.T) {
 		if name != "missing" {
 			w.secret(name, map[string]string{"authorization": "x"})
 		}
-		if got := readSecret(t.Context(), w.kube, name); got.problem != want || (want == "") != (len(got.headers) == 1) {
+		if got := readSecret(t.Context(), w.kube, use{name: name}, epoch); got.problem != want || (want == "") != (len(got.headers) == 1) {
 			t.Errorf("%s: got %+v", name, got)
 		}
 	}
@@ -317,17 +317,17 @@ func TestOwnSecrets(t *testing.T) {
 		return func(clienttesting.Action) (bool, apiruntime.Object, error) { return true, nil, err }
 	}
 	w.kube.PrependReactor("get", "secrets", refuse(apierrors.NewForbidden(corev1.Resource("secrets"), "a", nil)))
-	if got := readSecret(t.Context(), w.kube, "a"); got.problem != "the API server may not get the Secret a: allow it by a Role in namespace network-observability" {
+	if got := readSecret(t.Context(), w.kube, use{name: "a"}, epoch); got.problem != "the API server may not get the Secret a: allow it by a Role in namespace network-observability" {
 		t.Errorf("got %+v", got)
 	}
 	// A host that does not answer changes nothing of what is known.
 	w.kube.PrependReactor("get", "secrets", refuse(apierrors.NewInternalError(errors.New("no"))))
 	object := &v1alpha1.NetworkTelemetry{Spec: otlp("a")}
 	known := secret{headers: map[string]string{"x": "y"}}
-	if got := readSecrets(t.Context(), w.kube, object, map[string]secret{"a": known})["a"]; !got.equal(known) {
+	if got := readSecrets(t.Context(), w.kube, object, epoch, map[use]secret{{name: "a"}: known})[use{name: "a"}]; !got.equal(known) {
 		t.Errorf("got %+v", got)
 	}
-	if got := readSecrets(t.Context(), w.kube, object, nil)["a"]; !got.unread || got.problem == "" {
+	if got := readSecrets(t.Context(), w.kube, object, epoch, nil)[use{name: "a"}]; !got.unread || got.problem == "" {
 		t.Errorf("got %+v", got)
 	}
 }

@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 
@@ -26,7 +27,7 @@ type desired struct {
 const configRoom = agentv1.MaxTelemetryBytes - 4<<10
 
 // newDesired makes of a NetworkTelemetry what agents shall do. secrets are those that it names.
-func newDesired(at point, secrets map[string]secret) *desired {
+func newDesired(at point, secrets map[use]secret) *desired {
 	d := &desired{point: at, chosen: &selection{}, config: &agentv1.TelemetryConfig{Revision: at.revision}}
 	if at.object == nil {
 		return d
@@ -46,7 +47,7 @@ func newDesired(at point, secrets map[string]secret) *desired {
 }
 
 // configOf has the spec's defaults too, for objects that were stored before there were such.
-func configOf(spec *v1alpha1.NetworkTelemetrySpec, secrets map[string]secret) *agentv1.TelemetryConfig {
+func configOf(spec *v1alpha1.NetworkTelemetrySpec, secrets map[use]secret) *agentv1.TelemetryConfig {
 	config := &agentv1.TelemetryConfig{SeriesLimit: number(spec.SeriesLimit, 50_000), RetinaMetrics: spec.RetinaMetrics}
 	for i := range spec.PodMetrics {
 		of := &spec.PodMetrics[i]
@@ -91,7 +92,7 @@ var verdicts = map[v1alpha1.FlowVerdict]agentv1.Verdict{
 	v1alpha1.Rejected:  agentv1.Verdict_VERDICT_REJECTED,
 }
 
-func exporterOf(of *v1alpha1.TelemetryExporter, secrets map[string]secret) *agentv1.TelemetryExporter {
+func exporterOf(of *v1alpha1.TelemetryExporter, secrets map[use]secret) *agentv1.TelemetryExporter {
 	exporter := &agentv1.TelemetryExporter{Name: of.Name}
 	for _, signal := range of.Signals {
 		exporter.Metrics = exporter.Metrics || signal == v1alpha1.SignalMetrics
@@ -110,15 +111,20 @@ func exporterOf(of *v1alpha1.TelemetryExporter, secrets map[string]secret) *agen
 	return exporter
 }
 
-func otlpOf(of *v1alpha1.OTLPExporter, secrets map[string]secret) *agentv1.OTLPDestination {
+func otlpOf(of *v1alpha1.OTLPExporter, secrets map[use]secret) *agentv1.OTLPDestination {
 	to := &agentv1.OTLPDestination{
 		Endpoint: of.Endpoint, Http: of.Protocol == v1alpha1.OTLPHTTP, CaBundle: of.CABundle, ServerName: of.ServerName,
 		Gzip: of.Compression != v1alpha1.CompressionNone, IntervalNano: seconds(of.IntervalSeconds, 30),
 		TimeoutNano: seconds(of.TimeoutSeconds, 10), QueueBytes: number(of.QueueMebibytes, 8) << 20,
 	}
 	if of.HeadersSecret != nil {
-		to.NeedsHeaders = true
-		to.Headers, to.Problem = secrets[of.HeadersSecret.Name].headers, secrets[of.HeadersSecret.Name].problem
+		from := secrets[use{name: of.HeadersSecret.Name}]
+		to.NeedsHeaders, to.Headers, to.Problem = true, from.headers, from.problem
+	}
+	if of.ClientCertificateSecret != nil {
+		from := secrets[use{name: of.ClientCertificateSecret.Name, certificate: true}]
+		to.NeedsClientCertificate, to.ClientCertificate, to.ClientKey = true, from.certificate, from.key
+		to.Problem = cmp.Or(to.Problem, from.problem)
 	}
 	return to
 }

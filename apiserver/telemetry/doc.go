@@ -23,8 +23,9 @@
 // # Secrets
 //
 // Those that exporters name are read when the spec changes and every minute, with the right to get just them. Their values are
-// in memory here, on the wire, and in the agents' memory. One that is not there, may not be read or has a key that is no header
-// is a problem that is sent in place of the headers: the exporter fails with it, on every node, until it is mended.
+// in memory here, on the wire, and in the agents' memory. One that is not there, may not be read, has a key that is no header
+// or a client's certificate that cannot be used now is a problem that is sent in place of what should be in it: the exporter
+// fails with it, on every node, until it is mended.
 //
 // # Bounds
 //

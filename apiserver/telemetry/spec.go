@@ -185,7 +185,7 @@ func (t *term) refresh(ctx context.Context) error {
 
 // readSecrets reads the Secrets of a spec. It is called by one goroutine, as is refreshSecrets.
 func (t *term) readSecrets(ctx context.Context, object *v1alpha1.NetworkTelemetry) {
-	t.secrets, t.secretsRead = readSecrets(ctx, t.cfg.Client, object, t.secrets), t.cfg.Clock.Now()
+	t.secrets, t.secretsRead = readSecrets(ctx, t.cfg.Client, object, t.cfg.Clock.Now(), t.secrets), t.cfg.Clock.Now()
 }
 
 // refreshSecrets reads Secrets again, when it is time, and has agents told of those that have changed.

@@ -17,7 +17,7 @@ import (
 func wanted() *desired {
 	spec := otlp("keys")
 	object := &v1alpha1.NetworkTelemetry{ObjectMeta: metav1.ObjectMeta{Name: "cluster", Generation: 3}, Spec: spec}
-	return newDesired(point{object: object, revision: 7}, map[string]secret{"keys": {headers: map[string]string{"authorization": "Bearer s3cr3t!"}}})
+	return newDesired(point{object: object, revision: 7}, map[use]secret{{name: "keys"}: {headers: map[string]string{"authorization": "Bearer s3cr3t!"}}})
 }
 
 // exporting is a node that does what it shall.

@@ -25,7 +25,7 @@ type term struct {
 	looking chan struct{}
 	opening *semaphore.Weighted
 	// secrets are those that the spec names, as they were read last; used by steer alone.
-	secrets     map[string]secret
+	secrets     map[use]secret
 	secretsRead time.Time
 
 	mu sync.Mutex

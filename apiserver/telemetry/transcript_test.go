@@ -74,7 +74,7 @@ type story struct {
 
 	store   store
 	backup  store
-	secrets map[string]secret
+	secrets map[use]secret
 
 	want *desired
 	c    *conversation
@@ -161,7 +161,7 @@ func (a *modelAgent) report() *agentv1.TelemetryReport {
 
 func newStory(t *testing.T) *story {
 	return &story{
-		t: t, now: epoch, store: store{version: 1000}, secrets: map[string]secret{}, synced: true,
+		t: t, now: epoch, store: store{version: 1000}, secrets: map[use]secret{}, synced: true,
 		pods: map[string]Pod{}, namespaces: map[string]labels.Set{}, owners: map[string]Owner{},
 	}
 }
@@ -238,9 +238,9 @@ func (s *story) cluster(words []string) string {
 	case "owner":
 		s.owners[words[1]] = s.owner(words[2:])
 	case "secret":
-		s.secrets[words[1]] = secret{headers: s.labels(words[2:])}
+		s.secrets[use{name: words[1]}] = secret{headers: s.labels(words[2:])}
 	case "nosecret":
-		s.secrets[words[1]] = secret{problem: strings.Join(words[2:], " ")}
+		s.secrets[use{name: words[1]}] = secret{problem: strings.Join(words[2:], " ")}
 	case "secrets":
 		s.want = newDesired(s.want.point, s.secrets)
 		return s.say(true)

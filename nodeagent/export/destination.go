@@ -305,7 +305,7 @@ func (d *destination) tell() {
 	defer d.telling.Unlock()
 	d.mu.Lock()
 	reaching, _, err := d.health()
-	failing := err != nil && !errors.Is(err, errNeedsHeaders)
+	failing := err != nil && !errors.Is(err, errNeedsSecret)
 	changed := failing != d.told && (failing || reaching)
 	if changed {
 		d.told = failing
@@ -344,7 +344,7 @@ func (d *destination) state() *v1alpha1.TelemetryExporterState {
 	d.mu.Unlock()
 	state := &v1alpha1.TelemetryExporterState{Name: d.name, Reaching: reaching, Message: notice}
 	if err != nil {
-		state.Failing, state.Message = !errors.Is(err, errNeedsHeaders), printable(err.Error(), messageBytes)
+		state.Failing, state.Message = !errors.Is(err, errNeedsSecret), printable(err.Error(), messageBytes)
 	}
 	for s := range signals {
 		c, _, _ := d.queue.snapshot(s)

@@ -228,7 +228,7 @@ func TestHeadersThatAreNotThere(t *testing.T) {
 	e := exporters(t, func(c *Config) { c.Failed = func(_ string, err error) { told <- err } })
 	e.Apply(configOf(wanted))
 	e.Log(flows(0, 10))
-	if state := e.States()[0]; state.Failing || state.Reaching || !strings.Contains(state.Message, "waiting for the headers") {
+	if state := e.States()[0]; state.Failing || state.Reaching || !strings.Contains(state.Message, "waiting for headers") {
 		t.Errorf("%v", state)
 	}
 	problem := proto.CloneOf(wanted)

@@ -106,7 +106,7 @@ type waiting struct {
 func (w waiting) Send(context.Context, Batch) (int64, error) { return 0, &Retry{Err: w.err} }
 func (w waiting) Close() error                               { return nil }
 
-// errNeedsHeaders is no failure: the API server sends them after the configuration.
-var errNeedsHeaders = errors.New("waiting for the headers, which are in a Secret and not kept over restarts of the agent")
+// errNeedsSecret is no failure: the API server sends it with the configuration when it has connected.
+var errNeedsSecret = errors.New("waiting for headers or client certificate, which are in a Secret and not kept over restarts of the agent")
 
 func errInvalid(field string, err error) error { return fmt.Errorf("%s: %w", field, err) }

@@ -73,8 +73,13 @@ func (e *grpcExporter) Send(ctx context.Context, batch Batch) (int64, error) {
 	defer cancel()
 	var answer []byte
 	if err := e.connection.Invoke(ctx, methods[batch.Signal], batch.Payload, &answer, e.options...); err != nil {
-		return 0, e.classify(status.Convert(err))
+		answer := status.Convert(err)
+		if answer.Code() != codes.Unavailable && answer.Code() != codes.DeadlineExceeded {
+			e.answered.Store(true)
+		}
+		return 0, e.classify(answer)
 	}
+	e.answered.Store(true)
 	rejected, _, err := rejectedOf(answer)
 	if err != nil {
 		return 0, nil // it was taken; what was said beside that cannot be read
@@ -87,7 +92,11 @@ func (e *grpcExporter) Close() error { return e.connection.Close() }
 
 // classify sorts by the table of the OTLP specification (Failures of OTLP/gRPC).
 func (e *grpcExporter) classify(answer *status.Status) error {
-	err := e.failure("%s%s", describe(answer.Code()), e.fromStatus(answer))
+	hint := ""
+	if answer.Code() == codes.Unavailable {
+		hint = e.unanswered()
+	}
+	err := e.failure("%s%s%s", describe(answer.Code()), hint, e.fromStatus(answer))
 	after, asked := retryInfo(answer)
 	switch answer.Code() {
 	case codes.Canceled, codes.DeadlineExceeded, codes.Aborted, codes.OutOfRange, codes.Unavailable, codes.DataLoss:

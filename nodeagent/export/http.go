@@ -53,6 +53,7 @@ func (e *httpExporter) Send(ctx context.Context, batch Batch) (int64, error) {
 	if err != nil {
 		return 0, &Retry{Err: e.transport(ctx, err)}
 	}
+	e.answered.Store(true)
 	defer func() { _ = response.Body.Close() }()
 	answer, err := io.ReadAll(io.LimitReader(response.Body, answerBytes))
 	if response.StatusCode/100 != 2 {
@@ -114,7 +115,7 @@ func (e *httpExporter) transport(ctx context.Context, err error) error {
 	if errors.As(err, &wrapped) {
 		err = wrapped.Err
 	}
-	return e.failure("the collector cannot be reached: %v", err)
+	return e.failure("the collector cannot be reached%s: %v", e.unanswered(), err)
 }
 
 // classify sorts by the OTLP specification (Failures of OTLP/HTTP). What a body says is left out: it may be anybody's page.

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -40,6 +41,9 @@ type collector struct {
 	gzip     bool
 	timeout  time.Duration
 	agent    string // User-Agent
+	identity *tls.Certificate
+	// asked says that the collector has asked for a certificate, answered that it has answered a request.
+	asked, answered atomic.Bool
 }
 
 func openOTLP(encoder otlpEncoder, wanted *v1alpha1.OTLPDestination) (Exporter, error) {
@@ -49,8 +53,8 @@ func openOTLP(encoder otlpEncoder, wanted *v1alpha1.OTLPDestination) (Exporter, 
 		return nil, err
 	case wanted.GetProblem() != "":
 		return nil, errors.New(wanted.GetProblem())
-	case wanted.GetNeedsHeaders() && len(wanted.GetHeaders()) == 0:
-		return nil, errNeedsHeaders
+	case wanted.GetNeedsHeaders() && len(wanted.GetHeaders()) == 0, wanted.GetNeedsClientCertificate() && len(wanted.GetClientKey()) == 0:
+		return nil, errNeedsSecret
 	case wanted.GetHttp():
 		return newHTTP(c), nil
 	}
@@ -81,7 +85,48 @@ func newCollector(encoder otlpEncoder, wanted *v1alpha1.OTLPDestination) (*colle
 		name = c.endpoint.Hostname()
 	}
 	c.tls = &tls.Config{RootCAs: roots, ServerName: name, MinVersion: tls.VersionTLS12}
+	if c.identity, err = identityOf(wanted); err != nil {
+		return nil, errInvalid("otlp.clientCertificateSecret", err)
+	}
+	c.tls.GetClientCertificate = c.identify
 	return c, nil
+}
+
+// identityOf is by what the collector knows the agent; nil for nothing.
+func identityOf(wanted *v1alpha1.OTLPDestination) (*tls.Certificate, error) {
+	if len(wanted.GetClientKey()) == 0 {
+		return nil, nil
+	}
+	pair, err := tls.X509KeyPair(wanted.GetClientCertificate(), wanted.GetClientKey())
+	if err != nil { // what it says is for programmers
+		return nil, errors.New("tls.crt and tls.key have to be a certificate and its key, in PEM")
+	}
+	return &pair, nil
+}
+
+// identify is called when a collector asks for a certificate. It gets the one there is, whatever authorities it names: one that
+// it does not want is refused with a reason.
+func (c *collector) identify(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+	c.asked.Store(true)
+	if c.identity == nil {
+		return &tls.Certificate{}, nil
+	}
+	if until := c.identity.Leaf.NotAfter; time.Now().After(until) {
+		return nil, fmt.Errorf("otlp.clientCertificateSecret: the certificate expired at %s; put a renewed one into the Secret", until.UTC().Format(time.RFC3339))
+	}
+	return c.identity, nil
+}
+
+// unanswered is what to look at while a collector has never answered. With TLS 1.3 it refuses a client after the client has taken
+// the connection for good, so that why it does gets lost mostly.
+func (c *collector) unanswered() string {
+	switch {
+	case c.answered.Load() || !c.asked.Load():
+		return ""
+	case c.identity == nil:
+		return "; it asks for a client certificate: name one in otlp.clientCertificateSecret"
+	}
+	return "; it asks for a client certificate and may not accept that of otlp.clientCertificateSecret"
 }
 
 // parseEndpoint never quotes the endpoint, in which somebody may have written a password.

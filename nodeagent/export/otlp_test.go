@@ -302,7 +302,7 @@ func TestInvalidDestinations(t *testing.T) {
 		"reserved": {func(o *v1alpha1.OTLPDestination) { o.Headers = map[string]string{"Content-Type": "x"} }, "otlp.headersSecret"},
 		"value":    {func(o *v1alpha1.OTLPDestination) { o.Headers = map[string]string{"a": "secret\x01"} }, "otlp.headersSecret"},
 		"problem":  {func(o *v1alpha1.OTLPDestination) { o.Problem = "the Secret x is not there" }, "the Secret x is not there"},
-		"waiting":  {func(o *v1alpha1.OTLPDestination) { o.NeedsHeaders = true }, "waiting for the headers"},
+		"waiting":  {func(o *v1alpha1.OTLPDestination) { o.NeedsHeaders = true }, "waiting for headers"},
 	} {
 		wanted := &v1alpha1.OTLPDestination{Endpoint: "https://h:1"}
 		c.change(wanted)

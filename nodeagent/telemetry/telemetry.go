@@ -233,7 +233,7 @@ func (s *State) keep(always bool) error {
 		return nil
 	}
 	s.unkept = false
-	kept := &v1alpha1.TelemetryUpdate{Config: withoutHeaders(s.current)}
+	kept := &v1alpha1.TelemetryUpdate{Config: withoutSecrets(s.current)}
 	kept.Pods = slices.SortedFunc(maps.Values(s.pods), func(a, b *v1alpha1.TelemetryPod) int { return strings.Compare(a.GetKey(), b.GetKey()) })
 	s.mu.Unlock()
 
@@ -250,12 +250,12 @@ func (s *State) keep(always bool) error {
 	return nil
 }
 
-// withoutHeaders leaves out what may not be on disk.
-func withoutHeaders(config *v1alpha1.TelemetryConfig) *v1alpha1.TelemetryConfig {
+// withoutSecrets leaves out what may not be on disk.
+func withoutSecrets(config *v1alpha1.TelemetryConfig) *v1alpha1.TelemetryConfig {
 	config = proto.CloneOf(config)
 	for _, exporter := range config.GetExporters() {
 		if to := exporter.GetOtlp(); to != nil {
-			to.Headers = nil
+			to.Headers, to.ClientCertificate, to.ClientKey = nil, nil, nil
 		}
 	}
 	return config

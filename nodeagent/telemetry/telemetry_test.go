@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -117,6 +118,7 @@ func TestConfigurationIsKeptOverRestarts(t *testing.T) {
 	secret := config(70)
 	secret.Exporters = []*v1alpha1.TelemetryExporter{{Name: "out", To: &v1alpha1.TelemetryExporter_Otlp{Otlp: &v1alpha1.OTLPDestination{
 		Endpoint: "https://collector:4317", Headers: map[string]string{"authorization": "canary"}, NeedsHeaders: true,
+		ClientCertificate: []byte("certificate"), ClientKey: []byte("canary"), NeedsClientCertificate: true,
 	}}}}
 	changed := state.Changed()
 	c.say(&v1alpha1.TelemetryUpdate{Config: secret})
@@ -139,14 +141,14 @@ func TestConfigurationIsKeptOverRestarts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if strings.Contains(string(content), "canary") {
+	if strings.Contains(string(content), "canary") || strings.Contains(string(content), base64.StdEncoding.EncodeToString([]byte("canary"))) {
 		t.Error("the Secret's value is on disk")
 	}
 	if info, err := os.Stat(filepath.Join(dir, fileName)); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the file's mode: %v, %v", info.Mode(), err)
 	}
 	next := open(t, dir)
-	if got := next.Config(); got.GetRevision() != 72 || !got.GetExporters()[0].GetOtlp().GetNeedsHeaders() {
+	if got := next.Config(); got.GetRevision() != 72 || !got.GetExporters()[0].GetOtlp().GetNeedsHeaders() || !got.GetExporters()[0].GetOtlp().GetNeedsClientCertificate() {
 		t.Errorf("after a restart: %v", got)
 	}
 	if next.Pod("a").GetName() != "pod-a" || next.Pod("b") != nil {

@@ -56,12 +56,16 @@ type site struct {
 	grpc, http       string
 	dir              string
 	bundle           []byte
+	clientCA         string // empty where clients need no certificate
 	program          *exec.Cmd
 	certificate, key string
 }
 
-func newSite(t *testing.T) *site {
-	s := &site{t: t, grpc: freeAddress(t), http: freeAddress(t), dir: t.TempDir()}
+func newSite(t *testing.T) *site { return newStrictSite(t, "") }
+
+// newStrictSite is one where clients need a certificate of the authorities in a file.
+func newStrictSite(t *testing.T, clientCA string) *site {
+	s := &site{t: t, grpc: freeAddress(t), http: freeAddress(t), dir: t.TempDir(), clientCA: clientCA}
 	s.certificate, s.key, s.bundle = certificate(t, s.dir)
 	s.write("token", []byte(token+"\n"))
 	t.Cleanup(s.kill)
@@ -123,7 +127,7 @@ func (s *site) start() {
 		s.t.Fatal(err)
 	}
 	s.program = exec.Command(self, "--grpc", s.grpc, "--http", s.http, "--cert", s.certificate, "--key", s.key,
-		"--token-file", filepath.Join(s.dir, "token"), "--output", s.output())
+		"--client-ca", s.clientCA, "--token-file", filepath.Join(s.dir, "token"), "--output", s.output())
 	s.program.Env = append(os.Environ(), asProgram+"=1")
 	var problems bytes.Buffer
 	s.program.Stderr = &problems
@@ -305,6 +309,31 @@ func TestArrives(t *testing.T) {
 		if state := e.States()[0]; !state.Reaching || state.Failing || state.Dropped != 0 {
 			t.Errorf("%v", state)
 		}
+	})
+}
+
+// A collector that wants client certificates takes what comes with one of its authority, and nothing else.
+func TestClientCertificate(t *testing.T) {
+	both(t, func(t *testing.T, overHTTP bool) {
+		dir := t.TempDir()
+		file, keyFile, certificatePEM := certificate(t, dir)
+		key, err := os.ReadFile(keyFile)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := newStrictSite(t, file)
+		wanted := s.exporter(overHTTP)
+		e := newExporters(t, wanted)
+		e.Log(records(0, 10))
+		await(t, "the refusal", func() bool { return e.States()[0].Failing })
+		if message := e.States()[0].Message; !strings.Contains(message, "it asks for a client certificate: name one in otlp.clientCertificateSecret") {
+			t.Errorf("without one: %s", message)
+		}
+		known := proto.CloneOf(wanted)
+		known.GetOtlp().NeedsClientCertificate, known.GetOtlp().ClientCertificate, known.GetOtlp().ClientKey = true, certificatePEM, key
+		e.Apply(&v1alpha1.TelemetryConfig{Exporters: []*v1alpha1.TelemetryExporter{known}})
+		await(t, "what waited", func() bool { times, _ := s.flows(); return len(times) == 10 })
+		await(t, "the exporter's state", func() bool { return e.States()[0].Reaching && e.States()[0].Sent == 10 })
 	})
 }
 

@@ -31,7 +31,7 @@ func main() {
 	}
 }
 
-type options struct{ grpc, http, cert, key, tokenFile, output string }
+type options struct{ grpc, http, cert, key, clientCA, tokenFile, output string }
 
 func run(ctx context.Context, args []string) error {
 	var o options
@@ -40,6 +40,7 @@ func run(ctx context.Context, args []string) error {
 	flags.StringVar(&o.http, "http", "127.0.0.1:4318", "address to serve OTLP/HTTP at")
 	flags.StringVar(&o.cert, "cert", "", "file of the certificate (PEM); without one there is no TLS")
 	flags.StringVar(&o.key, "key", "", "file of the certificate's key (PEM)")
+	flags.StringVar(&o.clientCA, "client-ca", "", "file of the authorities (PEM) of one of which clients need a certificate; without one they need none")
 	flags.StringVar(&o.tokenFile, "token-file", "", `file of the token that requests have to have as "authorization: Bearer TOKEN"; without one nothing is checked`)
 	flags.StringVar(&o.output, "output", "", "file to append what arrived to, a line of OTLP/JSON a request")
 	if err := flags.Parse(args); err != nil {
@@ -78,7 +79,11 @@ func (o options) configuration() (string, error) {
 	served := func(address string) object {
 		p := object{"endpoint": address, "auth": object{"authenticator": "gate"}}
 		if o.cert != "" {
-			p["tls"] = object{"cert_file": o.cert, "key_file": o.key}
+			checked := object{"cert_file": o.cert, "key_file": o.key}
+			if o.clientCA != "" {
+				checked["client_ca_file"] = o.clientCA
+			}
+			p["tls"] = checked
 		}
 		return p
 	}

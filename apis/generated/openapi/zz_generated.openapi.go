@@ -5236,6 +5236,12 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_OTLPExporter
 							Ref:         ref(v1alpha1.TelemetrySecretReference{}.OpenAPIModelName()),
 						},
 					},
+					"clientCertificateSecret": {
+						SchemaProps: spec.SchemaProps{
+							Description: "clientCertificateSecret is a Secret in namespace network-observability with the certificate and the key by which the collector knows agents, as PEM under \"tls.crt\" and \"tls.key\" (type kubernetes.io/tls). Whoever sets it has to have the right to get that Secret.",
+							Ref:         ref(v1alpha1.TelemetrySecretReference{}.OpenAPIModelName()),
+						},
+					},
 					"compression": {
 						SchemaProps: spec.SchemaProps{
 							Description: "compression is Gzip or None. By default Gzip.\n\nPossible enum values:\n - `\"Gzip\"` compresses requests.\n - `\"None\"` does not.",

@@ -198,6 +198,11 @@ type OTLPExporter struct {
 	// along, as "authorization". Whoever sets it has to have the right to get that Secret.
 	// +optional
 	HeadersSecret *TelemetrySecretReference `json:"headersSecret,omitempty"`
+	// clientCertificateSecret is a Secret in namespace network-observability with the certificate and the key by which the
+	// collector knows agents, as PEM under "tls.crt" and "tls.key" (type kubernetes.io/tls). Whoever sets it has to have the
+	// right to get that Secret.
+	// +optional
+	ClientCertificateSecret *TelemetrySecretReference `json:"clientCertificateSecret,omitempty"`
 	// compression is Gzip or None. By default Gzip.
 	// +optional
 	Compression OTLPCompression `json:"compression,omitempty"`

@@ -2035,6 +2035,11 @@ func (in *OTLPExporter) DeepCopyInto(out *OTLPExporter) {
 		*out = new(TelemetrySecretReference)
 		**out = **in
 	}
+	if in.ClientCertificateSecret != nil {
+		in, out := &in.ClientCertificateSecret, &out.ClientCertificateSecret
+		*out = new(TelemetrySecretReference)
+		**out = **in
+	}
 	if in.IntervalSeconds != nil {
 		in, out := &in.IntervalSeconds, &out.IntervalSeconds
 		*out = new(int32)

@@ -22,15 +22,15 @@ const (
 	// maxCABundleBytes leaves room for eight exporters in one message to an agent.
 	maxCABundleBytes = 32 << 10
 
-	maxTimeoutSeconds  = 60
-	maxQueueMebibytes  = 64
-	maxFileMebibytes   = 1024
-	maxTelemetryFiles  = 100
-	secureEndpoint     = "https://"
-	ownSecrets         = "networkobservability-"
-	secretsForHeaders  = ownSecrets + "telemetry"
-	endpointForm       = "must be https://HOST:PORT, or http://HOST:PORT for a connection without TLS, such as https://collector.example.com:4317"
-	certificatePEMType = "CERTIFICATE"
+	maxTimeoutSeconds   = 60
+	maxQueueMebibytes   = 64
+	maxFileMebibytes    = 1024
+	maxTelemetryFiles   = 100
+	secureEndpoint      = "https://"
+	ownSecrets          = "networkobservability-"
+	secretsForExporters = ownSecrets + "telemetry"
+	endpointForm        = "must be https://HOST:PORT, or http://HOST:PORT for a connection without TLS, such as https://collector.example.com:4317"
+	certificatePEMType  = "CERTIFICATE"
 )
 
 func exporters(all []v1alpha1.TelemetryExporter, flowLogs bool, path *field.Path) field.ErrorList {
@@ -119,7 +119,10 @@ func otlp(to *v1alpha1.OTLPExporter, path *field.Path) field.ErrorList {
 	}
 	errs = append(errs, serverName(to.ServerName, path.Child("serverName"))...)
 	if to.HeadersSecret != nil {
-		errs = append(errs, headersSecret(to.HeadersSecret.Name, path.Child("headersSecret", "name"))...)
+		errs = append(errs, exporterSecret(to.HeadersSecret.Name, secretsForExporters, path.Child("headersSecret", "name"))...)
+	}
+	if to.ClientCertificateSecret != nil {
+		errs = append(errs, exporterSecret(to.ClientCertificateSecret.Name, secretsForExporters+"-tls", path.Child("clientCertificateSecret", "name"))...)
 	}
 	return append(errs, pace(to, path)...)
 }
@@ -135,6 +138,9 @@ func withoutTLS(to *v1alpha1.OTLPExporter, path *field.Path) field.ErrorList {
 	}
 	if to.HeadersSecret != nil {
 		errs = append(errs, field.Forbidden(path.Child("headersSecret"), "would be sent in the clear; give an endpoint with https://, or leave it out"))
+	}
+	if to.ClientCertificateSecret != nil {
+		errs = append(errs, field.Forbidden(path.Child("clientCertificateSecret"), "is for an endpoint with https://; change the endpoint, or leave it out"))
 	}
 	return errs
 }
@@ -248,13 +254,13 @@ func serverName(name string, path *field.Path) field.ErrorList {
 	return nil
 }
 
-// headersSecret is never one of our own, such as that of the CA.
-func headersSecret(name string, path *field.Path) field.ErrorList {
+// exporterSecret is never one of our own, such as that of the CA. suggested is how it may be called.
+func exporterSecret(name, suggested string, path *field.Path) field.ErrorList {
 	if name == "" {
-		return field.ErrorList{field.Required(path, "give the name of a Secret in namespace network-observability, such as "+secretsForHeaders)}
+		return field.ErrorList{field.Required(path, "give the name of a Secret in namespace network-observability, such as "+suggested)}
 	}
-	if strings.HasPrefix(name, ownSecrets) && !strings.HasPrefix(name, secretsForHeaders) {
-		return field.ErrorList{field.Forbidden(path, fmt.Sprintf("names that begin with %q are of this program's own Secrets; name it %s, or another way", ownSecrets, secretsForHeaders))}
+	if strings.HasPrefix(name, ownSecrets) && !strings.HasPrefix(name, secretsForExporters) {
+		return field.ErrorList{field.Forbidden(path, fmt.Sprintf("names that begin with %q are of this program's own Secrets; name it %s, or another way", ownSecrets, suggested))}
 	}
 	return secret(name, path)
 }

@@ -113,12 +113,22 @@ func TestNetworkTelemetry(t *testing.T) {
 		fmt.Sprintf(otlpTo, "http://a:1", ", caBundle: '', serverName: b, headersSecret: {name: c}"): {
 			"spec.exporters[0].otlp.serverName: Forbidden: is for an endpoint with https://", "spec.exporters[0].otlp.headersSecret: Forbidden: would be sent in the clear; give an endpoint with https://",
 		},
-		fmt.Sprintf(otlpTo, "https://a:1", ", serverName: '*.b'"):                                          {`spec.exporters[0].otlp.serverName: Invalid value: "*.b": must be the name or address in the collector's certificate`},
-		fmt.Sprintf(otlpTo, "https://a:1", ", serverName: 192.0.2.1"):                                      nil,
-		fmt.Sprintf(otlpTo, "https://a:1", ", headersSecret: {name: ''}"):                                  {"spec.exporters[0].otlp.headersSecret.name: Required value: give the name of a Secret in namespace network-observability"},
-		fmt.Sprintf(otlpTo, "https://a:1", ", headersSecret: {name: networkobservability-ca}"):             {`spec.exporters[0].otlp.headersSecret.name: Forbidden: names that begin with "networkobservability-" are of this program's own Secrets`},
-		fmt.Sprintf(otlpTo, "https://a:1", ", headersSecret: {name: networkobservability-telemetry-loki}"): nil,
-		fmt.Sprintf(otlpTo, "https://a:1", ", headersSecret: {name: ../a}"):                                {`spec.exporters[0].otlp.headersSecret.name: Invalid value: "../a"`},
+		fmt.Sprintf(otlpTo, "https://a:1", ", serverName: '*.b'"):                                                  {`spec.exporters[0].otlp.serverName: Invalid value: "*.b": must be the name or address in the collector's certificate`},
+		fmt.Sprintf(otlpTo, "https://a:1", ", serverName: 192.0.2.1"):                                              nil,
+		fmt.Sprintf(otlpTo, "https://a:1", ", headersSecret: {name: ''}"):                                          {"spec.exporters[0].otlp.headersSecret.name: Required value: give the name of a Secret in namespace network-observability"},
+		fmt.Sprintf(otlpTo, "https://a:1", ", headersSecret: {name: networkobservability-ca}"):                     {`spec.exporters[0].otlp.headersSecret.name: Forbidden: names that begin with "networkobservability-" are of this program's own Secrets`},
+		fmt.Sprintf(otlpTo, "https://a:1", ", headersSecret: {name: networkobservability-telemetry-loki}"):         nil,
+		fmt.Sprintf(otlpTo, "https://a:1", ", clientCertificateSecret: {name: pair}, headersSecret: {name: pair}"): nil,
+		fmt.Sprintf(otlpTo, "https://a:1", ", clientCertificateSecret: {}"): {
+			"spec.exporters[0].otlp.clientCertificateSecret.name: Required value: give the name of a Secret in namespace network-observability, such as networkobservability-telemetry-tls",
+		},
+		fmt.Sprintf(otlpTo, "https://a:1", ", clientCertificateSecret: {name: networkobservability-ca}"): {
+			`spec.exporters[0].otlp.clientCertificateSecret.name: Forbidden: names that begin with "networkobservability-" are of this program's own Secrets; name it networkobservability-telemetry-tls`,
+		},
+		fmt.Sprintf(otlpTo, "http://a:1", ", clientCertificateSecret: {name: pair}"): {
+			"spec.exporters[0].otlp.clientCertificateSecret: Forbidden: is for an endpoint with https://; change the endpoint, or leave it out",
+		},
+		fmt.Sprintf(otlpTo, "https://a:1", ", headersSecret: {name: ../a}"): {`spec.exporters[0].otlp.headersSecret.name: Invalid value: "../a"`},
 	} {
 		checkSaid(t, spec, NetworkTelemetry(telemetryOf(t, spec)), want...)
 	}

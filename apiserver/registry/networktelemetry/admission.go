@@ -44,10 +44,14 @@ func (a admission) decide(ctx context.Context, telemetry *v1alpha1.NetworkTeleme
 	path := field.NewPath("spec", "exporters")
 	for i := range telemetry.Spec.Exporters {
 		exporter := &telemetry.Spec.Exporters[i]
-		if exporter.OTLP == nil || exporter.OTLP.HeadersSecret == nil || asBefore(exporter, before) {
+		if exporter.OTLP == nil || asBefore(exporter, before) {
 			continue
 		}
-		if err := a.needSecret(ctx, telemetry.Name, exporter.OTLP.HeadersSecret.Name, path.Index(i)); err != nil {
+		otlp := path.Index(i).Child("otlp")
+		if err := a.needSecret(ctx, telemetry.Name, exporter.OTLP.HeadersSecret, otlp.Child("headersSecret")); err != nil {
+			return nil, err
+		}
+		if err := a.needSecret(ctx, telemetry.Name, exporter.OTLP.ClientCertificateSecret, otlp.Child("clientCertificateSecret")); err != nil {
 			return nil, err
 		}
 	}
@@ -69,8 +73,12 @@ func asBefore(exporter *v1alpha1.TelemetryExporter, before []v1alpha1.TelemetryE
 	return false
 }
 
-// needSecret answers 403 to who may not get a Secret of ours, and 503 when that is not known.
-func (a admission) needSecret(ctx context.Context, object, name string, path *field.Path) error {
+// needSecret answers 403 to who may not get a Secret of ours, and 503 when that is not known. A reference to none needs nothing.
+func (a admission) needSecret(ctx context.Context, object string, to *v1alpha1.TelemetrySecretReference, path *field.Path) error {
+	if to == nil {
+		return nil
+	}
+	name := to.Name
 	requester, ok := genericapirequest.UserFrom(ctx)
 	if !ok {
 		return apierrors.NewInternalError(errors.New("writing networktelemetries: the request has no user"))
@@ -81,7 +89,7 @@ func (a admission) needSecret(ctx context.Context, object, name string, path *fi
 		return apierrors.NewServiceUnavailable(fmt.Sprintf("asking for the right to get secrets %s in namespace %s: %v", name, agentv1.Namespace, err))
 	case !allowed:
 		return apierrors.NewForbidden(v1alpha1.Resource(resource), object, fmt.Errorf(
-			"%s.otlp.headersSecret: what is in the Secret is sent to the endpoint in your name; this needs the right to get secrets %s in namespace %s", path, name, agentv1.Namespace))
+			"%s: what is in the Secret is used at the endpoint in your name; this needs the right to get secrets %s in namespace %s", path, name, agentv1.Namespace))
 	}
 	return nil
 }

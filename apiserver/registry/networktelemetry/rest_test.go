@@ -84,9 +84,24 @@ func TestWarnings(t *testing.T) {
 
 const exporting = `{exporters: [{name: a, signals: [Metrics], otlp: {endpoint: "https://c:4317", headersSecret: {name: keys}}}]}`
 
+// TestSecretsOfAnExporter: each Secret is asked for, and the one that is not allowed is named with its field.
+func TestSecretsOfAnExporter(t *testing.T) {
+	w := newWorld(t)
+	w.deny("pair")
+	const both = `{exporters: [{name: a, signals: [Metrics], otlp: {endpoint: "https://c:4317", headersSecret: {name: keys}, clientCertificateSecret: {name: pair}}}]}`
+	for how, write := range w.ways() {
+		write("", both).refused(t, how, 403,
+			"spec.exporters[0].otlp.clientCertificateSecret: what is in the Secret is used at the endpoint in your name; this needs the right to get secrets pair in namespace network-observability")
+		if want := []string{"alice: get secrets network-observability/keys", "alice: get secrets network-observability/pair"}; !slices.Equal(w.asked, want) {
+			t.Errorf("%s: asked %q", how, w.asked)
+		}
+		w.deny("pair")
+	}
+}
+
 // TestSecret: who lets a Secret be sent somewhere has to be allowed to read it, however the exporter came to be so.
 func TestSecret(t *testing.T) {
-	const denied = "spec.exporters[0].otlp.headersSecret: what is in the Secret is sent to the endpoint in your name; this needs the right to get secrets keys in namespace network-observability"
+	const denied = "spec.exporters[0].otlp.headersSecret: what is in the Secret is used at the endpoint in your name; this needs the right to get secrets keys in namespace network-observability"
 	for _, how := range []string{"create", "apply"} {
 		w := newWorld(t)
 		w.deny("keys")
@@ -118,11 +133,12 @@ func TestSecretOfChange(t *testing.T) {
 		"name":              {exporters(`{"name": "b", "signals": ["Metrics"], "otlp": {"endpoint": "https://c:4317", "headersSecret": {"name": "keys"}}}`), true},
 		"one more": {exporters(`{"name": "b", "signals": ["Metrics"], "otlp": {"endpoint": "https://evil:4317", "headersSecret": {"name": "keys"}}},
 			{"name": "a", "signals": ["Metrics"], "otlp": {"endpoint": "https://c:4317", "headersSecret": {"name": "keys"}}}`), true},
-		"pace":      {exporters(`{"name": "a", "signals": ["Metrics"], "otlp": {"endpoint": "https://c:4317", "compression": "None", "intervalSeconds": 5, "timeoutSeconds": 1, "queueMebibytes": 1, "headersSecret": {"name": "keys"}}}`), false},
-		"no Secret": {exporters(`{"name": "a", "signals": ["Metrics"], "otlp": {"endpoint": "https://evil:4317"}}`), false},
-		"gone":      {`{"spec": {"exporters": null}}`, false},
-		"others":    {`{"spec": {"seriesLimit": 500, "podMetrics": [{"group": "TCP"}]}}`, false},
-		"label":     {`{"metadata": {"labels": {"a": "b"}}}`, false},
+		"client certificate": {exporters(`{"name": "a", "signals": ["Metrics"], "otlp": {"endpoint": "https://c:4317", "headersSecret": {"name": "other"}, "clientCertificateSecret": {"name": "keys"}}}`), true},
+		"pace":               {exporters(`{"name": "a", "signals": ["Metrics"], "otlp": {"endpoint": "https://c:4317", "compression": "None", "intervalSeconds": 5, "timeoutSeconds": 1, "queueMebibytes": 1, "headersSecret": {"name": "keys"}}}`), false},
+		"no Secret":          {exporters(`{"name": "a", "signals": ["Metrics"], "otlp": {"endpoint": "https://evil:4317"}}`), false},
+		"gone":               {`{"spec": {"exporters": null}}`, false},
+		"others":             {`{"spec": {"seriesLimit": 500, "podMetrics": [{"group": "TCP"}]}}`, false},
+		"label":              {`{"metadata": {"labels": {"a": "b"}}}`, false},
 		"other order": {exporters(`{"name": "c", "signals": ["Metrics"], "otlp": {"endpoint": "https://c:4317"}},
 			{"name": "a", "signals": ["Metrics"], "otlp": {"endpoint": "https://c:4317", "headersSecret": {"name": "keys"}}}`), false},
 	} {

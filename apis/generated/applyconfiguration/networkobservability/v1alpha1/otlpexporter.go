@@ -39,6 +39,10 @@ type OTLPExporterApplyConfiguration struct {
 	// headersSecret is a Secret in namespace network-observability each of whose keys is the name of a header that is sent
 	// along, as "authorization". Whoever sets it has to have the right to get that Secret.
 	HeadersSecret *TelemetrySecretReferenceApplyConfiguration `json:"headersSecret,omitempty"`
+	// clientCertificateSecret is a Secret in namespace network-observability with the certificate and the key by which the
+	// collector knows agents, as PEM under "tls.crt" and "tls.key" (type kubernetes.io/tls). Whoever sets it has to have the
+	// right to get that Secret.
+	ClientCertificateSecret *TelemetrySecretReferenceApplyConfiguration `json:"clientCertificateSecret,omitempty"`
 	// compression is Gzip or None. By default Gzip.
 	Compression *networkobservabilityv1alpha1.OTLPCompression `json:"compression,omitempty"`
 	// intervalSeconds is how often metrics are sent, 5 to 3,600. By default 30.
@@ -95,6 +99,14 @@ func (b *OTLPExporterApplyConfiguration) WithServerName(value string) *OTLPExpor
 // If called multiple times, the HeadersSecret field is set to the value of the last call.
 func (b *OTLPExporterApplyConfiguration) WithHeadersSecret(value *TelemetrySecretReferenceApplyConfiguration) *OTLPExporterApplyConfiguration {
 	b.HeadersSecret = value
+	return b
+}
+
+// WithClientCertificateSecret sets the ClientCertificateSecret field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the ClientCertificateSecret field is set to the value of the last call.
+func (b *OTLPExporterApplyConfiguration) WithClientCertificateSecret(value *TelemetrySecretReferenceApplyConfiguration) *OTLPExporterApplyConfiguration {
+	b.ClientCertificateSecret = value
 	return b
 }
 
