@@ -46,7 +46,7 @@ var emptyInPeace = map[string]string{
 	"socket_memory_limit_": "the kernel tells its limits in the machine's first network namespace only",
 }
 
-var inIncidents = []string{"_exporter_", `result="failed"`, "max_rate5m_past"}
+var inIncidents = []string{"_exporter_", "_lost_events_total", `result="failed"`, "max_rate5m_past"}
 
 // TestMonitoring has a real Prometheus scrape the cluster as artifacts/monitoring says, asks everything that the boards
 // ask, makes incidents, and sees each alert fire and end. It disturbs the whole cluster, so it runs alone.
@@ -63,6 +63,7 @@ func TestMonitoring(t *testing.T) {
 	t.Run("incidents", func(t *testing.T) { b.incidents(t, seen) })
 	t.Run("limits", func(t *testing.T) { b.limits(t, seen) })
 	t.Run("silence", func(t *testing.T) { b.silence(t, seen) })
+	t.Run("agents", func(t *testing.T) { b.replaceAgents(t, seen) })
 	t.Run("every alert", func(t *testing.T) { checkAlerts(t, p, seen) })
 }
 
@@ -285,6 +286,13 @@ func (a alert) matches(name string, labels []string) bool {
 	})
 }
 
+// forget forgets that an alert fired, so that it has to fire again.
+func (r *record) forget(name string, labels ...string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.fired = slices.DeleteFunc(r.fired, func(a alert) bool { return a.matches(name, labels) })
+}
+
 // awaitFiring waits until an alert has fired.
 func (r *record) awaitFiring(t *testing.T, name string, labels ...string) {
 	t.Helper()
@@ -337,9 +345,10 @@ func newStage(t *testing.T, c *cluster) *stage {
 	c.start(t, everyday, toolbox("busy", b.nodes[1], "/bin/sh", "-c", busy))
 	b.sink = c.start(t, b.namespace, sink("sink", b.nodes[0]))[0]
 	var pods []*corev1.Pod
-	for _, name := range []string{"dropped", "unanswered", "missing", "slow", "burst", "lossy", "refused", "cut", "far"} {
+	for _, name := range []string{"dropped", "unanswered", "missing", "asking", "slow", "burst", "lossy", "refused", "cut", "far"} {
 		pods = append(pods, toolbox(name, b.nodes[1], "/bin/sleep", "3600"))
 	}
+	pods = append(pods, sink("recorded", b.nodes[1]), toolbox("flooding", b.nodes[0], "/bin/sleep", "3600"))
 	for _, pod := range c.start(t, b.namespace, pods...) {
 		b.pods[pod.Name] = pod
 	}
