@@ -12,7 +12,7 @@ packages=(ca-certificates containerd runc containernetworking-plugins iproute2 i
 profile=${1:-all}
 if [ "$profile" = all ]; then
 	packages+=(gcc libc6-dev clang-19 llvm-19 libbpf-dev iperf3 netbase tshark)
-	command -v npm >/dev/null || packages+=(nodejs npm) # for Azure's stand-in
+	command -v npm >/dev/null || packages+=(nodejs npm) # for Azure's stand-in and Grafana's types
 fi
 # The server, and promtool, which judges rules, boards and what is scraped. Another than Debian's does as well.
 if [ "$profile" != cluster ] && ! { command -v prometheus && command -v promtool; } >/dev/null; then
@@ -20,16 +20,20 @@ if [ "$profile" != cluster ] && ! { command -v prometheus && command -v promtool
 fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# The stand-in for Azure's stores comes from npm. Without it, its tests say so and are skipped.
-azurite() {
-	local folder=hack/tools/azurite
-	if [ "$profile" != all ] || cmp -s $folder/package-lock.json $folder/node_modules/.installed; then return; fi
-	echo "prerequisites: installing azurite"
-	if (cd $folder && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null); then
-		cp $folder/package-lock.json $folder/node_modules/.installed
-	else
-		echo "prerequisites: npm could not install azurite; tests that need it are skipped" >&2
-	fi
+# The stand-in for Azure's stores and Grafana's types of boards come from npm. Without them, their tests say so and are skipped.
+from_npm() {
+	local name folder
+	[ "$profile" = all ] || return 0
+	for name in azurite grafana; do
+		folder=hack/tools/$name
+		if cmp -s $folder/package-lock.json $folder/node_modules/.installed; then continue; fi
+		echo "prerequisites: installing $name"
+		if (cd $folder && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null); then
+			cp $folder/package-lock.json $folder/node_modules/.installed
+		else
+			echo "prerequisites: npm could not install $name; tests that need it are skipped" >&2
+		fi
+	done
 }
 
 if ! command -v go >/dev/null; then
@@ -47,7 +51,7 @@ for package in "${packages[@]}"; do
 	dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")
 done
 if [ ${#missing[@]} -eq 0 ]; then
-	azurite
+	from_npm
 	echo "prerequisites: Go $have and all Debian packages are there"
 	exit 0
 fi
@@ -71,5 +75,5 @@ fi
 if [[ " ${missing[*]} " == *" prometheus "* ]] && command -v systemctl >/dev/null; then
 	systemctl --quiet disable prometheus 2>/dev/null || true # nor at the next boot
 fi
-azurite
+from_npm
 echo "prerequisites: done"
