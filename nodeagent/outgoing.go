@@ -60,7 +60,7 @@ func newOutgoing(o options, reader *reader, pods *podmap.Map, set *collectors.Se
 	}
 	out.peers = peers.New(peers.Config{Flows: set.Flows(), Telemetry: out.told})
 	out.metrics = metrics.New(metrics.Config{
-		Pods: pods.Pods, Read: func() metrics.Reading { return reader.begin() }, Telemetry: out.told, Peers: out.peers,
+		Pods: pods.Pods, Read: func() metrics.Reading { return &reading{reader, set.Counters()} }, Telemetry: out.told, Peers: out.peers,
 	})
 	out.exporters = export.New(export.Config{
 		Node: o.nodeName, Cluster: o.clusterName, Version: programVersion(), LogsDir: o.logsDir, Stdout: os.Stdout,

@@ -26,6 +26,8 @@ const (
 	MapSockets = objectMapSockets
 	// MapAPIServers has an entry for each Endpoint of the Kubernetes API. The values mean nothing. Kept by user space.
 	MapAPIServers = objectMapApiServers
+	// MapLive has Live by the pod's number, from a run of ProgramCount on until it is taken out. It is for one process.
+	MapLive = objectMapLive
 )
 
 // The programs.
@@ -36,6 +38,9 @@ const (
 	// ProgramRead is an iterator over MapSockets, which brings Totals up to date and answers with one Socket for each that
 	// is not closed.
 	ProgramRead = objectProgReadSockets
+	// ProgramCount is an iterator over MapSockets, too, which brings Totals up to date and adds up what there is in MapLive. It
+	// answers with Breath from time to time and with NoRoom for what it could not add, a byte each.
+	ProgramCount = objectProgCountSockets
 	// ProgramSeed is an iterator over the sockets of the opener's network namespace, which begins to follow those that
 	// were there before. It answers with nothing.
 	ProgramSeed = objectProgSeed
@@ -128,6 +133,25 @@ type Socket struct {
 	State    State
 	API      bool
 }
+
+// Live is the value of MapLive: what there is of a pod's sockets.
+type Live struct {
+	// ByState are numbers of sockets by State.
+	ByState [16]uint32
+	// Requests is the sum of Socket.Requests, and APIOpen how many have API and are Open.
+	Requests, APIOpen uint32
+	// TimeWait is how many there are in TIME_WAIT in a network namespace, of which Namespace is the cookie; negative when this
+	// kernel does not tell. A pod whose sandbox was made anew may have sockets in two.
+	TimeWait  int32
+	_         [4]byte
+	Namespace uint64
+}
+
+// What ProgramCount answers with.
+const (
+	Breath byte = iota
+	NoRoom
+)
 
 // SocketSize is the length of a Socket in what ProgramRead answers.
 const SocketSize = 32

@@ -17,7 +17,10 @@ func TestLayouts(t *testing.T) {
 	if got, want := spec.Maps[MapAPIServers].KeySize, binary.Size(Endpoint{}); int(got) != want {
 		t.Errorf("endpoints are %d bytes in C and %d in Go", got, want)
 	}
-	for _, name := range []string{ProgramStateChanges, ProgramResetSent, ProgramResetReceived, ProgramRead, ProgramSeed} {
+	if got, want := spec.Maps[MapLive].ValueSize, binary.Size(Live{}); int(got) != want {
+		t.Errorf("what there is of a pod's sockets is %d bytes in C and %d in Go", got, want)
+	}
+	for _, name := range []string{ProgramStateChanges, ProgramResetSent, ProgramResetReceived, ProgramRead, ProgramCount, ProgramSeed} {
 		if spec.Programs[name] == nil {
 			t.Errorf("there is no program %s", name)
 		}

@@ -17,11 +17,13 @@ import (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	objectMapApiServers     = "api_servers"
+	objectMapLive           = "live"
 	objectMapPodsByAddress  = "pods_by_address"
 	objectMapPodsByCgroup   = "pods_by_cgroup"
 	objectMapPodsByNetns    = "pods_by_netns"
 	objectMapSockets        = "sockets"
 	objectMapTotals         = "totals"
+	objectProgCountSockets  = "count_sockets"
 	objectProgReadSockets   = "read_sockets"
 	objectProgResetReceived = "reset_received"
 	objectProgResetSent     = "reset_sent"
@@ -71,6 +73,7 @@ type objectSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type objectProgramSpecs struct {
+	CountSockets  *ebpf.ProgramSpec `ebpf:"count_sockets"`
 	ReadSockets   *ebpf.ProgramSpec `ebpf:"read_sockets"`
 	ResetReceived *ebpf.ProgramSpec `ebpf:"reset_received"`
 	ResetSent     *ebpf.ProgramSpec `ebpf:"reset_sent"`
@@ -83,6 +86,7 @@ type objectProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type objectMapSpecs struct {
 	ApiServers    *ebpf.MapSpec `ebpf:"api_servers"`
+	Live          *ebpf.MapSpec `ebpf:"live"`
 	PodsByAddress *ebpf.MapSpec `ebpf:"pods_by_address"`
 	PodsByCgroup  *ebpf.MapSpec `ebpf:"pods_by_cgroup"`
 	PodsByNetns   *ebpf.MapSpec `ebpf:"pods_by_netns"`
@@ -117,6 +121,7 @@ func (o *objectObjects) Close() error {
 // It can be passed to loadObjectObjects or ebpf.CollectionSpec.LoadAndAssign.
 type objectMaps struct {
 	ApiServers    *ebpf.Map `ebpf:"api_servers"`
+	Live          *ebpf.Map `ebpf:"live"`
 	PodsByAddress *ebpf.Map `ebpf:"pods_by_address"`
 	PodsByCgroup  *ebpf.Map `ebpf:"pods_by_cgroup"`
 	PodsByNetns   *ebpf.Map `ebpf:"pods_by_netns"`
@@ -127,6 +132,7 @@ type objectMaps struct {
 func (m *objectMaps) Close() error {
 	return _ObjectClose(
 		m.ApiServers,
+		m.Live,
 		m.PodsByAddress,
 		m.PodsByCgroup,
 		m.PodsByNetns,
@@ -145,6 +151,7 @@ type objectVariables struct {
 //
 // It can be passed to loadObjectObjects or ebpf.CollectionSpec.LoadAndAssign.
 type objectPrograms struct {
+	CountSockets  *ebpf.Program `ebpf:"count_sockets"`
 	ReadSockets   *ebpf.Program `ebpf:"read_sockets"`
 	ResetReceived *ebpf.Program `ebpf:"reset_received"`
 	ResetSent     *ebpf.Program `ebpf:"reset_sent"`
@@ -154,6 +161,7 @@ type objectPrograms struct {
 
 func (p *objectPrograms) Close() error {
 	return _ObjectClose(
+		p.CountSockets,
 		p.ReadSockets,
 		p.ResetReceived,
 		p.ResetSent,

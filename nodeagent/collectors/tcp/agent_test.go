@@ -18,6 +18,7 @@ import (
 	"github.com/cilium/ebpf"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
 	"github.com/networkobservability/networkobservability/nodeagent/fakepod"
@@ -142,9 +143,38 @@ type counts struct {
 	resetsSent, resetsReceived                      int64
 }
 
+// briefRow is a row of Counters.
+func (a *agent) briefRow(fake *fakepod.Pod) *v1alpha1.PodStats {
+	a.t.Helper()
+	pod, ok := a.pods.Lookup(fake.UID)
+	if !ok {
+		a.t.Fatalf("pod %s is not known", fake.UID)
+	}
+	row := &v1alpha1.PodStats{}
+	if err := a.collector.Counters().ReadPod(pod, row); err != nil && len(a.without) == 0 {
+		a.t.Fatalf("reading pod %s: %v", fake.UID, err)
+	}
+	return row
+}
+
+// same waits until both ways of reading say the same, but for round-trip times.
+func (a *agent) same(fakes ...*fakepod.Pod) {
+	a.t.Helper()
+	for _, fake := range fakes {
+		fakepod.Eventually(a.t, "both ways of reading to agree", func() bool {
+			whole, brief := a.row(fake), a.briefRow(fake)
+			whole.Connections.OpenSmoothedRtt, whole.Connections.OpenMinimumRtt = nil, nil
+			if whole.ApiServer != nil {
+				whole.ApiServer.Rtt = nil
+			}
+			return proto.Equal(whole, brief)
+		}, func() string { return fmt.Sprintf("%v and %v", a.row(fake), a.briefRow(fake)) })
+	}
+}
+
 func (a *agent) counts(fake *fakepod.Pod) counts {
 	a.t.Helper()
-	c := a.row(fake).Connections
+	c := a.briefRow(fake).Connections
 	return counts{
 		active: c.OpenedActively, passive: c.OpenedPassively,
 		refused: c.FailedRefused, timeout: c.FailedTimeout, unreachable: c.FailedUnreachable,

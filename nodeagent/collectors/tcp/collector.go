@@ -50,8 +50,10 @@ type Collector struct {
 	traced              *pins.Traced
 	// byCgroup tells which pods in the node's network can be told from it.
 	byCgroup *ebpf.Map
-	// read and seed are nil where the kernel lacks the iterator.
-	read, seed *link.Iter
+	// read, count and seed are nil where the kernel lacks the iterator.
+	read, count, seed *link.Iter
+	// live is what count leaves.
+	live *ebpf.Map
 	// environment are the API servers that the environment names.
 	environment []netip.AddrPort
 	seeds       *queue
@@ -96,10 +98,16 @@ func (c *Collector) start(config Config) error {
 	if err != nil {
 		return err
 	}
-	if c.traced, err = pins.Trace(c.folder, spec, config.Shared, config.Without); err != nil {
+	if c.live, err = ebpf.NewMap(spec.Maps[bpf.MapLive]); err != nil {
+		return fmt.Errorf("making the map of what there is: %w", err)
+	}
+	maps := maps.Clone(config.Shared)
+	maps[bpf.MapLive] = c.live
+	if c.traced, err = pins.Trace(c.folder, spec, maps, config.Without); err != nil {
 		return err
 	}
 	c.read = c.iterator(spec.Programs[bpf.ProgramRead], c.traced.Maps[bpf.MapSockets])
+	c.count = c.iterator(spec.Programs[bpf.ProgramCount], c.traced.Maps[bpf.MapSockets])
 	c.seed = c.iterator(spec.Programs[bpf.ProgramSeed], nil)
 	for name, without := range map[string]string{
 		bpf.ProgramStateChanges: "connections that were opened or closed since then are not counted",
@@ -167,10 +175,13 @@ func misses(attached link.Link) uint64 {
 
 // Close lets go of the maps. What is attached goes on counting, and a new collector finds it.
 func (c *Collector) Close() {
-	for _, iterator := range []*link.Iter{c.read, c.seed} {
+	for _, iterator := range []*link.Iter{c.read, c.count, c.seed} {
 		if iterator != nil {
 			iterator.Close()
 		}
+	}
+	if c.live != nil {
+		c.live.Close()
 	}
 	if c.traced != nil {
 		c.traced.Close()

@@ -5,7 +5,8 @@
 // Three kinds of program do it, and none of them runs for a packet. One runs at every change of a socket's state, two
 // at resets. An iterator over the followed sockets runs once an answer: it brings the totals of all pods up to date and
 // tells of each socket as it is. Another iterator finds the sockets that a pod had before it was followed; it sees one
-// network namespace at a time and walks the whole kernel's table for it, so it runs pod by pod, at a measured pace.
+// network namespace at a time and walks the whole kernel's table for it, so it runs pod by pod, at a measured pace. For
+// metrics, which tell nothing of single sockets, a third one runs in place of the first and adds them up by pods.
 //
 // Sums only rise. The kernel keeps beside each socket which part of its counters is in the totals already; whoever
 // settles the rest, the iterator or the closing socket, exchanges that atomically. So an answer is the totals, read

@@ -18,11 +18,18 @@ import (
 
 // ReadPod fills in the pod's connections, and those to the Kubernetes API. The error says what is missing, and why.
 func (s *snapshot) ReadPod(pod *podmap.Pod, row *v1alpha1.PodStats) (err error) {
-	if row.Connections, row.ApiServer, err = s.fill(headers.PodNumber(pod.Key)); err != nil {
+	number := headers.PodNumber(pod.Key)
+	if row.Connections, row.ApiServer, err = s.fill(number); err != nil {
 		return err
 	}
-	if !pod.HostNetwork {
-		row.Connections.TimeWait, err = timeWait(pod.ReadFile("net/sockstat", nil))
+	now := s.pods[number]
+	switch {
+	case pod.HostNetwork:
+	case now != nil && now.namespace == pod.NetnsCookie:
+		row.Connections.TimeWait = now.timeWait
+	default:
+		s.text, err = pod.ReadFile("net/sockstat", s.text[:0])
+		row.Connections.TimeWait, err = timeWait(s.text, err)
 	}
 	row.Additional = lost(row.Additional, "sockets_not_followed", s.totals.NotFollowed)
 	return errors.Join(s.collector.incomplete, err)
@@ -64,27 +71,35 @@ func (s *snapshot) fill(number uint64) (*v1alpha1.Connections, *v1alpha1.APIServ
 	}
 	open := now.open
 	if open == nil {
-		open = &openRTT{}
+		open = &nothingOpen
 	}
 	connections := counters(&s.totals)
 	addLive(connections, now)
-	connections.OpenSmoothedRtt = histograms.Wire(&open.smoothed)
-	connections.OpenMinimumRtt = histograms.Wire(&open.minimum)
+	if !s.brief {
+		connections.OpenSmoothedRtt = histograms.Wire(&open.smoothed)
+		connections.OpenMinimumRtt = histograms.Wire(&open.minimum)
+	}
 	s.collector.mu.Lock()
 	known := s.collector.apiKnown
 	s.collector.mu.Unlock()
 	if !known {
 		return connections, nil, nil
 	}
-	return connections, &v1alpha1.APIServer{
+	api := &v1alpha1.APIServer{
 		Handshake: histograms.Wire(&s.totals.Latencies[bpf.APIHandshake]),
-		Rtt:       histograms.Wire(&s.totals.Latencies[bpf.APIClosedRTT], &open.api),
 		ClosedRtt: histograms.Wire(&s.totals.Latencies[bpf.APIClosedRTT]),
 		Connected: int64(s.totals.APIConnected),
 		Failed:    int64(s.totals.APIFailed),
 		Open:      now.apiOpen,
-	}, nil
+	}
+	if !s.brief {
+		api.Rtt = histograms.Wire(&s.totals.Latencies[bpf.APIClosedRTT], &open.api)
+	}
+	return connections, api, nil
 }
+
+// nothingOpen is of a pod without open connections.
+var nothingOpen openRTT
 
 func counters(t *bpf.Totals) *v1alpha1.Connections {
 	return &v1alpha1.Connections{

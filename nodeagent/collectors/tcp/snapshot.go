@@ -6,6 +6,7 @@ import (
 	"io"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
@@ -23,6 +24,9 @@ type live struct {
 	byState  [16]int64
 	requests int64
 	apiOpen  int64
+	// timeWait is of the namespace with this cookie, which is 0 when it is not known.
+	timeWait  int64
+	namespace uint64
 	// open is nil without an open connection.
 	open *openRTT
 }
@@ -57,11 +61,14 @@ func (l *live) add(socket *bpf.Socket) {
 // A snapshot is of all sockets, for the rows of one answer. It is not safe for concurrent use.
 type snapshot struct {
 	collector *Collector
-	problem   error
+	// brief says that nothing is known of open connections but their numbers.
+	brief   bool
+	problem error
 	// pods are by number.
 	pods map[uint64]*live
-	// totals are those of the last pod that was read.
+	// totals are those of the last pod that was read, and text is what was last read of a file.
 	totals bpf.Totals
+	text   []byte
 }
 
 // Snapshot brings the totals up to date, and reads the sockets that there are.
@@ -78,6 +85,59 @@ func (c *Collector) Snapshot() interface {
 	c.settled = time.Now()
 	s.problem = drain(c.read, c.buffer, s.addAll)
 	return s
+}
+
+// Counters is Snapshot for less: the kernel adds up what there is, knows how many connections are in TIME_WAIT where a pod has any
+// other, and of connections that are open there are no round-trip times.
+func (c *Collector) Counters() interface {
+	ReadPod(*podmap.Pod, *v1alpha1.PodStats) error
+	ReadNode(*v1alpha1.NodeStats) error
+} {
+	if c.problem != nil || c.count == nil {
+		return c.Snapshot()
+	}
+	s := &snapshot{collector: c, brief: true, pods: map[uint64]*live{}}
+	c.iterating.Lock()
+	defer c.iterating.Unlock()
+	c.settled = time.Now()
+	full := false
+	problem := drain(c.count, c.buffer[:1], func(told []byte) { full = full || len(told) > 0 && told[0] == bpf.NoRoom })
+	if full {
+		problem = errors.Join(problem, errors.New("adding up sockets: the table of pods is full"))
+	}
+	// What there is is taken out in any case, so that the next run begins anew.
+	s.problem = errors.Join(problem, s.takeAll(c.live))
+	return s
+}
+
+// takeAll takes out what a run has added up.
+func (s *snapshot) takeAll(from *ebpf.Map) error {
+	const batch = 256
+	numbers, values := make([]uint64, batch), make([]bpf.Live, batch)
+	var cursor ebpf.MapBatchCursor
+	for {
+		n, err := from.BatchLookupAndDelete(&cursor, numbers, values, nil)
+		for i := range n {
+			s.pods[numbers[i]] = liveOf(&values[i])
+		}
+		if errors.Is(err, ebpf.ErrKeyNotExist) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("taking out what there is of sockets: %w", err)
+		}
+	}
+}
+
+func liveOf(l *bpf.Live) *live {
+	now := &live{requests: int64(l.Requests), apiOpen: int64(l.APIOpen)}
+	if l.TimeWait >= 0 {
+		now.timeWait, now.namespace = int64(l.TimeWait), l.Namespace
+	}
+	for state, count := range l.ByState {
+		now.byState[state] = int64(count)
+	}
+	return now
 }
 
 // settleEvery is how often totals are brought up to date though nobody asks. The kernel's counters of segments have 32

@@ -50,6 +50,7 @@ func TestOpened(t *testing.T) {
 		}
 	}
 
+	agent.same(client, serverPod)
 	for i := range near {
 		if err := near[i].(*net.TCPConn).CloseWrite(); err != nil {
 			t.Fatal(err)
@@ -59,6 +60,7 @@ func TestOpened(t *testing.T) {
 		c, s := agent.row(client).Connections, agent.row(serverPod).Connections
 		return c.FinWait2 == 2*each && c.Established == 0 && s.CloseWait == 2*each && s.Established == 0
 	})
+	agent.same(client, serverPod)
 	for i := range far {
 		far[i].Close()
 		defer near[i].Close()
@@ -67,6 +69,10 @@ func TestOpened(t *testing.T) {
 		c, s := agent.row(client).Connections, agent.row(serverPod).Connections
 		return c.FinWait2 == 0 && c.TimeWait == 2*each && s.LastAck == 0
 	})
+	agent.same(client, serverPod)
+	if c := agent.briefRow(client).Connections; c.TimeWait != 2*each {
+		t.Errorf("%d wait", c.TimeWait)
+	}
 	c, s := agent.row(client).Connections, agent.row(serverPod).Connections
 	// SYN and FIN take a number in the sequence each, of which the SYN's is counted and the last FIN's may be.
 	if extra := c.BytesAcked - 2*each*bytes; extra < 2*each || extra > 4*each {
@@ -255,6 +261,10 @@ func TestHalfOpen(t *testing.T) {
 	})
 	agent.expect(client, "waiting", counts{})
 	agent.expect(serverPod, "waiting", counts{})
+	agent.same(client, serverPod)
+	if waiting := agent.briefRow(serverPod).Connections.SynReceived; waiting != 2*n {
+		t.Errorf("%d wait for the last packet", waiting)
+	}
 }
 
 // TestNoMemory: a socket that the kernel has no memory to follow is counted, but for what it carries.
