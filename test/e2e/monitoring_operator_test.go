@@ -22,28 +22,43 @@ func TestMonitoringOperator(t *testing.T) {
 	const component = monitoring + "/prometheus-operator"
 	c.kubectl(t, "apply", "--dry-run=server", "--warnings-as-errors", "-k", component)
 
-	// Else the above would prove nothing.
-	wrong := t.TempDir()
-	for name, text := range map[string]string{
-		"kustomization.yaml": "kind: Component\nresources: [monitor.yaml]\n",
-		"monitor.yaml":       strings.ReplaceAll(readFile(t, component+"/apiserver.yaml"), "honorLabels:", "honourLabels:"),
-	} {
-		if err := os.WriteFile(filepath.Join(wrong, name), []byte(text), 0o644); err != nil {
-			t.Fatal(err)
+	t.Run("secret-token", func(t *testing.T) {
+		both := kustomization(t, "kind: Kustomization\ncomponents:\n- COMPONENT\n- COMPONENT/secret-token\n", component)
+		accepted := c.kubectl(t, "apply", "--dry-run=server", "--warnings-as-errors", "-o", "yaml", "-k", both)
+		if strings.Contains(accepted, "bearerTokenFile:") || strings.Count(accepted, " authorization:\n") != 2 {
+			t.Errorf("monitors send something else than the Secret's token:\n%s", accepted)
 		}
-	}
-	if r := c.kubectlFails(t, "apply", "--dry-run=server", "-k", wrong); !strings.Contains(r.stderr, "honourLabels") {
-		t.Errorf("a field that the operator does not know is refused with %q", r.stderr)
-	}
+	})
+
+	// Else the above would prove nothing.
+	t.Run("wrong field", func(t *testing.T) {
+		wrong := kustomization(t, `kind: Kustomization
+components: [COMPONENT]
+patches:
+- target: {kind: ServiceMonitor}
+  patch: '[{op: add, path: /spec/endpoints/0/honourLabels, value: true}]'
+`, component)
+		if r := c.kubectlFails(t, "apply", "--dry-run=server", "-k", wrong); !strings.Contains(r.stderr, "honourLabels") {
+			t.Errorf("a field that the operator does not know is refused with %q", r.stderr)
+		}
+	})
 }
 
-func readFile(t *testing.T, path string) string {
+// kustomization is a folder with a kustomization, in which COMPONENT stands for another folder.
+func kustomization(t *testing.T, text, component string) string {
 	t.Helper()
-	text, err := os.ReadFile(path)
+	folder := t.TempDir()
+	path, err := filepath.Abs(component)
+	if err == nil {
+		path, err = filepath.Rel(folder, path)
+	}
+	if err == nil {
+		err = os.WriteFile(filepath.Join(folder, "kustomization.yaml"), []byte(strings.ReplaceAll(text, "COMPONENT", path)), 0o644)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	return string(text)
+	return folder
 }
 
 // operatorDefinitions are files with the definitions of the resources that the component has. They come from Go's module cache, and
