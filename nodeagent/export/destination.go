@@ -27,6 +27,7 @@ const (
 type destination struct {
 	config    Config
 	name      string
+	made      time.Time // since when it counts
 	queue     *queue
 	gathering atomic.Int64
 
@@ -58,7 +59,7 @@ type run struct {
 }
 
 func newDestination(config Config, wanted *v1alpha1.TelemetryExporter) *destination {
-	d := &destination{config: config, name: wanted.GetName(), queue: newQueue(queueLimit(wanted))}
+	d := &destination{config: config, name: wanted.GetName(), made: time.Now(), queue: newQueue(queueLimit(wanted))}
 	d.start(wanted)
 	return d
 }
@@ -409,10 +410,10 @@ func (d *destination) collect(to chan<- prometheus.Metric) {
 		var c counts
 		c, _, bytes = d.queue.snapshot(s)
 		if wants(wanted, s) || c.given > 0 {
-			to <- prometheus.MustNewConstMetric(sentTotal, prometheus.CounterValue, float64(c.sent), d.name, s.String())
+			to <- prometheus.MustNewConstMetricWithCreatedTimestamp(sentTotal, prometheus.CounterValue, float64(c.sent), d.made, d.name, s.String())
 		}
 		for reason, n := range c.dropped {
-			to <- prometheus.MustNewConstMetric(droppedTotal, prometheus.CounterValue, float64(n), d.name, s.String(), reason)
+			to <- prometheus.MustNewConstMetricWithCreatedTimestamp(droppedTotal, prometheus.CounterValue, float64(n), d.made, d.name, s.String(), reason)
 		}
 	}
 	to <- prometheus.MustNewConstMetric(queueBytes, prometheus.GaugeValue, float64(bytes), d.name)

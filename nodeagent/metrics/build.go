@@ -5,6 +5,7 @@ import (
 	"unicode/utf8"
 
 	dto "github.com/prometheus/client_model/go"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
 )
@@ -86,8 +87,9 @@ func typeOf(t dto.MetricType) *dto.MetricType {
 	return &histogramType
 }
 
-// value adds a series of a counter or a gauge. The result may be added to until the families are given away.
-func (o *output) value(id family, labels []*dto.LabelPair, value float64) *float64 {
+// value adds a series of a counter or a gauge; created is since when a counter counts, nil where that is not known. The result
+// may be added to until the families are given away.
+func (o *output) value(id family, labels []*dto.LabelPair, value float64, created *timestamppb.Timestamp) *float64 {
 	if len(o.single) == 0 {
 		o.single = make([]single, room)
 	}
@@ -96,7 +98,7 @@ func (o *output) value(id family, labels []*dto.LabelPair, value float64) *float
 	s.value = value
 	s.metric.Label = labels
 	if catalogue[id].Type == counter {
-		s.counter.Value = &s.value
+		s.counter.Value, s.counter.CreatedTimestamp = &s.value, created
 		s.metric.Counter = &s.counter
 	} else {
 		s.gauge.Value = &s.value
@@ -106,8 +108,8 @@ func (o *output) value(id family, labels []*dto.LabelPair, value float64) *float
 	return &s.value
 }
 
-// histogram adds a series of a histogram, with classic and native buckets.
-func (o *output) histogram(id family, labels []*dto.LabelPair, from *v1alpha1.Histogram) {
+// histogram adds a series of a histogram, with classic and native buckets; created is as in value.
+func (o *output) histogram(id family, labels []*dto.LabelPair, from *v1alpha1.Histogram, created *timestamppb.Timestamp) {
 	if len(o.many) == 0 {
 		o.many = make([]many, room/8)
 	}
@@ -118,7 +120,7 @@ func (o *output) histogram(id family, labels []*dto.LabelPair, from *v1alpha1.Hi
 	o.add(id, &m.metric)
 
 	m.sum = float64(from.GetSumNano()) / 1e9
-	h.SampleCount, h.SampleSum = &m.count, &m.sum
+	h.SampleCount, h.SampleSum, h.CreatedTimestamp = &m.count, &m.sum, created
 	h.Schema, h.ZeroThreshold, h.ZeroCount = &sharedSchema, &sharedThreshold, &m.zero
 	next := 0
 	for i, index := range from.GetIndexes() {

@@ -24,7 +24,7 @@ func (w *walk) ofPod(p *pod) {
 	for name, write := range [groupCount]func(*pod){
 		traffic: w.trafficOf, drops: w.dropsOf, tcp: w.tcpOf, dns: w.dnsOf, apiServer: w.apiOf,
 	} {
-		w.group = v1alpha1.TelemetryGroupName(name)
+		w.group, w.began = v1alpha1.TelemetryGroupName(name), p.began[name]
 		if write != nil && p.has[name] && p.knows(w.group) {
 			write(p)
 			p.account.known[name] = p.account.known[name] || !w.sizing
@@ -44,6 +44,7 @@ func (w *walk) trafficOf(p *pod) {
 	}
 	for direction, name := range [...]string{receive, transmit} {
 		for i := range p.peers {
+			w.began = p.peers[i].Began
 			w.peer(&p.peers[i], direction, name)
 		}
 	}

@@ -95,7 +95,8 @@ func (m *Metrics) gather(now time.Time) []*dto.MetricFamily {
 	out := &output{}
 	reading := m.config.Read()
 	row := reading.Node()
-	m.node.series(out, row)
+	m.node.series(out, row, now)
+	m.ledger.now = now
 	pods := m.follow(now)
 	m.read(reading, pods, now)
 	m.offer(out, pods)

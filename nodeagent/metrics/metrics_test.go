@@ -160,7 +160,7 @@ func TestHistograms(t *testing.T) {
 		from.Counts = append(from.Counts, int64(200+index))
 	}
 	out := &output{}
-	out.histogram(podTCPRTT, nil, from)
+	out.histogram(podTCPRTT, nil, from, nil)
 	h := out.families[podTCPRTT].Metric[0].Histogram
 	var read []int32
 	var index int32
@@ -427,7 +427,7 @@ func FuzzLabel(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, value string) {
 		out := &output{}
-		out.value(podDNSNameQueries, []*dto.LabelPair{pair("dns_name", value)}, 1)
+		out.value(podDNSNameQueries, []*dto.LabelPair{pair("dns_name", value)}, 1, nil)
 		text := text(t, []*dto.MetricFamily{out.families[podDNSNameQueries]})
 		if !utf8.ValidString(text) || strings.Count(text, "\n") != 3 || strings.ContainsFunc(strings.ReplaceAll(text, "\n", ""), isControl) {
 			t.Errorf("%q became %q", value, text)

@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"slices"
 	"strconv"
+	"time"
 
 	dto "github.com/prometheus/client_model/go"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
 )
@@ -14,6 +16,8 @@ import (
 type node struct {
 	processed, dropped, squeezed            rising
 	insertFailed, discarded, early, invalid wrapping
+	// counting is since when connections are counted, looked since when there is what is shown from the first look on.
+	counting, looked *timestamppb.Timestamp
 }
 
 // rising is a counter of which a former agent may have shown a higher value, or one as high: what is shown is what was
@@ -58,6 +62,8 @@ type writer struct {
 	out *output
 	// shared are labels that many series have.
 	shared map[[2]string]*dto.LabelPair
+	// began is since when what is written counts; nil where that is not known.
+	began *timestamppb.Timestamp
 }
 
 // add adds a series; labels are names and values by turns, in the order of names.
@@ -70,7 +76,7 @@ func (w *writer) add(id family, value float64, labels ...string) {
 		}
 		pairs = append(pairs, w.shared[key])
 	}
-	w.out.value(id, pairs, value)
+	w.out.value(id, pairs, value, w.began)
 }
 
 func (w *writer) count(id family, value int64, labels ...string) {
@@ -78,17 +84,25 @@ func (w *writer) count(id family, value int64, labels ...string) {
 }
 
 // series makes all series of the node. What the row lacks has none.
-func (n *node) series(out *output, row *v1alpha1.NodeStats) {
+func (n *node) series(out *output, row *v1alpha1.NodeStats, now time.Time) {
 	w := &writer{out: out, shared: map[[2]string]*dto.LabelPair{}}
 	w.interfaces(row.Interfaces)
 	w.infiniband(row.Infiniband)
 	w.drops(row.Drops)
-	w.connections(row.Connections)
 	w.protocols(row.Protocols)
 	w.dns(row.Dns)
-	w.api(row.ApiServer)
 	w.flows(row.Flows)
 	w.memory(row.SocketMemory)
+
+	n.counting = since1970(n.counting, row.GetConnections().GetStartUnixNano())
+	w.began = n.counting
+	w.connections(row.Connections)
+	w.api(row.ApiServer)
+
+	if n.looked == nil {
+		n.looked = timestamppb.New(now)
+	}
+	w.began = n.looked
 	n.conntrack(w, row.Conntrack)
 	n.softnet(w, row.Softnet)
 }
@@ -170,7 +184,7 @@ func (w *writer) connections(c *v1alpha1.Connections) {
 	w.count(nodeTCPFailed, c.FailedUnreachable, "reason", "unreachable")
 	w.count(nodeTCPResets, c.ResetsReceived, "direction", receive)
 	w.count(nodeTCPResets, c.ResetsSent, "direction", transmit)
-	w.out.histogram(nodeTCPRTT, nil, c.ClosedSmoothedRtt)
+	w.out.histogram(nodeTCPRTT, nil, c.ClosedSmoothedRtt, w.began)
 }
 
 // protocols are the kernel's counters. Of each group only those are taken that count no packet twice.
@@ -235,7 +249,7 @@ func (w *writer) dns(row *v1alpha1.DNS) {
 		}
 	}
 	w.count(nodeDNSUnanswered, row.Unanswered)
-	w.out.histogram(nodeDNSLatency, nil, row.Latency)
+	w.out.histogram(nodeDNSLatency, nil, row.Latency, w.began)
 }
 
 func (w *writer) api(a *v1alpha1.APIServer) {
@@ -245,8 +259,8 @@ func (w *writer) api(a *v1alpha1.APIServer) {
 	w.count(nodeAPIConnections, a.Connected, "result", "connected")
 	w.count(nodeAPIConnections, a.Failed, "result", "failed")
 	w.count(nodeAPIOpen, a.Open)
-	w.out.histogram(nodeAPIHandshake, nil, a.Handshake)
-	w.out.histogram(nodeAPIRTT, nil, a.ClosedRtt)
+	w.out.histogram(nodeAPIHandshake, nil, a.Handshake, w.began)
+	w.out.histogram(nodeAPIRTT, nil, a.ClosedRtt, w.began)
 }
 
 func (w *writer) flows(f *v1alpha1.FlowTable) {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
 	"github.com/networkobservability/networkobservability/nodeagent/peers"
@@ -36,6 +37,8 @@ type pod struct {
 	dns         *v1alpha1.DNS
 	api         *v1alpha1.APIServer
 	peers       []peers.Counter
+	// began is since when the counters of each group count; nil where that is not known.
+	began [groupCount]*timestamppb.Timestamp
 
 	bypassed rising
 	ports    *ports
@@ -330,6 +333,7 @@ func (p *pod) knows(name v1alpha1.TelemetryGroupName) bool {
 func (m *Metrics) take(p *pod, wanted groupSet, row *v1alpha1.PodStats) {
 	if wanted[traffic] {
 		p.traffic = row.Traffic
+		p.dates(traffic, row.GetMeasurement().GetStartUnixNano())
 		if transmit := row.GetTraffic().GetTransmit(); transmit != nil && transmit.Bypassed != nil {
 			// Of a pod that was counted before this process began, former ones may have shown a few more.
 			p.bypassed.see(*transmit.Bypassed, row.GetMeasurement().GetStartUnixNano() >= m.began.UnixNano())
@@ -346,6 +350,7 @@ func (m *Metrics) take(p *pod, wanted groupSet, row *v1alpha1.PodStats) {
 	}
 	if wanted[tcp] {
 		p.connections = row.Connections
+		p.dates(tcp, row.GetConnections().GetStartUnixNano())
 	}
 	if wanted[dns] {
 		p.dns = row.Dns
@@ -358,7 +363,24 @@ func (m *Metrics) take(p *pod, wanted groupSet, row *v1alpha1.PodStats) {
 	}
 	if wanted[apiServer] {
 		p.api = row.ApiServer
+		p.dates(apiServer, row.GetConnections().GetStartUnixNano()) // they are in the same row of the kernel's
 	}
+}
+
+// dates notes since when a group counts, in nanoseconds since the Unix epoch; 0 where that is not known. One message serves
+// until it changes.
+func (p *pod) dates(name v1alpha1.TelemetryGroupName, nano int64) {
+	p.began[name] = since1970(p.began[name], nano)
+}
+
+func since1970(before *timestamppb.Timestamp, nano int64) *timestamppb.Timestamp {
+	switch {
+	case nano <= 0:
+		return nil
+	case before != nil && before.AsTime().UnixNano() == nano:
+		return before
+	}
+	return timestamppb.New(time.Unix(0, nano))
 }
 
 // readPeers takes over what all pods have exchanged. Counters of the same labels are added up: a peer may be called other.
@@ -377,6 +399,9 @@ func (m *Metrics) readPeers(pods []*pod) {
 		sums := p.peers[:0]
 		for _, c := range p.peers {
 			if last := len(sums) - 1; last >= 0 && sums[last].Labels == c.Labels {
+				if c.Began.AsTime().Before(sums[last].Began.AsTime()) {
+					sums[last].Began = c.Began
+				}
 				for i := range c.Bytes {
 					sums[last].Bytes[i] += c.Bytes[i]
 					sums[last].Packets[i] += c.Packets[i]

@@ -5,8 +5,10 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	dto "github.com/prometheus/client_model/go"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
 )
@@ -47,6 +49,7 @@ type sum struct {
 	shown     bool // false where there was no place even for it
 	value     int64
 	histogram *dense
+	began     *timestamppb.Timestamp
 }
 
 // An account is the series of a pod.
@@ -67,6 +70,10 @@ func newAccount(namespace, pod, workload string) *account {
 		series: map[seriesKey]*series{},
 	}
 }
+
+// undated are families whose counters begin with more than was counted since their group's counters began: sockets that were
+// open already bring what they had sent, and what bypassed the hooks is shown from this agent's first look on.
+var undated = [families]bool{podTCPSegments: true, podTCPRetransmitted: true, podBypassed: true}
 
 func weight(id family) int {
 	if catalogue[id].Type == histogram {
@@ -89,6 +96,7 @@ type ledger struct {
 	optional [families][]bool
 	other    *account
 	sums     map[seriesKey]*sum
+	now      time.Time // of the present gather
 	// shared are labels whose values are not of one pod.
 	shared map[string]map[string]*dto.LabelPair
 }
@@ -204,7 +212,7 @@ func (l *ledger) into(id family, values []string) *sum {
 	}
 	key := seriesKey{id, string(appendValues(nil, values))}
 	if l.sums[key] == nil {
-		s := &sum{labels: l.labels(l.other, id, values)}
+		s := &sum{labels: l.labels(l.other, id, values), began: timestamppb.New(l.now)}
 		if l.ofOther+weight(id) <= l.placesOfOther {
 			s.shown = true
 			l.ofOther += weight(id)
@@ -237,8 +245,9 @@ type walk struct {
 	account *account
 	// sizing makes series, but gives them no values.
 	sizing bool
-	// group is that whose series are being made.
+	// group is that whose series are being made, began since when they count; nil where that is not known.
 	group v1alpha1.TelemetryGroupName
+	began *timestamppb.Timestamp
 	// key and values are used again.
 	key    []byte
 	values []string
@@ -287,7 +296,7 @@ func (w *walk) distribution(id family, value *v1alpha1.Histogram) {
 	switch {
 	case w.sizing:
 	case !s.folded:
-		w.out.histogram(id, s.labels, value)
+		w.out.histogram(id, s.labels, value, w.began)
 	case s.into == nil && !w.account.known[w.group]:
 		s.into, s.lastHistogram = w.ledger.into(id, nil), value
 	case s.lastHistogram != value: // otherwise it was not read again
@@ -318,7 +327,11 @@ func (w *walk) offer(id family, s *series, value int64) {
 		return
 	}
 	s.gather = w.gather
-	s.offered = w.out.value(id, s.labels, float64(value))
+	began := w.began
+	if undated[id] {
+		began = nil
+	}
+	s.offered = w.out.value(id, s.labels, float64(value), began)
 }
 
 // others offers what was folded.
@@ -331,9 +344,9 @@ func (l *ledger) others(out *output) {
 		switch {
 		case !s.shown:
 		case s.histogram != nil:
-			out.histogram(key.family, s.labels, s.histogram.wire())
+			out.histogram(key.family, s.labels, s.histogram.wire(), s.began)
 		default:
-			out.value(key.family, s.labels, float64(s.value))
+			out.value(key.family, s.labels, float64(s.value), s.began)
 		}
 		if catalogue[key.family].Type == gauge {
 			s.value = 0

@@ -3,6 +3,7 @@ package own
 import (
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -69,7 +70,7 @@ func (n numbers) Collect(to chan<- prometheus.Metric) {
 		}
 	}
 	for stage, lost := range n.Lost {
-		out.counter(lostEvents, lost(), stage)
+		out.since(n.Start, lostEvents, lost(), stage)
 	}
 	for name, table := range n.Tables {
 		if entries, capacity := table(); capacity > 0 {
@@ -77,7 +78,7 @@ func (n numbers) Collect(to chan<- prometheus.Metric) {
 		}
 	}
 	if n.Captures != nil {
-		out.captures(n.Captures())
+		out.captures(n.Captures(), n.Start)
 	}
 	n.ofTelemetry(out)
 }
@@ -146,8 +147,15 @@ func (o output) gauge(d *prometheus.Desc, value float64, labels ...string) {
 	o.send(d, prometheus.GaugeValue, value, labels)
 }
 
+// counter is one that began before this process, or of which that is not known.
 func (o output) counter(d *prometheus.Desc, value int64, labels ...string) {
 	o.send(d, prometheus.CounterValue, float64(value), labels)
+}
+
+// since is a counter that began at a time.
+func (o output) since(began time.Time, d *prometheus.Desc, value int64, labels ...string) {
+	metric, err := prometheus.NewConstMetricWithCreatedTimestamp(d, prometheus.CounterValue, float64(value), began, labels...)
+	o.give(d, metric, err)
 }
 
 func (o output) send(d *prometheus.Desc, kind prometheus.ValueType, value float64, labels []string) {
@@ -155,6 +163,10 @@ func (o output) send(d *prometheus.Desc, kind prometheus.ValueType, value float6
 		labels[i] = strings.ToValidUTF8(labels[i], "?")
 	}
 	metric, err := prometheus.NewConstMetric(d, kind, value, labels...)
+	o.give(d, metric, err)
+}
+
+func (o output) give(d *prometheus.Desc, metric prometheus.Metric, err error) {
 	if err != nil {
 		metric = prometheus.NewInvalidMetric(d, err)
 	}
@@ -166,14 +178,14 @@ func (o output) table(name string, entries, capacity int64) {
 	o.gauge(tableRoom, float64(capacity), name)
 }
 
-func (o output) captures(c Captures) {
+func (o output) captures(c Captures, began time.Time) {
 	o.gauge(captures, float64(c.Running), "running")
 	o.gauge(captures, float64(c.Ended), "ended")
-	o.counter(capturePackets, c.Packets)
-	o.counter(captureDrops, c.RingDrops, "ring")
-	o.counter(captureDrops, c.DiskDrops, "disk")
-	o.counter(captureDrops, c.LimitDrops, "limit")
-	o.counter(captureDrops, c.OtherVantage, "vantage")
+	o.since(began, capturePackets, c.Packets)
+	o.since(began, captureDrops, c.RingDrops, "ring")
+	o.since(began, captureDrops, c.DiskDrops, "disk")
+	o.since(began, captureDrops, c.LimitDrops, "limit")
+	o.since(began, captureDrops, c.OtherVantage, "vantage")
 	o.gauge(captureBytes, float64(c.Bytes))
 	o.gauge(captureQuota, float64(c.Quota))
 }

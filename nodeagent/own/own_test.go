@@ -323,3 +323,41 @@ func TestScrapesAreTimedAndJoined(t *testing.T) {
 		t.Errorf("%d scrapes were measured", n)
 	}
 }
+
+// What this process counts began with it; what it reads in the kernel's maps began before, nobody knows when.
+func TestBegan(t *testing.T) {
+	start := time.Unix(1000, 500e6)
+	m, err := New(Config{
+		Start: start, Lost: map[string]func() int64{"peers": func() int64 { return 3 }}, Captures: func() Captures { return Captures{Packets: 1} },
+		Node: func() *v1alpha1.NodeStats { return &v1alpha1.NodeStats{Flows: &v1alpha1.FlowTable{Evicted: 7}} },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	families, err := m.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := map[string]bool{}
+	for _, f := range families {
+		for _, metric := range f.Metric {
+			if created := metric.GetCounter().GetCreatedTimestamp(); metric.Counter != nil && strings.HasPrefix(f.GetName(), prefix) {
+				name := strings.TrimPrefix(f.GetName(), prefix)
+				for _, label := range metric.Label {
+					name += " " + label.GetValue()
+				}
+				began[name] = created != nil
+				if began[name] && strings.HasPrefix(name, "lost") && !created.AsTime().Equal(start) {
+					t.Errorf("%s began at %v", name, created.AsTime())
+				}
+			}
+		}
+	}
+	for name, want := range map[string]bool{
+		"lost_events_total peers": true, "lost_events_total flows_evicted": false, "capture_packets_total": true, "reads_total ok": true,
+	} {
+		if got, there := began[name]; !there || got != want {
+			t.Errorf("%s: says since when: %v (there: %v), want %v", name, got, there, want)
+		}
+	}
+}

@@ -105,6 +105,12 @@ const (
 	labelDNSName = v1alpha1.TelemetryLabel_TELEMETRY_LABEL_DNS_NAME
 )
 
+// undated is a counter without when it began, to be compared.
+func undated(c Counter) Counter {
+	c.Began = nil
+	return c
+}
+
 func TestAskedOf(t *testing.T) {
 	a, limit, total := askedOf(labels(7, labelPeer, labelPort))
 	if a != (asked{peer: true, port: true}) || limit != 7 || total != 12_500 {
@@ -186,10 +192,16 @@ func TestTables(t *testing.T) {
 			t.Errorf("round %d: %d are folded, %d are not", round, tables.folded, tables.counters)
 		}
 	}
-	all := tables.pods["a"].counters
+	var all []Counter
+	for _, c := range tables.pods["a"].counters {
+		if since := time.Since(c.Began.AsTime()); since < 0 || since > time.Hour {
+			t.Errorf("a counter began at %v", c.Began.AsTime())
+		}
+		all = append(all, undated(c))
+	}
 	other := Labels{Other, Other, Other, Other, Other, Other, Other}
-	if len(all) != 4 || all[0] != (Counter{"a", Labels{Port: "0"}, [2]int64{20, 40}, [2]int64{2, 4}}) ||
-		all[3] != (Counter{"a", other, [2]int64{140, 280}, [2]int64{14, 28}}) {
+	if len(all) != 4 || all[0] != (Counter{"a", Labels{Port: "0"}, [2]int64{20, 40}, [2]int64{2, 4}, nil}) ||
+		all[3] != (Counter{"a", other, [2]int64{140, 280}, [2]int64{14, 28}, nil}) {
 		t.Errorf("counters are %+v", all)
 	}
 	for i := range 10 {
@@ -302,7 +314,7 @@ func (n *node) await(what string, right func(map[string][]Counter) bool) {
 		n.history.Snapshot()
 		all = map[string][]Counter{}
 		for c := range n.counters.Read {
-			all[c.PodKey] = append(all[c.PodKey], c)
+			all[c.PodKey] = append(all[c.PodKey], undated(c))
 		}
 		return right(all)
 	}, func() string { return fmt.Sprintf("%+v, %d folded", all, n.counters.Folded()) })
@@ -332,12 +344,12 @@ func TestCounters(t *testing.T) {
 	n.put("late", 1, 1, 7)
 	db := Labels{PeerNamespace: "data", PeerWorkload: "db"}
 	n.await("the known peer", func(all map[string][]Counter) bool {
-		return len(all["a"]) == 1 && all["a"][0] == Counter{"a", db, [2]int64{70, 140}, [2]int64{7, 7}}
+		return len(all["a"]) == 1 && all["a"][0] == Counter{"a", db, [2]int64{70, 140}, [2]int64{7, 7}, nil}
 	})
 	n.name(3, &v1alpha1.TelemetryName{})
 	n.telemetry.setPod("late", v1alpha1.TelemetryGroupName_TELEMETRY_GROUP_NAME_TRAFFIC)
 	n.await("what was not known", func(all map[string][]Counter) bool {
-		return len(all["a"]) == 2 && all["a"][1] == Counter{"a", Labels{PeerWorkload: PeerExternal}, [2]int64{50, 100}, [2]int64{5, 5}} &&
+		return len(all["a"]) == 2 && all["a"][1] == Counter{"a", Labels{PeerWorkload: PeerExternal}, [2]int64{50, 100}, [2]int64{5, 5}, nil} &&
 			len(all["late"]) == 1 && all["late"][0].Packets == [2]int64{7, 7}
 	})
 	for i := range byte(5) {
@@ -345,7 +357,7 @@ func TestCounters(t *testing.T) {
 		n.put("a", 10+uint16(i), 10+i, 1)
 	}
 	n.await("what is beyond the limit", func(all map[string][]Counter) bool {
-		return len(all["a"]) == 3 && all["a"][2] == Counter{"a", Labels{PeerNamespace: Other, PeerWorkload: Other}, [2]int64{50, 100}, [2]int64{5, 5}} && n.counters.Folded() == 5
+		return len(all["a"]) == 3 && all["a"][2] == Counter{"a", Labels{PeerNamespace: Other, PeerWorkload: Other}, [2]int64{50, 100}, [2]int64{5, 5}, nil} && n.counters.Folded() == 5
 	})
 	n.await("nothing of pods without the group", func(all map[string][]Counter) bool { return len(all["unasked"]) == 0 })
 
@@ -354,7 +366,7 @@ func TestCounters(t *testing.T) {
 	n.watching()
 	n.put("a", 1, 1, 2003)
 	n.await("the other labels", func(all map[string][]Counter) bool {
-		return len(all["a"]) == 1 && all["a"][0] == Counter{"a", Labels{Protocol: "UDP", Port: "80"}, [2]int64{10_000, 20_000}, [2]int64{1000, 1000}}
+		return len(all["a"]) == 1 && all["a"][0] == Counter{"a", Labels{Protocol: "UDP", Port: "80"}, [2]int64{10_000, 20_000}, [2]int64{1000, 1000}, nil}
 	})
 	n.follow("b", "late", "unasked", "probe") // a has ended
 	n.await("the counters of a pod to end with it", func(all map[string][]Counter) bool { return len(all["a"]) == 0 && len(all["probe"]) == 1 })
@@ -392,9 +404,9 @@ func TestUnknownInTheEnd(t *testing.T) {
 	}
 	var all []Counter
 	for c := range n.counters.Read {
-		all = append(all, c)
+		all = append(all, undated(c))
 	}
-	if !slices.Equal(all, []Counter{{"a", Labels{PeerWorkload: PeerUnknown, DNSName: "db.example"}, [2]int64{}, [2]int64{1, 0}}}) {
+	if !slices.Equal(all, []Counter{{"a", Labels{PeerWorkload: PeerUnknown, DNSName: "db.example"}, [2]int64{}, [2]int64{1, 0}, nil}}) {
 		t.Errorf("counters are %+v", all)
 	}
 }

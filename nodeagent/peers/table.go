@@ -1,6 +1,10 @@
 package peers
 
-import "hash/maphash"
+import (
+	"hash/maphash"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
 
 const (
 	// seriesOfCounter is how many series a counter makes: bytes and packets, of both directions.
@@ -9,11 +13,13 @@ const (
 	maxFolded = 1000
 )
 
-// A Counter is what a pod exchanged under some labels, received and transmitted.
+// A Counter is what a pod exchanged under some labels, received and transmitted, since it was made.
 type Counter struct {
 	PodKey         string
 	Labels         Labels
 	Bytes, Packets [2]int64
+	// Began is as families of metrics have it, and shared. It must not be changed.
+	Began *timestamppb.Timestamp
 }
 
 // tables are the counters of all pods. They are not safe for concurrent use.
@@ -70,7 +76,7 @@ func (t *tables) place(of *table, pod string, l Labels) int {
 }
 
 func (of *table) append(pod string, l Labels) int {
-	of.counters = append(of.counters, Counter{PodKey: pod, Labels: l})
+	of.counters = append(of.counters, Counter{PodKey: pod, Labels: l, Began: timestamppb.Now()})
 	return len(of.counters) - 1
 }
 

@@ -18,6 +18,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -32,6 +33,9 @@ import (
 	"github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
 	"github.com/networkobservability/networkobservability/nodeagent/export"
 	"github.com/networkobservability/networkobservability/nodeagent/flowlog"
+	"github.com/networkobservability/networkobservability/nodeagent/metrics"
+	"github.com/networkobservability/networkobservability/nodeagent/peers"
+	"github.com/networkobservability/networkobservability/nodeagent/podmap"
 )
 
 const (
@@ -182,6 +186,13 @@ func (s *site) flows() (times map[int64]int, last pcommon.Map) {
 func (s *site) points() map[string][]pmetric.Metric {
 	s.t.Helper()
 	all := map[string][]pmetric.Metric{}
+	s.metrics(func(_ pcommon.Resource, m pmetric.Metric) { all[m.Name()] = append(all[m.Name()], m) })
+	return all
+}
+
+// metrics reads them in the order in which they arrived.
+func (s *site) metrics(call func(pcommon.Resource, pmetric.Metric)) {
+	s.t.Helper()
 	s.lines(`{"resourceMetrics"`, func(line []byte) {
 		received, err := (&pmetric.JSONUnmarshaler{}).UnmarshalMetrics(line)
 		if err != nil {
@@ -190,12 +201,11 @@ func (s *site) points() map[string][]pmetric.Metric {
 		for _, resource := range received.ResourceMetrics().All() {
 			for _, scope := range resource.ScopeMetrics().All() {
 				for _, m := range scope.Metrics().All() {
-					all[m.Name()] = append(all[m.Name()], m)
+					call(resource.Resource(), m)
 				}
 			}
 		}
 	})
-	return all
 }
 
 func (s *site) lines(prefix string, call func(line []byte)) {
@@ -221,6 +231,10 @@ func (s *site) exporter(overHTTP bool) *v1alpha1.TelemetryExporter {
 }
 
 func newExporters(t *testing.T, wanted *v1alpha1.TelemetryExporter) *export.Exporters {
+	return exportersOf(t, wanted, gather)
+}
+
+func exportersOf(t *testing.T, wanted *v1alpha1.TelemetryExporter, gather func() ([]*dto.MetricFamily, error)) *export.Exporters {
 	e := export.New(export.Config{Node: "node-1", Version: "test", Metrics: gather, RetryAfter: 20 * time.Millisecond, RetryAtMost: 200 * time.Millisecond})
 	t.Cleanup(func() {
 		ctx, cancel := context.WithCancel(context.Background())
@@ -310,6 +324,104 @@ func TestArrives(t *testing.T) {
 			t.Errorf("%v", state)
 		}
 	})
+}
+
+// fakePods are two pods of a node as the agent's gatherer sees them: one's counters are in the kernel, those by its peer in the
+// agent. Nothing is known of the other's beginning.
+type fakePods struct {
+	bytes atomic.Int64
+	began time.Time
+	peer  []peers.Counter
+}
+
+func (f *fakePods) Config() *v1alpha1.TelemetryConfig {
+	return &v1alpha1.TelemetryConfig{Groups: []*v1alpha1.TelemetryGroup{{
+		Name: v1alpha1.TelemetryGroupName_TELEMETRY_GROUP_NAME_TRAFFIC, Labels: []v1alpha1.TelemetryLabel{v1alpha1.TelemetryLabel_TELEMETRY_LABEL_PORT}, LabelValuesLimit: 10,
+	}}}
+}
+
+func (f *fakePods) Pod(key string) *v1alpha1.TelemetryPod {
+	return &v1alpha1.TelemetryPod{Key: key, Namespace: "shop", Name: key, Groups: []v1alpha1.TelemetryGroupName{v1alpha1.TelemetryGroupName_TELEMETRY_GROUP_NAME_TRAFFIC}}
+}
+
+func (f *fakePods) Node() *v1alpha1.NodeStats { return &v1alpha1.NodeStats{} }
+
+func (f *fakePods) PodOnly(pod *podmap.Pod, _ ...string) *v1alpha1.PodStats {
+	row := &v1alpha1.PodStats{Key: pod.Key, Measurement: &v1alpha1.Measurement{}, Traffic: &v1alpha1.Traffic{
+		Receive: &v1alpha1.DirectionTraffic{Ipv4Unicast: &v1alpha1.Counters{Bytes: f.bytes.Add(1000), Packets: 1}}}}
+	if pod.Key == "known" {
+		row.Measurement.StartUnixNano = f.began.UnixNano()
+	}
+	return row
+}
+
+func (f *fakePods) Read(yield func(peers.Counter) bool) {
+	for _, one := range f.peer {
+		if !yield(one) {
+			return
+		}
+	}
+}
+
+func (f *fakePods) Folded() int64 { return 0 }
+
+// agent is a gatherer that has just been started, as after a restart.
+func (f *fakePods) agent() *metrics.Metrics {
+	return metrics.New(metrics.Config{
+		Pods:      func() []*podmap.Pod { return []*podmap.Pod{{Key: "known"}, {Key: "unknown"}} },
+		Read:      func() metrics.Reading { return f },
+		Telemetry: f, Peers: f,
+	})
+}
+
+// Sums say since when they count. What is kept in the kernel goes on over a restart of the agent, and its start with it; what the
+// agent keeps begins anew; and a start that is not known is not sent.
+func TestStartTimes(t *testing.T) {
+	both(t, func(t *testing.T, overHTTP bool) {
+		s := newSite(t)
+		wanted := s.exporter(overHTTP)
+		wanted.Metrics, wanted.FlowLogs = true, false
+		world := &fakePods{began: time.Now().Add(-3 * time.Hour)}
+		var exchanged []time.Time
+		for agent := range 2 {
+			exchanged = append(exchanged, time.Now().Add(time.Duration(agent-2)*time.Minute))
+			world.peer = []peers.Counter{{PodKey: "known", Labels: peers.Labels{Protocol: "TCP", Port: "80"}, Bytes: [2]int64{5, 0}, Began: timestamppb.New(exchanged[agent])}}
+			e := exportersOf(t, wanted, world.agent().Gather)
+			await(t, "points of two gatherings", func() bool { return len(s.pointsOf("k8s.pod.network.io", "known", "receive")) >= 2*(agent+1) })
+			e.Apply(&v1alpha1.TelemetryConfig{})
+		}
+		known := s.pointsOf("k8s.pod.network.io", "known", "receive")
+		for i, point := range known {
+			if !point.StartTimestamp().AsTime().Equal(world.began) || i > 0 && point.IntValue() <= known[i-1].IntValue() {
+				t.Errorf("point %d: %d bytes since %v, want more than before since %v", i, point.IntValue(), point.StartTimestamp().AsTime(), world.began)
+			}
+		}
+		for _, point := range s.pointsOf("k8s.pod.network.io", "unknown", "receive") {
+			if point.StartTimestamp() != 0 {
+				t.Errorf("a start that is not known is %v", point.StartTimestamp().AsTime())
+			}
+		}
+		peers := s.pointsOf("networkobservability.pod.peer.io", "known", "receive")
+		if len(peers) == 0 || !peers[0].StartTimestamp().AsTime().Equal(exchanged[0]) || !peers[len(peers)-1].StartTimestamp().AsTime().Equal(exchanged[1]) {
+			t.Errorf("counters by peer began at %v", peers)
+		}
+	})
+}
+
+// pointsOf are those of a sum of a pod and direction, in the order in which they arrived.
+func (s *site) pointsOf(name, pod, direction string) (points []pmetric.NumberDataPoint) {
+	s.t.Helper()
+	s.metrics(func(of pcommon.Resource, m pmetric.Metric) {
+		if is, _ := of.Attributes().Get("k8s.pod.name"); m.Name() != name || is.AsString() != pod {
+			return
+		}
+		for _, point := range m.Sum().DataPoints().All() {
+			if way, _ := point.Attributes().Get("network.io.direction"); way.AsString() == direction {
+				points = append(points, point)
+			}
+		}
+	})
+	return points
 }
 
 // A collector that wants client certificates takes what comes with one of its authority, and nothing else.
