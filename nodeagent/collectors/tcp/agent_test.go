@@ -184,22 +184,29 @@ func (a *agent) counts(fake *fakepod.Pod) counts {
 }
 
 // expect waits until a pod has exactly these counters. Where the kernel says that it did not run a program as often as the
-// counters lack, the machine is too busy to be judged, and the test is skipped: that is counted (events_missed).
+// counters lack, that is what events_missed is for: the test cannot go on, and is skipped.
 func (a *agent) expect(fake *fakepod.Pod, what string, want counts) {
 	a.t.Helper()
-	patience := time.Now().Add(5 * time.Second) // a failure that was made is counted within moments
-	fakepod.Eventually(a.t, what, func() bool {
-		got := a.counts(fake)
-		if got == want {
-			return true
-		}
-		if lacking, missed := want.less(got), int64(a.collector.missed()); time.Now().After(patience) && lacking > 0 && lacking <= missed {
-			a.t.Skipf("%s: the counters lack %d, and the kernel did not run a program %d times: it was interrupted, or preempted, by another run", what, lacking, missed)
-		}
-		return false
-	}, func() string {
-		return fmt.Sprintf("got %+v, want %+v; %d events were missed", a.counts(fake), want, a.collector.missed())
+	if a.reaches(fake, want) {
+		return
+	}
+	got, missed := a.counts(fake), int64(a.collector.missed())
+	if lacking := want.less(got); lacking > 0 && lacking <= missed {
+		a.t.Skipf("%s: the counters lack %d, and the kernel did not run a program %d times: an interrupt came while it ran", what, lacking, missed)
+	}
+	a.t.Fatalf("%s: got %+v, want %+v; %d events were missed", what, got, want, missed)
+}
+
+// reaches says whether a pod gets exactly these counters. What has happened is counted within moments, so it waits no
+// longer than a busy machine may need.
+func (a *agent) reaches(fake *fakepod.Pod, want counts) (reached bool) {
+	a.t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	fakepod.Eventually(a.t, "counters", func() bool {
+		reached = a.counts(fake) == want
+		return reached || time.Now().After(deadline)
 	})
+	return reached
 }
 
 // less is how much counters lack in all; 0 when one of them is more than it should be.
