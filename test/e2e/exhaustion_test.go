@@ -148,23 +148,20 @@ func (b *stage) replaceAgents(t *testing.T, seen *record) {
 		t.Fatal(err)
 	}
 	shipped := set.Spec.Template.Spec
-	restore := func() { b.changeAgents(t, func(spec *corev1.PodSpec) { *spec = *shipped.DeepCopy() }) }
-	t.Cleanup(restore)
-
-	play(t, seen, []expected{{"NetworkAgentsAbsent", nil}}, func(t *testing.T) {
-		t.Cleanup(func() { b.changeAgents(t, func(spec *corev1.PodSpec) { spec.NodeSelector = shipped.NodeSelector }) })
-		b.changeAgents(t, func(spec *corev1.PodSpec) {
-			spec.NodeSelector = map[string]string{"example.com/nowhere": "true"}
-			i := slices.IndexFunc(spec.Volumes, func(v corev1.Volume) bool { return v.Name == "config" })
-			spec.Volumes[i].ConfigMap.Name = config
-		})
-	})
 	play(t, seen, []expected{
+		{"NetworkAgentsAbsent", nil},
 		{"NetworkAgentCollectorDegraded", []string{"node=" + b.nodes[1], "collector=drops"}},
 		{"NetworkCaptureStorageFull", []string{"node=" + b.nodes[1]}},
 		{"NetworkCapturesFailing", nil},
 	}, func(t *testing.T) {
-		t.Cleanup(restore)
+		t.Cleanup(func() { b.changeAgents(t, func(spec *corev1.PodSpec) { *spec = *shipped.DeepCopy() }) })
+		b.changeAgents(t, func(spec *corev1.PodSpec) { spec.NodeSelector = map[string]string{"example.com/nowhere": "true"} })
+		seen.awaitFiring(t, "NetworkAgentsAbsent")
+		b.changeAgents(t, func(spec *corev1.PodSpec) {
+			spec.NodeSelector = shipped.NodeSelector
+			i := slices.IndexFunc(spec.Volumes, func(v corev1.Volume) bool { return v.Name == "config" })
+			spec.Volumes[i].ConfigMap.Name = config
+		})
 		b.waitHealthy(t)
 		b.recordOne(t, "full", "recorded")
 		b.send(t, "recorded", 50_000_000)

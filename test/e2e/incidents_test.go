@@ -274,19 +274,25 @@ func checkAlerts(t *testing.T, p prometheus, seen *record) {
 		t.Fatal(err)
 	}
 	seen.mu.Lock()
-	defer seen.mu.Unlock()
+	fired := slices.Clone(seen.fired)
+	seen.mu.Unlock()
 	for _, group := range data.Groups {
 		for _, rule := range group.Rules {
 			if rule.Health != "ok" {
 				t.Errorf("rule %s is %s: %s", rule.Name, rule.Health, rule.LastError)
 			}
 			if rule.Type == "recording" {
-				if samples, err := p.query(t.Context(), rule.Name); err != nil || len(samples) == 0 {
-					t.Errorf("%s has no data: %v", rule.Name, err)
-				}
+				// Agents that have just begun need to be scraped twice.
+				eventually(t, alertDeadline, rule.Name+" to have data", func(ctx context.Context) error {
+					samples, err := p.query(ctx, rule.Name)
+					if err == nil && len(samples) == 0 {
+						err = errors.New("there is none")
+					}
+					return err
+				})
 				continue
 			}
-			if !slices.ContainsFunc(seen.fired, func(a alert) bool { return a.matches(rule.Name, nil) }) {
+			if !slices.ContainsFunc(fired, func(a alert) bool { return a.matches(rule.Name, nil) }) {
 				t.Errorf("%s never fired", rule.Name)
 			}
 		}
