@@ -72,7 +72,7 @@ func run(ctx context.Context, o options) error {
 	certificate := serve.NewCertificate(client, o.nodeName, o.caDir, o.dataDir, func(err error) {
 		klog.ErrorS(err, "No serving certificate was gained; asking again")
 	})
-	reader := newReader(pods, set)
+	reader := newReader(pods, set, newEndpoint(o.metricsAddress))
 	out, err := newOutgoing(o, reader, pods, set, captures)
 	if err != nil {
 		return err
@@ -96,7 +96,7 @@ func run(ctx context.Context, o options) error {
 		if err := awaitStart(ctx, looked, certificate); err != nil {
 			return nil
 		}
-		group.Go(func() error { return out.serve(ctx, o.metricsAddress, client, certificate.Current) })
+		group.Go(func() error { out.serve(ctx, reader.endpoint, client, certificate.Current); return nil })
 		return serveAPI(ctx, o.listen, server, health)
 	})
 	err = group.Wait()
@@ -185,10 +185,12 @@ type reader struct {
 	pods  *podmap.Map
 	set   *collectors.Set
 	about v1alpha1.AgentInfo
+	// endpoint is where metrics are served: the node's row says while they are not.
+	endpoint *endpoint
 }
 
-func newReader(pods *podmap.Map, set *collectors.Set) *reader {
-	r := &reader{pods: pods, set: set}
+func newReader(pods *podmap.Map, set *collectors.Set, metrics *endpoint) *reader {
+	r := &reader{pods: pods, set: set, endpoint: metrics}
 	r.about.Version = programVersion()
 	r.about.StartUnixNano = time.Now().UnixNano()
 	var name unix.Utsname
@@ -240,6 +242,7 @@ func (r *reading) PodOnly(pod *podmap.Pod, collectors ...string) *v1alpha1.PodSt
 func (r *reading) Node() *v1alpha1.NodeStats {
 	node := r.rows.Node()
 	node.Agent.Version, node.Agent.StartUnixNano, node.Agent.KernelVersion = r.about.Version, r.about.StartUnixNano, r.about.KernelVersion
+	node.Agent.Collectors = append(node.Agent.Collectors, r.endpoint.state()...)
 	return node
 }
 

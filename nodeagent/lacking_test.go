@@ -64,8 +64,8 @@ func TestLacking(t *testing.T) {
 			"label DNSName of group Traffic: collector dns is switched off by configuration",
 		}},
 		"no names":             {newAbility(off(), 0, ""), everything(), []string{"label DNSName: no names of DNS are kept (dns.names is 0 in the agent's configuration)"}},
-		"not served":           {newAbility(off(), 1, unserved("")), everything(), []string{"metrics of pods: " + unserved(""), "Retina's names: " + unserved("")}},
-		"not served, but sent": {newAbility(off(), 1, unserved("")), sends, []string{"Retina's names: " + unserved("")}},
+		"not served":           {newAbility(off(), 1, newEndpoint("").unserved()), everything(), []string{"metrics of pods: " + newEndpoint("").unserved(), "Retina's names: " + newEndpoint("").unserved()}},
+		"not served, but sent": {newAbility(off(), 1, newEndpoint("").unserved()), sends, []string{"Retina's names: " + newEndpoint("").unserved()}},
 		"traffic, which sees all packets": {newAbility(off("traffic", "tcp"), 1, ""), everything(), []string{
 			"group Traffic: collector traffic is switched off by configuration", "group TCP: collector tcp is switched off by configuration",
 			"group DNS: collector traffic is switched off by configuration", "group APIServer: collector tcp is switched off by configuration",

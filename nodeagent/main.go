@@ -6,6 +6,7 @@
 //	config.go    the file of options
 //	agent.go     the whole program on a page: what is made, and what runs
 //	outgoing.go  the same for what leaves it beside answers
+//	endpoint.go  the address of metrics, tried again while it is not free
 //	lacking.go   what is asked for and cannot be given here
 //	resident.go  memory that only starting needs
 //	podmap/      which pods there are
@@ -156,7 +157,7 @@ func (o *options) validate() error {
 		return fmt.Errorf("--listen: %w", err)
 	}
 	if o.metricsAddress != "" {
-		if _, _, err := net.SplitHostPort(o.metricsAddress); err != nil {
+		if err := checkAddress(o.metricsAddress); err != nil {
 			return fmt.Errorf("--metrics-address: %w", err)
 		}
 	}

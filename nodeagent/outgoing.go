@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -49,7 +48,7 @@ type outgoing struct {
 // newOutgoing makes it; nothing leaves before run.
 func newOutgoing(o options, reader *reader, pods *podmap.Map, set *collectors.Set, captures *capture.Manager) (*outgoing, error) {
 	out := &outgoing{able: func() ability {
-		return newAbility(set.States(), o.configuration.DNS.Names, unserved(o.metricsAddress))
+		return newAbility(set.States(), o.configuration.DNS.Names, reader.endpoint.unserved())
 	}}
 	var err error
 	out.told, err = telemetry.Open(telemetry.Config{
@@ -106,14 +105,6 @@ func (out *outgoing) report(report *v1alpha1.TelemetryReport) {
 	report.Lacking = out.able().lacking(out.told.Config())
 }
 
-// unserved is why nobody can scrape this agent; empty when somebody can.
-func unserved(address string) string {
-	if address == "" {
-		return "nothing is served for scrapes (--metrics-address is empty)"
-	}
-	return ""
-}
-
 // run lets out what is configured until the context ends.
 func (out *outgoing) run(ctx context.Context) {
 	group, ctx := errgroup.WithContext(ctx)
@@ -142,15 +133,8 @@ func (out *outgoing) apply(ctx context.Context) {
 	}
 }
 
-// serve offers metrics until the context ends.
-func (out *outgoing) serve(ctx context.Context, address string, client kubernetes.Interface, certificate func() *tls.Certificate) error {
-	if address == "" {
-		return nil
-	}
-	listener, err := net.Listen("tcp", address)
-	if err != nil {
-		return fmt.Errorf("--metrics-address: %w", err)
-	}
+// serve offers metrics at an endpoint until the context ends.
+func (out *outgoing) serve(ctx context.Context, at *endpoint, client kubernetes.Interface, certificate func() *tls.Certificate) {
 	timed := out.own.Timed(out.all)
 	server := scrape.New(scrape.Config{
 		Client: client, Certificate: certificate, Failed: func(err error) { klog.ErrorS(err, "A scrape failed") },
@@ -159,10 +143,7 @@ func (out *outgoing) serve(ctx context.Context, address string, client kubernete
 			{Path: "/metrics/retina", Gatherer: retina.New(timed), Off: out.retinaOff},
 		},
 	})
-	if err := server.Serve(ctx, listener); err != nil && !errors.Is(err, context.Canceled) {
-		return fmt.Errorf("serving metrics: %w", err)
-	}
-	return nil
+	at.run(ctx, func(listener net.Listener) error { return server.Serve(ctx, listener) })
 }
 
 // retinaOff says why /metrics/retina is not offered.
