@@ -38,6 +38,7 @@ var (
 	series              = describe("series", "Series of pods that are offered.")
 	foldedSeries        = describe("folded_series", "Series of pods and combinations of labels that are added up in others now, by group of metrics.", "group")
 	telemetryGeneration = describe("telemetry_generation", "Generation of the NetworkTelemetry in force; 0 without one.")
+	telemetryKept       = describe("telemetry_kept", "1 when what is configured would be kept over a restart of the agent, 0 while it cannot be written to disk.")
 	telemetryConnected  = describe("telemetry_connected", "1 while the API server keeps this agent's telemetry configured.")
 )
 
@@ -137,6 +138,7 @@ func (n numbers) ofTelemetry(out output) {
 	if n.Telemetry != nil {
 		out.gauge(telemetryGeneration, float64(n.Telemetry.Config().GetGeneration()))
 		out.gauge(telemetryConnected, oneIf(n.Telemetry.Connected()))
+		out.gauge(telemetryKept, oneIf(n.Telemetry.Unkept() == ""))
 	}
 }
 

@@ -49,6 +49,8 @@ type Config struct {
 type Telemetry interface {
 	Config() *v1alpha1.TelemetryConfig
 	Connected() bool
+	// Unkept is why the configuration would be lost in a restart; empty when it would not.
+	Unkept() string
 }
 
 // Captures are the captures of this node.

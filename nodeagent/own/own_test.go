@@ -28,6 +28,7 @@ type told struct{}
 
 func (told) Config() *v1alpha1.TelemetryConfig { return &v1alpha1.TelemetryConfig{Generation: 7} }
 func (told) Connected() bool                   { return true }
+func (told) Unkept() string                    { return "no space left on device" }
 
 // row is what a node with one of each has.
 func row() *v1alpha1.NodeStats {
@@ -159,6 +160,9 @@ networkobservability_agent_telemetry_connected 1
 # HELP networkobservability_agent_telemetry_generation Generation of the NetworkTelemetry in force; 0 without one.
 # TYPE networkobservability_agent_telemetry_generation gauge
 networkobservability_agent_telemetry_generation 7
+# HELP networkobservability_agent_telemetry_kept 1 when what is configured would be kept over a restart of the agent, 0 while it cannot be written to disk.
+# TYPE networkobservability_agent_telemetry_kept gauge
+networkobservability_agent_telemetry_kept 0
 `
 
 func TestNumbers(t *testing.T) {

@@ -47,13 +47,14 @@ type State struct {
 	pods    map[string]*v1alpha1.TelemetryPod
 	refused string
 	unkept  bool               // pods differ from the file
+	keeping string             // why the file could not be written; empty when it could
 	stream  context.CancelFunc // ends the stream that is open; nil when there is none
 	streams uint64             // the number of the last one
 	ended   bool
 
 	addresses *addresses
 
-	keeping sync.Mutex // held while the file is written
+	writing sync.Mutex // held while the file is written
 }
 
 // Open takes over what an earlier agent has kept. A file that cannot be read is told of and taken for none.
@@ -117,9 +118,7 @@ func (s *State) Run(ctx context.Context) {
 		case <-ticker.C:
 		}
 		s.addresses.forget(time.Now())
-		if err := s.keep(false); err != nil {
-			s.config.Failed(err)
-		}
+		s.keep(false)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -138,9 +137,7 @@ func (s *State) apply(replaced context.Context, update *v1alpha1.TelemetryUpdate
 	}
 	if changed {
 		// Before it is reported: after a restart it has to be in force, too.
-		if err := s.keep(true); err != nil {
-			s.config.Failed(err)
-		}
+		s.keep(true)
 	}
 	if err := s.applyPods(replaced, update, named); err != nil {
 		return err
@@ -214,7 +211,7 @@ func (s *State) replace(replaced context.Context, config *v1alpha1.TelemetryConf
 func (s *State) report() *v1alpha1.TelemetryReport {
 	s.mu.RLock()
 	report := &v1alpha1.TelemetryReport{
-		Revision: s.current.GetRevision(), Generation: s.current.GetGeneration(), Refused: s.refused,
+		Revision: s.current.GetRevision(), Generation: s.current.GetGeneration(), Refused: s.refused, Unkept: s.keeping,
 	}
 	s.mu.RUnlock()
 	if s.config.Report != nil {
@@ -223,14 +220,21 @@ func (s *State) report() *v1alpha1.TelemetryReport {
 	return report
 }
 
-// keep writes the file if anything has changed, or always.
-func (s *State) keep(always bool) error {
-	s.keeping.Lock()
-	defer s.keeping.Unlock()
+// Unkept is why what is in force would be lost in a restart; empty when it would not.
+func (s *State) Unkept() string {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.keeping
+}
+
+// keep writes the file if anything has changed, or always. Why it could not is told once: it is tried again every few seconds.
+func (s *State) keep(always bool) {
+	s.writing.Lock()
+	defer s.writing.Unlock()
 	s.mu.Lock()
 	if !always && !s.unkept {
 		s.mu.Unlock()
-		return nil
+		return
 	}
 	s.unkept = false
 	kept := &v1alpha1.TelemetryUpdate{Config: withoutSecrets(s.current)}
@@ -241,13 +245,22 @@ func (s *State) keep(always bool) error {
 	if err == nil {
 		err = replaceFile(filepath.Join(s.config.Dir, fileName), content)
 	}
-	if err != nil {
-		s.mu.Lock()
-		s.unkept = true
-		s.mu.Unlock()
-		return fmt.Errorf("keeping what telemetry is configured: %w", err)
+	if s.settle(err) {
+		s.config.Failed(fmt.Errorf("keeping what telemetry is configured: %w", err))
 	}
-	return nil
+}
+
+// settle notes what became of writing the file, and says whether it is a failure that was not told yet.
+func (s *State) settle(err error) (tell bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err == nil {
+		s.keeping = ""
+		return false
+	}
+	before := s.keeping
+	s.unkept, s.keeping = true, err.Error()
+	return s.keeping != before
 }
 
 // withoutSecrets leaves out what may not be on disk.

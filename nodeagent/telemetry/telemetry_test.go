@@ -14,9 +14,11 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
+	"github.com/networkobservability/networkobservability/nodeagent/fakepod"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -394,4 +396,45 @@ func TestAddressesOfTheAPIAreHandedOn(t *testing.T) {
 		t.Errorf("told are %v", got)
 	}
 	c.end()
+}
+
+// A full disk is told once, is said to the API server, and ends with the next write.
+func TestFullDisk(t *testing.T) {
+	fakepod.NeedRoot(t)
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	filler := filepath.Join(dir, "filler")
+	var told []string
+	state, err := Open(Config{Dir: dir, Failed: func(err error) { told = append(told, err.Error()) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filler, make([]byte, 1<<20), 0o600); err == nil {
+		t.Fatal("the disk does not fill up")
+	}
+	c := talk(t, state)
+	c.say(&v1alpha1.TelemetryUpdate{Config: config(7)})
+	report := c.hear("the configuration, which is in force", func(r *v1alpha1.TelemetryReport) bool { return r.GetRevision() == 7 })
+	if !strings.HasSuffix(report.GetUnkept(), "no space left on device") || state.Unkept() != report.GetUnkept() {
+		t.Errorf("the report says %q", report.GetUnkept())
+	}
+	for range 3 {
+		state.keep(false) // as every few seconds
+	}
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	state.keep(false)
+	if state.Unkept() != "" || open(t, dir).Config().GetRevision() != 7 {
+		t.Errorf("with room again: %q", state.Unkept())
+	}
+	if err := c.end(); !errors.Is(err, errHungUp) {
+		t.Error(err)
+	}
+	if len(told) != 1 || !strings.HasPrefix(told[0], "keeping what telemetry is configured: ") {
+		t.Errorf("told %q", told)
+	}
 }
