@@ -31,16 +31,23 @@ const (
 // An output is the families of one gather. Its messages are made many at a time, which is most of what making them costs.
 type output struct {
 	families [families]*dto.MetricFamily
-	single   []single
+	counters []ofCounter
+	gauges   []ofGauge
 	many     []many
 }
 
-// single is a series of one value.
-type single struct {
+// ofCounter is a series of a counter.
+type ofCounter struct {
 	metric  dto.Metric
 	counter dto.Counter
-	gauge   dto.Gauge
 	value   float64
+}
+
+// ofGauge is a series of a gauge.
+type ofGauge struct {
+	metric dto.Metric
+	gauge  dto.Gauge
+	value  float64
 }
 
 // many is a histogram.
@@ -90,31 +97,33 @@ func typeOf(t dto.MetricType) *dto.MetricType {
 // value adds a series of a counter or a gauge; created is since when a counter counts, nil where that is not known. The result
 // may be added to until the families are given away.
 func (o *output) value(id family, labels []*dto.LabelPair, value float64, created *timestamppb.Timestamp) *float64 {
-	if len(o.single) == 0 {
-		o.single = make([]single, room)
-	}
-	s := &o.single[0]
-	o.single = o.single[1:]
-	s.value = value
-	s.metric.Label = labels
 	if catalogue[id].Type == counter {
-		s.counter.Value, s.counter.CreatedTimestamp = &s.value, created
-		s.metric.Counter = &s.counter
-	} else {
-		s.gauge.Value = &s.value
-		s.metric.Gauge = &s.gauge
+		s := take(&o.counters, room)
+		s.value, s.counter.Value, s.counter.CreatedTimestamp = value, &s.value, created
+		s.metric.Label, s.metric.Counter = labels, &s.counter
+		o.add(id, &s.metric)
+		return &s.value
 	}
+	s := take(&o.gauges, room/4)
+	s.value, s.gauge.Value = value, &s.value
+	s.metric.Label, s.metric.Gauge = labels, &s.gauge
 	o.add(id, &s.metric)
 	return &s.value
 }
 
+// take gives one of those that are made, many at a time.
+func take[message any](made *[]message, many int) *message {
+	if len(*made) == 0 {
+		*made = make([]message, many)
+	}
+	one := &(*made)[0]
+	*made = (*made)[1:]
+	return one
+}
+
 // histogram adds a series of a histogram, with classic and native buckets; created is as in value.
 func (o *output) histogram(id family, labels []*dto.LabelPair, from *v1alpha1.Histogram, created *timestamppb.Timestamp) {
-	if len(o.many) == 0 {
-		o.many = make([]many, room/8)
-	}
-	m := &o.many[0]
-	o.many = o.many[1:]
+	m := take(&o.many, room/8)
 	h := &m.histogram
 	m.metric.Label, m.metric.Histogram = labels, h
 	o.add(id, &m.metric)
