@@ -129,13 +129,19 @@ func drain(server *http.Server) {
 	}
 }
 
-// handler has each page behind the same checks.
+// handler has each page behind the same checks. What is no page is answered before them, and ends the connection: who sends
+// no token holds none.
 func (s *Server) handler(ctx context.Context) http.Handler {
 	mux := http.NewServeMux()
 	for _, page := range s.config.Pages {
 		mux.Handle("GET "+page.Path, s.guarded(ctx, page)) // HEAD, too
 	}
-	return mux
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, page := mux.Handler(r); page == "" {
+			w.Header().Set("Connection", "close")
+		}
+		mux.ServeHTTP(w, r)
+	})
 }
 
 func (s *Server) guarded(ctx context.Context, page Page) http.Handler {

@@ -337,6 +337,23 @@ func TestWhoMayScrape(t *testing.T) {
 	}
 }
 
+// Connections are few, so that who has not shown a token must not keep one.
+func TestStrangersHoldNoConnection(t *testing.T) {
+	w := newWorld(t, nil)
+	for _, test := range []struct {
+		method, path string
+		code         int
+	}{{"GET", "/elsewhere", 404}, {"POST", "/metrics", 405}, {"GET", "/metrics", 401}} {
+		response, _ := w.do(test.method, test.path, "")
+		if response.StatusCode != test.code || !response.Close {
+			t.Errorf("%s %s: %d, and the connection ends: %v", test.method, test.path, response.StatusCode, response.Close)
+		}
+	}
+	if response, _ := w.do("GET", "/metrics", "Bearer good"); response.StatusCode != 200 || response.Close {
+		t.Errorf("a scrape: %d, and the connection ends: %v", response.StatusCode, response.Close)
+	}
+}
+
 func TestPageThatIsOff(t *testing.T) {
 	w := newWorld(t, nil)
 	w.off.Store(new("spec.retinaMetrics is false"))
