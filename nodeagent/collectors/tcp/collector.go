@@ -141,8 +141,8 @@ func (c *Collector) iterator(spec *ebpf.ProgramSpec, over *ebpf.Map) *link.Iter 
 	return ready
 }
 
-// missed is how often a program did not run because it was running already on the same CPU, for another socket: an interrupt came,
-// or, on kernels that preempt, another task. It begins anew with every release that has other programs.
+// missed is how often a program did not run because it was running already on the same CPU, for another socket: an interrupt came
+// (docs/collectors.md). It begins anew with every release that has other programs.
 func (c *Collector) missed() (sum uint64) {
 	for _, name := range []string{bpf.ProgramStateChanges, bpf.ProgramResetSent, bpf.ProgramResetReceived} {
 		attached, err := link.LoadPinnedLink(filepath.Join(c.folder, name), nil)

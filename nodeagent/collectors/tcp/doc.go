@@ -26,7 +26,7 @@
 //
 // What is lost is counted, in a row's additional counters: sockets_not_followed, for which the kernel had no memory (their
 // changes of state are counted, what they carried is not), and in the node's row events_missed, when an interrupt
-// changed a socket's state while the CPU was handling another one's change.
+// changed a socket's state while the CPU was handling another one's change (docs/collectors.md says how often that is).
 //
 // A connect that fails is refused, timed out or unreachable by the error that the socket has when it closes. An error
 // that a program has taken from the socket before (SO_ERROR) is gone by then: when a router says "unreachable" the

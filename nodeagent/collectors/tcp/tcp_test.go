@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sync"
 	"testing"
 	"time"
 	"unsafe"
@@ -177,6 +178,41 @@ func TestFailed(t *testing.T) {
 		}
 	}
 	agent.expect(serverPod, "answering closed ports", counts{resetsSent: refused})
+}
+
+// TestCountedOrMissed: of many connects at a time, on all CPUs, each that fails is counted, or counted as missed.
+func TestCountedOrMissed(t *testing.T) {
+	const workers, each = 4, 5000
+	client, serverPod := pair(t, 22)
+	agent := newMachine(t).start(t, nil, client, serverPod)
+	unseen := watchSoftirqs(t)
+	ipv4, _ := addresses(22)
+	address := net.JoinHostPort(ipv4, "80")
+	missedBefore := agent.collector.missed()
+	var working sync.WaitGroup
+	for range workers {
+		working.Go(func() {
+			client.Do(func() {
+				for range each {
+					fd := blank(t, address, 0)
+					if err := unix.Connect(fd, sockaddr(address)); !errors.Is(err, unix.ECONNREFUSED) {
+						t.Errorf("connecting: %v", err)
+					}
+					unix.Close(fd)
+				}
+			})
+		})
+	}
+	working.Wait()
+	counted, missed := agent.counts(client).refused, int64(agent.collector.missed()-missedBefore)
+	t.Logf("%d counted, %d missed", counted, missed)
+	lacking := workers*each - counted - missed
+	if hidden := unseen(); lacking > 0 && hidden > 0 {
+		t.Skipf("%d connects were not counted, and no program saw %d softirqs", lacking, hidden)
+	}
+	if counted > workers*each || lacking > 0 {
+		t.Errorf("%d connects failed", workers*each)
+	}
 }
 
 // TestResets: every RST is counted once on each side, whatever made it: a socket that is cut off, data that nobody
