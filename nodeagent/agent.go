@@ -89,6 +89,7 @@ func run(ctx context.Context, o options) error {
 	group.Go(func() error { set.Run(ctx); return nil })
 	group.Go(func() error { return runCaptures(ctx, captures, looked) })
 	group.Go(func() error { logStates(ctx, set); return nil })
+	group.Go(func() error { giveBackSpare(ctx); return nil })
 	group.Go(func() error { out.run(ctx); return nil })
 	group.Go(func() error { return certificate.Run(ctx) })
 	group.Go(func() error { return serveHealth(ctx, o.healthAddress, health) })

@@ -1,10 +1,14 @@
 package main
 
 import (
+	"context"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 // fileBacked is how many kB of this process are pages of files.
@@ -40,4 +44,29 @@ func TestGiveBack(t *testing.T) {
 	if err := command().Execute(); err == nil {
 		t.Error("a command without the name of its node ran")
 	}
+}
+
+// garbage is what was just let go of.
+var garbage []byte
+
+// TestGiveBackSpare: what the heap has free goes within a minute.
+func TestGiveBackSpare(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		go giveBackSpare(ctx)
+		synctest.Wait()
+		garbage = make([]byte, 64<<20)
+		garbage = nil
+		runtime.GC()
+		before := spare()
+		if before < 32<<20 {
+			t.Skipf("only %d bytes are free: Go gave them back at once", before)
+		}
+		time.Sleep(spareEvery) // of the test's own clock
+		synctest.Wait()
+		if after := spare(); after > before/2 {
+			t.Errorf("%d bytes were free, now %d", before, after)
+		}
+		cancel()
+	})
 }
