@@ -42,10 +42,45 @@ func (w *walk) trafficOf(p *pod) {
 	if bypassed := p.bypassed.value(); bypassed > 0 {
 		w.count(podBypassed, bypassed, transmit)
 	}
+	if !w.sizing {
+		w.endPeers(p)
+	}
 	for direction, name := range [...]string{receive, transmit} {
 		for i := range p.peers {
 			w.began = p.peers[i].Began
 			w.peer(&p.peers[i], direction, name)
+		}
+	}
+}
+
+// endPeers removes the series of labels that have given their place to others, before these need series. When no counter
+// is new nothing has ended.
+func (w *walk) endPeers(p *pod) {
+	newest := p.newest
+	for i := range p.peers {
+		if began := p.peers[i].Began.AsTime(); began.After(newest) {
+			newest = began
+		}
+	}
+	if newest.Equal(p.newest) || w.account.byPeer == 0 {
+		p.newest = newest
+		return
+	}
+	p.newest = newest
+	for direction, name := range [...]string{receive, transmit} {
+		for i := range p.peers {
+			w.peerValues(&p.peers[i], name)
+			w.key = appendValues(w.key[:0], w.values)
+			for _, id := range [...]family{podPeerBytes, podPeerPackets} {
+				if s := w.account.series[seriesKey{id, string(w.key)}]; s != nil && exchanged(&p.peers[i], direction) {
+					s.walked = w.gather
+				}
+			}
+		}
+	}
+	for key, s := range w.account.series {
+		if ofPeers(key.family) && s.walked != w.gather {
+			w.ledger.remove(w.account, key, s)
 		}
 	}
 }
@@ -62,19 +97,29 @@ func totals(d *v1alpha1.DirectionTraffic) (bytes, packets int64) {
 }
 
 func (w *walk) peer(c *peers.Counter, direction int, name string) {
-	if c.Bytes[direction] == 0 && c.Packets[direction] == 0 {
+	if !exchanged(c, direction) {
 		return
 	}
+	w.peerValues(c, name)
+	w.count(podPeerBytes, c.Bytes[direction], w.values...)
+	w.count(podPeerPackets, c.Packets[direction], w.values...)
+}
+
+// exchanged says whether there is something to count: only then there are series.
+func exchanged(c *peers.Counter, direction int) bool {
+	return c.Bytes[direction] != 0 || c.Packets[direction] != 0
+}
+
+// peerValues are those of the labels of a counter by peer, in w.values.
+func (w *walk) peerValues(c *peers.Counter, direction string) {
 	w.values = w.values[:0]
 	for _, label := range w.ledger.own[podPeerBytes] {
 		if label == "direction" {
-			w.values = append(w.values, name)
+			w.values = append(w.values, direction)
 		} else {
 			w.values = append(w.values, valueOf(&c.Labels, label))
 		}
 	}
-	w.count(podPeerBytes, c.Bytes[direction], w.values...)
-	w.count(podPeerPackets, c.Packets[direction], w.values...)
 }
 
 func valueOf(l *peers.Labels, label string) string {

@@ -37,6 +37,8 @@ type pod struct {
 	dns         *v1alpha1.DNS
 	api         *v1alpha1.APIServer
 	peers       []peers.Counter
+	// newest is when the newest of peers began that was looked at.
+	newest time.Time
 	// began is since when the counters of each group count; nil where that is not known.
 	began [groupCount]*timestamppb.Timestamp
 

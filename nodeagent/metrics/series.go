@@ -32,9 +32,10 @@ type series struct {
 	labels []*dto.LabelPair
 	folded bool
 
-	// offered is its value in the gather of this number.
+	// offered is its value in the gather of this number; walked is the last one that looked whether it goes on.
 	offered *float64
 	gather  uint64
+	walked  uint64
 
 	// into is where it is folded into; nil before the first time.
 	into *sum
@@ -56,8 +57,8 @@ type sum struct {
 type account struct {
 	labels [3]*dto.LabelPair // as podLabels
 	series map[seriesKey]*series
-	// size is how many series there are, a histogram counting as 11.
-	size int
+	// size is how many series there are, a histogram counting as 11; byPeer how many of them are by peer.
+	size, byPeer int
 	// admitted says that new series have places as long as there are any.
 	admitted bool
 	// known are groups of which there was a reading before: what has no series yet had counted nothing then.
@@ -137,6 +138,9 @@ func (l *ledger) add(a *account, key seriesKey, values []string) *series {
 	s := &series{labels: l.labels(a, key.family, values), folded: true}
 	a.series[key] = s
 	a.size += weight(key.family)
+	if ofPeers(key.family) {
+		a.byPeer++
+	}
 	l.folded[catalogue[key.family].Group] += int64(weight(key.family))
 	return s
 }
@@ -161,18 +165,27 @@ func (l *ledger) admit(a *account) {
 // release removes the series of an account that are of some families. What they have added to other stays.
 func (l *ledger) release(a *account, of func(family) bool) {
 	for key, s := range a.series {
-		if !of(key.family) {
-			continue
-		}
-		delete(a.series, key)
-		a.size -= weight(key.family)
-		if s.folded {
-			l.folded[catalogue[key.family].Group] -= int64(weight(key.family))
-		} else {
-			l.used -= weight(key.family)
+		if of(key.family) {
+			l.remove(a, key, s)
 		}
 	}
 }
+
+func (l *ledger) remove(a *account, key seriesKey, s *series) {
+	delete(a.series, key)
+	a.size -= weight(key.family)
+	if ofPeers(key.family) {
+		a.byPeer--
+	}
+	if s.folded {
+		l.folded[catalogue[key.family].Group] -= int64(weight(key.family))
+	} else {
+		l.used -= weight(key.family)
+	}
+}
+
+// ofPeers says of the families whose counters may end before the pod does: labels that are idle give their place to others.
+func ofPeers(id family) bool { return id == podPeerBytes || id == podPeerPackets }
 
 // labels are all labels of a series, in order of their names.
 func (l *ledger) labels(a *account, id family, values []string) []*dto.LabelPair {
@@ -266,7 +279,7 @@ func (w *walk) count(id family, value int64, values ...string) {
 		if s.into == nil {
 			s.into = w.ledger.into(id, values)
 		}
-		if value < s.last && (id == podPeerBytes || id == podPeerPackets) {
+		if value < s.last && ofPeers(id) {
 			s.last = 0 // it began anew, as when the history of flows could not be read or the pod's sandbox was made anew
 		}
 		s.into.value += max(0, value-s.last)

@@ -179,6 +179,10 @@ type session struct {
 // look counts what has passed since the last look, and forgets pods that have ended.
 func (s *session) look(watch *flows.Watch, now time.Time) error {
 	s.watch, s.now = watch, now
+	s.mu.Lock()
+	s.tables.now = now
+	s.tables.heal()
+	s.mu.Unlock()
 	if err := watch.Look(now, s.visit); err != nil {
 		return err
 	}

@@ -2,6 +2,8 @@ package peers
 
 import (
 	"hash/maphash"
+	"slices"
+	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
@@ -11,6 +13,9 @@ const (
 	seriesOfCounter = 4
 	// maxFolded is how many different combinations that are folded are counted of a pod.
 	maxFolded = 1000
+	// idleFor is after how long without anything counted a place may be given to other labels of the pod, and labels are no
+	// longer said to be folded.
+	idleFor = 15 * time.Minute
 )
 
 // A Counter is what a pod exchanged under some labels, received and transmitted, since it was made.
@@ -30,14 +35,22 @@ type tables struct {
 	pods         map[string]*table
 	counters     int // in all tables, without those of what is folded
 	folded       int
+	now          time.Time // of the present look
+	healed       time.Time // when labels were last forgotten that were folded long ago
 }
 
-// A table is of a pod. Who has a place keeps it.
+// A table is of a pod. Labels keep their place until they have been idle and others of the pod want one. What they have counted
+// goes with their series: whoever added it up over time has it, and would have it twice if it were added to what is folded.
 type table struct {
 	places   map[Labels]int
-	counters []Counter // in order of appearance
-	other    int       // the place of what is folded, or -1
-	folded   map[uint64]struct{}
+	counters []Counter   // by place
+	used     []time.Time // when something was last counted, by place
+	other    int         // the place of what is folded, or -1
+	// spare are places that were idle when last looked, the longest last; none becomes idle before next.
+	spare []int
+	next  time.Time
+	// folded are labels, and when something was last counted for them.
+	folded map[uint64]time.Time
 }
 
 func newTables(a asked, limit, total int) *tables {
@@ -51,7 +64,9 @@ func (t *tables) add(pod string, l Labels, bytes, packets [2]int64) {
 		of = &table{places: map[Labels]int{}, other: -1}
 		t.pods[pod] = of
 	}
-	c := &of.counters[t.place(of, pod, l)]
+	place := t.place(of, pod, l)
+	of.used[place] = t.now
+	c := &of.counters[place]
 	for i := range bytes {
 		c.Bytes[i] += bytes[i]
 		c.Packets[i] += packets[i]
@@ -68,6 +83,12 @@ func (t *tables) place(of *table, pod string, l Labels) int {
 		of.places[l] = of.append(pod, l)
 		return of.places[l]
 	}
+	if place := of.idle(t.now); place >= 0 {
+		delete(of.places, of.counters[place].Labels)
+		of.counters[place], of.places[l] = newCounter(pod, l), place
+		t.unfold(of, l)
+		return place
+	}
 	t.fold(of, l)
 	if of.other < 0 {
 		of.other = of.append(pod, t.asked.other())
@@ -76,21 +97,76 @@ func (t *tables) place(of *table, pod string, l Labels) int {
 }
 
 func (of *table) append(pod string, l Labels) int {
-	of.counters = append(of.counters, Counter{PodKey: pod, Labels: l, Began: timestamppb.Now()})
+	of.counters, of.used = append(of.counters, newCounter(pod, l)), append(of.used, time.Time{})
 	return len(of.counters) - 1
+}
+
+func newCounter(pod string, l Labels) Counter {
+	return Counter{PodKey: pod, Labels: l, Began: timestamppb.Now()}
+}
+
+// idle is the place that has been idle for longest, if for long enough, else -1. All places are looked at only when one may
+// have become idle: somebody who scans makes new labels with every packet.
+func (of *table) idle(now time.Time) int {
+	if len(of.spare) == 0 && !now.Before(of.next) {
+		of.next = now.Add(idleFor)
+		for _, place := range of.places {
+			if at := of.used[place].Add(idleFor); !at.After(now) {
+				of.spare = append(of.spare, place)
+			} else if at.Before(of.next) {
+				of.next = at
+			}
+		}
+		slices.SortFunc(of.spare, func(a, b int) int { return of.used[b].Compare(of.used[a]) })
+	}
+	for len(of.spare) > 0 {
+		place := of.spare[len(of.spare)-1]
+		of.spare = of.spare[:len(of.spare)-1]
+		if now.Sub(of.used[place]) >= idleFor { // otherwise it was used meanwhile
+			return place
+		}
+	}
+	return -1
 }
 
 // fold remembers that labels were folded.
 func (t *tables) fold(of *table, l Labels) {
-	if len(of.folded) == maxFolded {
+	if of.folded == nil {
+		of.folded = map[uint64]time.Time{}
+	}
+	hash := maphash.Comparable(t.seed, l)
+	if _, known := of.folded[hash]; !known {
+		if len(of.folded) == maxFolded {
+			return
+		}
+		t.folded++
+	}
+	of.folded[hash] = t.now
+}
+
+// unfold forgets that labels were folded that have a place now.
+func (t *tables) unfold(of *table, l Labels) {
+	hash := maphash.Comparable(t.seed, l)
+	if _, known := of.folded[hash]; known {
+		delete(of.folded, hash)
+		t.folded--
+	}
+}
+
+// heal forgets labels that were folded and are idle, once a minute.
+func (t *tables) heal() {
+	if t.now.Sub(t.healed) < time.Minute {
 		return
 	}
-	if of.folded == nil {
-		of.folded = map[uint64]struct{}{}
+	t.healed = t.now
+	for _, of := range t.pods {
+		for hash, used := range of.folded {
+			if t.now.Sub(used) >= idleFor {
+				delete(of.folded, hash)
+				t.folded--
+			}
+		}
 	}
-	before := len(of.folded)
-	of.folded[maphash.Comparable(t.seed, l)] = struct{}{}
-	t.folded += len(of.folded) - before
 }
 
 // forget ends the counters of a pod.
