@@ -6,6 +6,6 @@
 //	table.go   counters by pod and labels, and what is folded
 //
 // Counters are fed from flows (nodeagent/flows), up to five seconds late; what the kernel's tables pushed out before it
-// was read is in none. They begin at 0 with the agent, and anew when other labels are asked for; they end with the pod, or when they have been
-// idle and their place is wanted by other labels of the pod.
+// was read is in none. They begin at 0 with the agent, and anew when other labels are asked for; they end with the pod, or
+// when they have been idle and other labels of the pod want their place.
 package peers
