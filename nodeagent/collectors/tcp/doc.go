@@ -19,7 +19,8 @@
 //   - Segments that no full socket sends or receives are in no sum: SYN-ACKs, what TIME_WAIT answers, RSTs of
 //     closed ports. Retransmitted segments are those of RetransSegs in /proc/net/snmp, but for SYN-ACKs of connections
 //     that never came to be.
-//   - SYN_RECV are requests in the listeners' queues, TIME_WAIT is from /proc/PID/net/sockstat. The latter is not known
+//   - SYN_RECV are requests in the listeners' queues, TIME_WAIT is from /proc/PID/net/sockstat, or
+//     from the same number in the kernel where sockets are added up there. The latter is not known
 //     of a pod that uses the node's network, and is in the node's row only. FIN_WAIT2 is without those that the kernel
 //     keeps as TIME_WAIT by then.
 //   - The node's row is its namespace's, and that includes the pods that use it.
