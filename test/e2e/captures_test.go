@@ -131,10 +131,27 @@ func TestCapture(t *testing.T) {
 	b := newBed(t, c)
 	namespace := b.sink.Namespace
 	const datagrams = 500
-	send := func(t *testing.T) {
+	send := func(t *testing.T, count int64) {
 		for _, sender := range []counted{b.near, b.far} {
-			c.exec(t, sender.Pod, "/bin/traffic", "udp", target(t, b.sink.Pod, "ipv4"), strconv.Itoa(datagrams), "300")
+			c.exec(t, sender.Pod, "/bin/traffic", "udp", target(t, b.sink.Pod, "ipv4"), strconv.FormatInt(count, 10), "300")
 		}
+	}
+	// settle sends until flows are recorded at one end, and returns how much each sender sent and what was counted: nodes hear
+	// a moment after they have begun which pods others record.
+	settle := func(t *testing.T, name string) (each int64, counts v1alpha1.CaptureCounts) {
+		eventually(t, captureDeadline, "flows to be recorded at one end", func(context.Context) error {
+			before := counts
+			send(t, 1)
+			each++
+			counts = c.captureUntil(t, namespace, name, "all packets to be counted", func(s *v1alpha1.CaptureStatus) bool {
+				return s.Totals.Matched == 4*each
+			}).Status.Totals
+			if other := counts.AtOtherVantagePoint - before.AtOtherVantagePoint; other != 2 {
+				return fmt.Errorf("%d of 4 packets were left to the other end", other)
+			}
+			return nil
+		})
+		return each, counts
 	}
 	for _, test := range []struct {
 		name    string
@@ -149,9 +166,17 @@ func TestCapture(t *testing.T) {
 			capture := newCapture(test.name, "udp dst port "+sinkPort)
 			capture.Spec.VantagePoint = test.vantage
 			c.capture(t, namespace, capture, 3)
-			send(t)
+			each, want := int64(0), v1alpha1.CaptureCounts{}
+			if test.vantage == v1alpha1.OncePerFlow {
+				each, want = settle(t, test.name)
+			}
+			send(t, datagrams)
 			done := c.finish(t, namespace, test.name)
-			want := v1alpha1.CaptureCounts{Packets: test.packets, Bytes: test.packets * 342, Matched: 4 * datagrams, AtOtherVantagePoint: test.other}
+			each += datagrams
+			want.Packets += test.packets
+			want.Bytes += test.packets * 342
+			want.Matched += 4 * datagrams
+			want.AtOtherVantagePoint += test.other
 			if done.Status.Totals != want {
 				t.Errorf("counted %+v, want %+v", done.Status.Totals, want)
 			}
@@ -163,14 +188,14 @@ func TestCapture(t *testing.T) {
 			if again := c.download(t, namespace, test.name); digestOf(t, again) != digestOf(t, file) {
 				t.Error("two downloads differ")
 			}
-			if count := strings.Count(judge(t, "tcpdump", "-nr", file), "\n"); int64(count) != test.packets {
-				t.Errorf("tcpdump reads %d packets, want %d", count, test.packets)
+			if count := strings.Count(judge(t, "tcpdump", "-nr", file), "\n"); int64(count) != want.Packets {
+				t.Errorf("tcpdump reads %d packets, want %d", count, want.Packets)
 			}
 			fields := judge(t, "tshark", "-r", file, "-Nn", "-T", "fields", "-e", "frame.interface_name", "-e", "ip.src_host", "-e", "ip.dst_host")
 			for _, sender := range []counted{b.near, b.far} {
 				line := fmt.Sprintf("%s/%s/%s/eth0\t.*%s.*\t.*%s.*", sender.Spec.NodeName, namespace, sender.Name, sender.Name, b.sink.Name)
-				if n := len(regexp.MustCompile(line).FindAllString(fields, -1)); n != datagrams {
-					t.Errorf("tshark names %d packets as of %s, want %d: %.500s", n, line, datagrams, fields)
+				if n := len(regexp.MustCompile(line).FindAllString(fields, -1)); int64(n) != each {
+					t.Errorf("tshark names %d packets as of %s, want %d: %.500s", n, line, each, fields)
 				}
 			}
 			judge(t, "capinfos", file)
