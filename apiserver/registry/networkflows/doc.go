@@ -52,6 +52,8 @@
 // Labels are those that the pod has when the event happens. DELETED says that a flow left its node's history, or the
 // selection; of one that left the history only the metadata and the pod are known. Its deletionTimestamp is set,
 // and Tables have no row for it, so that kubectl get -w writes each flow when it changes and not when it is forgotten.
+// A watch that goes on from a version, with selectors on what can change, says DELETED also of flows from before it that
+// change and are not selected: nobody knows whether the client has them. Clients pass over flows that they do not know.
 //
 // A watch that cannot keep up with 20,000 events, or that selects by what changes and knows of more than 100,000 flows,
 // ends with 410 Expired. All books together hold a million flows (40 MB).
