@@ -26,12 +26,12 @@ func TestAgainstCounters(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer pins.CloseAll(shared)
+	t.Cleanup(func() { pins.CloseAll(shared) }) // not deferred: followOne's end must come first
 	counters := traffic.New(traffic.Config{BPFFS: bpffs, Node: "n", Hook: traffic.Auto, Shared: shared, Flows: true})
-	defer counters.Close()
-	pod := followOne(t, counters.Follow, fake)
+	t.Cleanup(counters.Close)
 	history := New(Config{Root: root, Shared: shared})
-	defer func() { history.Close() }()
+	t.Cleanup(func() { history.Close() })
+	pod := followOne(t, counters.Follow, fake)
 	history.Follow([]*podmap.Pod{pod})
 
 	const flows, rounds = 20_000, 4
@@ -68,7 +68,7 @@ func TestAgainstCounters(t *testing.T) {
 	}
 }
 
-// followOne waits until the pod is followed, and gives what is known of it.
+// followOne waits until the pod is followed, and gives what is known of it. Follow is called until the test's cleanup.
 func followOne(t *testing.T, follow func([]*podmap.Pod), fake *fakepod.Pod) *podmap.Pod {
 	t.Helper()
 	found := make(chan *podmap.Pod, 1)
