@@ -27,7 +27,7 @@ import (
 func TestCollectorIsAway(t *testing.T) {
 	// Over HTTP too, with a real collector: test/collector.
 	s := newSink()
-	stop := s.serveGRPC(t, "127.0.0.1:0", nil)
+	stop := s.serveGRPC(t, aside, nil)
 	address := strings.TrimPrefix(s.url, "http://")
 	e := exporters(t, nil)
 	e.Apply(configOf(toSink(s, false)))
@@ -54,7 +54,7 @@ func TestCollectorIsAway(t *testing.T) {
 // What is beyond the bound is counted, record by record.
 func TestBound(t *testing.T) {
 	s := newSink()
-	stop := s.serveGRPC(t, "127.0.0.1:0", nil)
+	stop := s.serveGRPC(t, aside, nil)
 	address := strings.TrimPrefix(s.url, "http://")
 	stop()
 	wanted := toSink(s, false)
@@ -356,9 +356,9 @@ func (e *Exporters) await(t *testing.T, what string, satisfied func([]*v1alpha1.
 	t.Helper()
 	ticker := time.NewTicker(time.Millisecond)
 	defer ticker.Stop()
-	for deadline := time.Now().Add(20 * time.Second); !satisfied(e.States()); <-ticker.C {
+	for deadline := time.Now().Add(patience); !satisfied(e.States()); <-ticker.C {
 		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within 20 seconds: %v", what, e.States())
+			t.Fatalf("%s: not within %v: %v", what, patience, e.States())
 		}
 	}
 }

@@ -41,7 +41,12 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const patience = 20 * time.Second
+// patience is how long to wait for what happens in the background, on a machine that is busy and slow.
+const patience = 2 * time.Minute
+
+// aside is where a test listens that gives up its port and takes it again later: nobody connects from this address, so the kernel
+// has not given that port to somebody else meanwhile.
+const aside = "127.0.0.2:0"
 
 // A sink is a collector as its own makers' types have it: it receives by the generated services, over gRPC and HTTP.
 type sink struct {
@@ -336,10 +341,10 @@ func configOf(exporters ...*v1alpha1.TelemetryExporter) *v1alpha1.TelemetryConfi
 	return &v1alpha1.TelemetryConfig{Exporters: exporters}
 }
 
-// toSink is an exporter of flow logs.
+// toSink is an exporter of flow logs. No request is given up, and so sent twice, because the machine is slow.
 func toSink(s *sink, overHTTP bool) *v1alpha1.TelemetryExporter {
 	return &v1alpha1.TelemetryExporter{Name: "collector", FlowLogs: true, To: &v1alpha1.TelemetryExporter_Otlp{Otlp: &v1alpha1.OTLPDestination{
-		Endpoint: s.url, Http: overHTTP, Gzip: true, CaBundle: s.bundle, IntervalNano: int64(50 * time.Millisecond), TimeoutNano: int64(5 * time.Second)}}}
+		Endpoint: s.url, Http: overHTTP, Gzip: true, CaBundle: s.bundle, IntervalNano: int64(50 * time.Millisecond), TimeoutNano: int64(patience)}}}
 }
 
 // tally is what a destination counts of a signal.

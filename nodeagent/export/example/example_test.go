@@ -30,7 +30,7 @@ func TestExporter(t *testing.T) {
 	exporters.Apply(&v1alpha1.TelemetryConfig{Exporters: []*v1alpha1.TelemetryExporter{{Name: "syslog", FlowLogs: true}}})
 	exporters.Log([]*flowlog.Record{record(1), record(2)})
 
-	if err := server.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+	if err := server.SetReadDeadline(time.Now().Add(2 * time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	buffer := make([]byte, 64<<10)
@@ -46,7 +46,7 @@ func TestExporter(t *testing.T) {
 			t.Errorf("%q", got)
 		}
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	if err := exporters.Close(ctx); err != nil {
 		t.Error(err)
