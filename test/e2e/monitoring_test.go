@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,6 +22,7 @@ import (
 
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/yaml"
 
 	agentv1 "github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
 )
@@ -207,8 +209,11 @@ func (c *cluster) checkQueries(t *testing.T, p prometheus) {
 		}
 		return nil
 	})
-	unused := maps.Clone(emptyInPeace)
+	unused, proven := maps.Clone(emptyInPeace), provenQueries(t)
 	for where, expr := range empty {
+		if !slices.Contains(inIncidents, reason(expr)) && !proven[ofAnyWindow(expr)] {
+			t.Errorf("%s has no data here, and no test in rules/tests/boards.yaml shows that it ever has: %s", where, expr)
+		}
 		t.Logf("no data, since %s: %s", emptyInPeace[reason(expr)], where)
 		delete(unused, reason(expr))
 	}
@@ -216,6 +221,40 @@ func (c *cluster) checkQueries(t *testing.T, p prometheus) {
 		t.Logf("everything with %q has data, though %s", part, why)
 	}
 	t.Logf("%d of %d queries have data; the others need an incident", len(queries)-len(empty), len(queries))
+}
+
+// provenQueries are the queries of which promtool's tests see data, of any window.
+func provenQueries(t *testing.T) map[string]bool {
+	t.Helper()
+	text, err := os.ReadFile(monitoring + "/rules/tests/boards.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var file struct {
+		Tests []struct {
+			Exprs []struct {
+				Expr    string
+				Samples []any `json:"exp_samples"`
+			} `json:"promql_expr_test"`
+		}
+	}
+	if err := yaml.Unmarshal(text, &file); err != nil {
+		t.Fatal(err)
+	}
+	proven := map[string]bool{}
+	for _, test := range file.Tests {
+		for _, one := range test.Exprs {
+			if len(one.Samples) > 0 {
+				proven[ofAnyWindow(one.Expr)] = true
+			}
+		}
+	}
+	return proven
+}
+
+// ofAnyWindow is a query without the lengths of its windows, which are shorter here than in promtool's tests.
+func ofAnyWindow(expr string) string {
+	return regexp.MustCompile(`\[\d+[smh]\]`).ReplaceAllString(expr, "[]")
 }
 
 // checkIncidentQueries demands data for the queries of boards that have some only while incidents are played.
