@@ -48,7 +48,7 @@ func (p *program) complete(c *cobra.Command, names func(context.Context) ([]stri
 }
 
 // completeFlags offers what flags that a command has can name.
-func (p *program) completeFlags(c *cobra.Command) {
+func (p *program) completeFlags(c *cobra.Command, k kind) {
 	offer := func(flag string, names func(ctx context.Context, client kubernetes.Interface, namespace string) ([]string, error)) {
 		if c.Flags().Lookup(flag) == nil {
 			return
@@ -74,7 +74,11 @@ func (p *program) completeFlags(c *cobra.Command) {
 	}
 	offer("namespace", namespaceNames)
 	offer("node", nodeNames)
-	offer("pod", podNames)
+	if k.namespaced {
+		offer("pod", podNames)
+	} else {
+		offer("pod", podNamesWithNamespaces)
+	}
 	if c.Flags().Lookup("dry-run") != nil {
 		_ = c.RegisterFlagCompletionFunc("dry-run", cobra.FixedCompletions([]string{"none", "client", "server"}, cobra.ShellCompDirectiveNoFileComp))
 	}
@@ -109,6 +113,17 @@ func podNames(ctx context.Context, client kubernetes.Interface, namespace string
 	}
 	for _, item := range list.Items {
 		names = append(names, item.Name)
+	}
+	return names, nil
+}
+
+func podNamesWithNamespaces(ctx context.Context, client kubernetes.Interface, _ string) (names []string, err error) {
+	list, err := client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, err
+	}
+	for _, item := range list.Items {
+		names = append(names, item.Namespace+"/"+item.Name)
 	}
 	return names, nil
 }

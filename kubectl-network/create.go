@@ -34,6 +34,9 @@ type recipe struct {
 	follow, remove, header bool
 }
 
+// longestTTL is what the server takes, and what its field holds by far.
+const longestTTL = 30 * 24 * time.Hour
+
 func (r *recipe) addTo(c *cobra.Command, k kind) {
 	f := c.Flags()
 	f.StringVarP(&r.selector, "selector", "l", "", "Labels of the pods to record, such as app=web")
@@ -61,7 +64,7 @@ func (r *recipe) addTo(c *cobra.Command, k kind) {
 	f.BoolVar(&r.snapshot, "snapshot", false, "Also record addresses, routes, rules and sockets of the nodes and pods")
 	f.StringArrayVar(&r.to, "to", nil, destinationHelp)
 	f.DurationVar(&r.ttl, "ttl", 0, "For how long to keep the packets (default 24h)")
-	f.StringVarP(&r.file, "output", "o", "", "File to write the packets to when the capture has ended; - for stdout")
+	f.StringVarP(&r.file, "output", "o", "", "File to write the packets to when the capture has ended; - for stdout. With --dry-run: yaml, json or name")
 	f.BoolVarP(&r.follow, "follow", "f", false, "Write packets as they come, to stdout or the file of -o")
 	f.BoolVar(&r.header, "headers-only", false, "With --follow or -o: without payload")
 	f.BoolVar(&r.remove, "rm", false, "With --follow or -o: delete the capture afterwards")
@@ -104,7 +107,7 @@ func (p *program) create(k kind) *cobra.Command {
 	}
 	r.addTo(c, k)
 	p.config.AddFlags(c.Flags())
-	p.completeFlags(c)
+	p.completeFlags(c, k)
 	return c
 }
 
@@ -146,8 +149,10 @@ func (r *recipe) validate(c *cobra.Command) error {
 	switch {
 	case r.dryRun != "none" && r.dryRun != "client" && r.dryRun != "server":
 		return fmt.Errorf("--dry-run: %q is none of none, client and server", r.dryRun)
-	case r.dryRun != "none" && (r.follow || r.file != ""):
-		return errors.New("--dry-run records nothing, so there is nothing for --follow and -o")
+	case r.dryRun != "none" && (r.follow || r.file != "" && !isFormat(r.file)):
+		return errors.New("--dry-run records nothing, so there is nothing for --follow, and -o can only be yaml, json or name")
+	case r.dryRun == "none" && (isFormat(r.file) || r.file == "wide"):
+		return fmt.Errorf("-o %s: is no form of output here but the file for the packets; write -o ./%[1]s for a file of that name, or add --dry-run=client to see the object", r.file)
 	case (r.remove || r.header) && !r.follow && r.file == "":
 		return errors.New("--rm and --headers-only go with --follow or -o")
 	case c.Flags().Changed("ring-file-size") && r.ringFiles == 0:
@@ -156,6 +161,8 @@ func (r *recipe) validate(c *cobra.Command) error {
 		return fmt.Errorf("--duration: %v is less than a second", r.duration)
 	case r.duration%time.Second != 0:
 		return fmt.Errorf("--duration: %v is not a whole number of seconds", r.duration)
+	case r.ttl%time.Second != 0 || r.ttl < 0 || r.ttl > longestTTL:
+		return fmt.Errorf("--ttl: %v is not a whole number of seconds, or not from 0 to %v", r.ttl, longestTTL)
 	}
 	return nil
 }
@@ -188,6 +195,9 @@ func (r *recipe) settings(c *cobra.Command) (s v1alpha1.CaptureSettings, err err
 		fileSize, err := quantity("--ring-file-size", r.ringFileSize)
 		if err != nil {
 			return s, err
+		}
+		if fileSize == nil {
+			return s, errors.New("--ring-file-size: is empty; give a size such as 16Mi")
 		}
 		s.Ring = &v1alpha1.CaptureRing{Files: r.ringFiles, FileBytes: *fileSize}
 	}

@@ -33,6 +33,7 @@ var kinds = []kind{
 // A view is what commands need of an object of either kind.
 type view struct {
 	*metav1.ObjectMeta
+	object   runtime.Object
 	settings *v1alpha1.CaptureSettings
 	status   *v1alpha1.CaptureStatus
 }
@@ -40,9 +41,9 @@ type view struct {
 func viewOf(object runtime.Object) view {
 	switch o := object.(type) {
 	case *v1alpha1.Capture:
-		return view{&o.ObjectMeta, &o.Spec.CaptureSettings, &o.Status}
+		return view{&o.ObjectMeta, o, &o.Spec.CaptureSettings, &o.Status}
 	case *v1alpha1.ClusterCapture:
-		return view{&o.ObjectMeta, &o.Spec.CaptureSettings, &o.Status}
+		return view{&o.ObjectMeta, o, &o.Spec.CaptureSettings, &o.Status}
 	}
 	panic(fmt.Sprintf("%T is no capture", object))
 }
@@ -117,6 +118,32 @@ func (c *captures) list(ctx context.Context) (names []string, err error) {
 		names = append(names, item.Name)
 	}
 	return names, err
+}
+
+// later is the command by which the packets of a capture are had afterwards.
+func (c *captures) later(name string) string {
+	text := fmt.Sprintf("kubectl network %s download %s", c.singular, name)
+	if c.namespaced {
+		text += " -n " + c.namespace
+	}
+	return text
+}
+
+// again is the command that goes on with a download.
+func (c *captures) again(name string, what portion, file string) string {
+	text := c.later(name)
+	for _, flag := range []struct{ name, value string }{{"--node", what.node}, {"--pod", what.pod}} {
+		if flag.name == "--pod" && what.pod != "" && !c.namespaced {
+			flag.value = what.namespace + "/" + what.pod
+		}
+		if flag.value != "" {
+			text += " " + flag.name + " " + flag.value
+		}
+	}
+	if what.headersOnly {
+		text += " --headers-only"
+	}
+	return text + " -o " + file
 }
 
 // stop ends a capture. One that has ended is left as it is.

@@ -6,6 +6,7 @@
 //	create.go     flags into an object
 //	output.go     --to URLs into outputs
 //	run.go        what create does beside: following, waiting, downloading
+//	file.go       what packets are written to
 //	manage.go     list, attach, download, stop, delete
 //	stream.go     reading packets, resuming, and telling a cut from an end
 //	progress.go   a line on a terminal
@@ -55,6 +56,9 @@ func run(ctx context.Context, arguments []string, streams genericiooptions.IOStr
 		return 0
 	case errors.Is(err, errInterrupted):
 		return exitInterrupted
+	}
+	if kept, ok := err.(unread); ok {
+		err = kept.error
 	}
 	text, ok := cmdutil.StandardErrorMessage(err)
 	if !ok {

@@ -38,7 +38,7 @@ func (p *program) kubectl(k kind, c *cobra.Command, use, short, example string) 
 	}
 	c.ValidArgsFunction = p.completeNames(k, true)
 	p.config.AddFlags(c.Flags())
-	p.completeFlags(c)
+	p.completeFlags(c, k)
 	return c
 }
 
@@ -59,7 +59,7 @@ func (p *program) deleteCommand(k kind) *cobra.Command {
 func (p *program) stopCommand(k kind) *cobra.Command {
 	c := &cobra.Command{
 		Use: "stop NAME... [flags]", Short: "End " + k.plural + " now and keep what was recorded",
-		Args: cobra.MinimumNArgs(1), ValidArgsFunction: p.completeNames(k, true),
+		Args: atLeastOneName, ValidArgsFunction: p.completeNames(k, true),
 		RunE: func(c *cobra.Command, args []string) error {
 			api, err := p.connect(k)
 			if err != nil {
@@ -77,8 +77,15 @@ func (p *program) stopCommand(k kind) *cobra.Command {
 		},
 	}
 	p.config.AddFlags(c.Flags())
-	p.completeFlags(c)
+	p.completeFlags(c, k)
 	return c
+}
+
+func atLeastOneName(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return fmt.Errorf("give a name, or several: %s NAME... (see %[1]s --help)", c.CommandPath())
+	}
+	return nil
 }
 
 // portionFlags narrow what is read.
@@ -128,13 +135,16 @@ func (p *program) attachCommand(k kind) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if err := writable(file); err != nil {
+				return err
+			}
 			return p.follow(c.Context(), api, args[0], what, file, false)
 		},
 	}
 	flags.addTo(c, k)
 	c.Flags().StringVarP(&file, "output", "o", "-", "File to write to; - for stdout")
 	p.config.AddFlags(c.Flags())
-	p.completeFlags(c)
+	p.completeFlags(c, k)
 	return c
 }
 
@@ -162,12 +172,15 @@ func (p *program) downloadCommand(k kind) *cobra.Command {
 			if file == "-" && isTerminal(p.streams.Out) {
 				return errTerminal
 			}
+			if err := writable(file); err != nil {
+				return err
+			}
 			return p.collect(c.Context(), api, args[0], what, file, false)
 		},
 	}
 	flags.addTo(c, k)
 	c.Flags().StringVarP(&file, "output", "o", "", "File to write to (default NAME.pcapng); - for stdout")
 	p.config.AddFlags(c.Flags())
-	p.completeFlags(c)
+	p.completeFlags(c, k)
 	return c
 }

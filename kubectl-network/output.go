@@ -35,7 +35,10 @@ func redact(value string) string {
 		scheme, _, _ := strings.Cut(value, "://")
 		return scheme + "://..."
 	}
-	return value
+	if parsed.RawQuery != "" {
+		parsed.RawQuery = "..."
+	}
+	return parsed.String()
 }
 
 func parseDestination(value string) (output v1alpha1.CaptureOutput, err error) {
@@ -46,6 +49,9 @@ func parseDestination(value string) (output v1alpha1.CaptureOutput, err error) {
 	if to.User != nil {
 		return output, fmt.Errorf("has credentials in it; put them into a Secret and name it with ?secret=NAME")
 	}
+	if to.Fragment != "" {
+		return output, fmt.Errorf("has a fragment (#), which means nothing here")
+	}
 	query, path := to.Query(), strings.TrimPrefix(to.Path, "/")
 	allowed := map[string][]string{
 		"s3": {"endpoint", "region", "secret"}, "azblob": {"endpoint", "secret"}, "gs": {"endpoint", "secret"}, "volume": {},
@@ -54,9 +60,12 @@ func parseDestination(value string) (output v1alpha1.CaptureOutput, err error) {
 	if !known {
 		return output, fmt.Errorf("begins with none of s3://, azblob://, gs:// and volume://")
 	}
-	for key := range query {
+	for key, given := range query {
 		if !slices.Contains(parameters, key) {
 			return output, fmt.Errorf("parameter %q is not known; known are %q", key, parameters)
+		}
+		if len(given) > 1 {
+			return output, fmt.Errorf("parameter %q is given twice", key)
 		}
 	}
 	if to.Host == "" {

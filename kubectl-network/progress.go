@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/term"
+
+	"github.com/networkobservability/networkobservability/apis/networkobservability/v1alpha1"
 )
 
 // A progress is one line on a terminal that is written over. Elsewhere it writes nothing.
@@ -34,6 +36,17 @@ func (p *progress) show(text string) {
 	p.last = text
 }
 
+// counting shows how much was written to out.
+func (p *progress) counting(name string, out io.Writer) io.Writer {
+	var written int64
+	return writerFunc(func(b []byte) (int, error) {
+		n, err := out.Write(b)
+		written += int64(n)
+		p.show(fmt.Sprintf("%s: %s written; Ctrl-C ends it", name, size(written)))
+		return n, err
+	})
+}
+
 // clear removes the line, so that something else can be written.
 func (p *progress) clear() {
 	if p.last != "" {
@@ -45,14 +58,36 @@ func (p *progress) clear() {
 // summary says what was recorded so far.
 func summary(v view) string {
 	totals := v.status.Totals
-	dropped := totals.DroppedByRing + totals.DroppedByDisk + totals.DroppedByLimit
 	text := fmt.Sprintf("%s from %s", count(totals.Packets, "packet"), count(int64(v.status.Pods), "pod"))
 	if v.status.Pods == 0 {
 		text = fmt.Sprintf("%s from %s", count(totals.Packets, "packet"), count(int64(v.status.Nodes), "node"))
 	} else {
 		text += " on " + count(int64(v.status.Nodes), "node")
 	}
-	return fmt.Sprintf("%s, %s, %d dropped", text, size(totals.Bytes), dropped)
+	return fmt.Sprintf("%s, %s, %s", text, size(totals.Bytes), dropped(totals))
+}
+
+// dropped says how many packets are missing, and why.
+func dropped(counts v1alpha1.CaptureCounts) string {
+	var sum int64
+	var causes []string
+	for _, one := range []struct {
+		packets int64
+		cause   string
+	}{
+		{counts.DroppedByLimit, "beyond a limit"}, {counts.DroppedByRing, "by the kernel's ring"}, {counts.DroppedByDisk, "by the disk"},
+	} {
+		if sum += one.packets; one.packets > 0 {
+			causes = append(causes, fmt.Sprintf("%d %s", one.packets, one.cause))
+		}
+	}
+	switch len(causes) {
+	case 0:
+		return "0 dropped"
+	case 1:
+		return strings.Replace(causes[0], " ", " dropped ", 1)
+	}
+	return fmt.Sprintf("%d dropped: %s", sum, strings.Join(causes, ", "))
 }
 
 func count(n int64, what string) string {

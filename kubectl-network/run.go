@@ -1,11 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"strings"
 	"text/tabwriter"
@@ -28,6 +29,9 @@ const (
 	lastWord = 15 * time.Second
 )
 
+// errUnread wraps what kept packets from the reader: the capture has them still.
+var errUnread = errors.New("not all packets were read")
+
 var errTerminal = errors.New("packets are binary and stdout is a terminal: pipe them on (| tcpdump -nr -) or name a file with -o FILE")
 
 // begin creates the object and does with it what the flags say.
@@ -38,13 +42,19 @@ func (p *program) begin(ctx context.Context, api *captures, r *recipe, object ru
 	}
 	switch r.dryRun {
 	case "client":
-		return p.print(object)
+		return p.print(api, viewOf(object), false, cmp.Or(r.file, "yaml"))
 	case "server":
 		made, err := api.create(ctx, object, []string{metav1.DryRunAll})
 		if err != nil {
 			return err
 		}
+		if r.file != "" {
+			return p.print(api, made, true, r.file)
+		}
 		return p.foretell(api, made)
+	}
+	if err := writable(r.file); err != nil {
+		return err // Nothing is recorded that could not be written.
 	}
 	made, err := api.create(ctx, object, nil)
 	if err != nil {
@@ -64,7 +74,7 @@ func (p *program) begin(ctx context.Context, api *captures, r *recipe, object ru
 	} else {
 		err = p.collect(ctx, api, made.Name, what, r.file, true)
 	}
-	if r.remove {
+	if r.remove && !errors.Is(err, errUnread) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWord)
 		defer cancel()
 		err = errors.Join(err, api.delete(ctx, made.Name))
@@ -72,14 +82,33 @@ func (p *program) begin(ctx context.Context, api *captures, r *recipe, object ru
 	return err
 }
 
-func (p *program) print(object runtime.Object) error {
-	text, err := yaml.Marshal(object)
+// isFormat says that text is a form in which objects are printed, and hardly the file that somebody wants packets in.
+func isFormat(text string) bool { return text == "yaml" || text == "json" || text == "name" }
+
+// print writes an object as kubectl does: one that the server answered with has a status.
+func (p *program) print(api *captures, v view, answered bool, format string) error {
+	if format == "name" {
+		_, err := fmt.Fprintf(p.streams.Out, "%s.%s/%s\n", api.singular, v1alpha1.GroupName, v.Name)
+		return err
+	}
+	fields, err := runtime.DefaultUnstructuredConverter.ToUnstructured(v.object)
 	if err != nil {
 		return err
 	}
-	// Fields of the server only, which are empty.
-	kept, _, _ := strings.Cut(string(text), "\nstatus:")
-	_, err = fmt.Fprintln(p.streams.Out, strings.TrimSpace(kept))
+	fields["apiVersion"], fields["kind"] = v1alpha1.SchemeGroupVersion.String(), api.kind.name
+	if !answered {
+		delete(fields, "status")
+	}
+	var text []byte
+	if format == "json" {
+		text, err = json.MarshalIndent(fields, "", "    ")
+	} else {
+		text, err = yaml.Marshal(fields)
+	}
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(p.streams.Out, strings.TrimSpace(string(text)))
 	return err
 }
 
@@ -121,7 +150,15 @@ func (p *program) follow(ctx context.Context, api *captures, name string, what p
 	defer done()
 	defer watchReader(out, func() { cancel(errSink) })()
 
-	err = errors.Join(api.attach(reading, name, what, out), closeOut())
+	line := newProgress(p.streams.ErrOut)
+	if file != "" && file != "-" { // Elsewhere whoever reads writes to the terminal.
+		out = line.counting(name, out)
+	}
+	err = api.attach(reading, name, what, out)
+	if closing := closeOut(); err == nil {
+		err = closing
+	}
+	line.clear()
 	gone := errors.Is(context.Cause(reading), errSink) || errors.Is(err, errSink) && isBrokenPipe(err)
 	switch {
 	case gone:
@@ -133,8 +170,12 @@ func (p *program) follow(ctx context.Context, api *captures, name string, what p
 	case interrupted() && (err == nil || reading.Err() != nil):
 		p.conclude(ctx, api, name)
 		return errInterrupted
+	case isAnswer(err) && stopping:
+		return fmt.Errorf("following %s: %w; it is being recorded all the same: kubectl network %s stop %[1]s ends that", name, unread{err}, api.singular)
+	case isAnswer(err):
+		return err // Nothing was written.
 	case err != nil:
-		return fmt.Errorf("following %s: %w; what was written can be read, and the rest with: kubectl network %s download %s", name, err, api.singular, name)
+		return fmt.Errorf("following %s: %w; what was written can be read, and everything with: %s", name, unread{err}, api.later(name))
 	}
 	return p.conclude(ctx, api, name)
 }
@@ -177,14 +218,20 @@ func (p *program) collect(ctx context.Context, api *captures, name string, what 
 	waiting, interrupted, done := interrupts(waiting, first)
 	defer done()
 	v, err := api.await(waiting, name, func(v view) { line.show(running(v, time.Now())) })
-	if err != nil {
+	if errors.Is(err, errInterrupted) {
 		return err
+	}
+	if err != nil {
+		return unread{err}
 	}
 	if v.status.File == nil {
 		return errors.Join(failure(v), fmt.Errorf("%s ended without packets", name))
 	}
 	if err := p.save(waiting, api, v, what, file, line); err != nil {
-		return err
+		if errors.Is(err, errInterrupted) {
+			return err
+		}
+		return unread{err}
 	}
 	line.clear()
 	fmt.Fprintf(p.streams.ErrOut, "%s: %s\n", name, summary(v))
@@ -241,6 +288,14 @@ func (p *program) save(ctx context.Context, api *captures, v view, what portion,
 		d.out = p.streams.Out
 		return d.run(ctx)
 	}
+	if info, err := os.Stat(file); err == nil && !info.Mode().IsRegular() {
+		out, err := os.OpenFile(file, os.O_WRONLY, 0) // A device or a pipe, in whose place no file may come.
+		if err != nil {
+			return err
+		}
+		d.out = out
+		return errors.Join(d.run(ctx), out.Close())
+	}
 	partial := file + ".part"
 	if what.whole() {
 		partial = fmt.Sprintf("%s.%.12s.part", file, d.digest)
@@ -255,7 +310,11 @@ func (p *program) save(ctx context.Context, api *captures, v view, what portion,
 	}
 	d.out = out
 	if err := d.run(ctx); err != nil {
-		return fmt.Errorf("%w; %s holds what came, and the same command goes on from there", err, partial)
+		next := "this begins anew"
+		if what.whole() {
+			next = "this goes on from there"
+		}
+		return fmt.Errorf("%w; %s holds what came, and %s: %s", err, partial, next, api.again(v.Name, what, file))
 	}
 	if what.whole() && d.at != total {
 		return fmt.Errorf("%s is %d bytes, and should be %d", partial, d.at, total)
@@ -281,22 +340,13 @@ func (d *download) resume(out *os.File, total int64) error {
 	return err
 }
 
-// sink opens what packets are written to as they come.
-func (p *program) sink(file string) (out io.Writer, closeOut func() error, err error) {
-	if file == "" || file == "-" {
-		if isTerminal(p.streams.Out) {
-			return nil, nil, errTerminal
-		}
-		return p.streams.Out, func() error { return nil }, nil
-	}
-	opened, err := os.OpenFile(file, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
-		return nil, nil, err
-	}
-	return opened, func() error {
-		if err := opened.Close(); !errors.Is(err, fs.ErrClosed) {
-			return err
-		}
-		return nil
-	}, nil
+// isAnswer says that the server answered with an error, and with no packets.
+func isAnswer(err error) bool {
+	var status apierrors.APIStatus
+	return errors.As(err, &status)
 }
+
+// An unread error is errUnread and reads as what it is of.
+type unread struct{ error }
+
+func (u unread) Unwrap() []error { return []error{u.error, errUnread} }

@@ -49,6 +49,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"server":    func(ts *testscript.TestScript, _ bool, args []string) { serverOf(ts).command(ts, args) },
 			"interrupt": interruptBackground,
+			"exited":    exited,
 		},
 	})
 }

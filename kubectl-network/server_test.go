@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path"
 	"strconv"
 	"strings"
@@ -39,6 +40,10 @@ type server struct {
 	digest string
 	// hold keeps captures running until they are stopped; silent gives followers no packets.
 	hold, silent bool
+	// stuck captures go on although they were stopped.
+	stuck bool
+	// interrupted are the commands that were sent an interrupt.
+	interrupted []*exec.Cmd
 }
 
 const fileBytes = 100_000
@@ -88,9 +93,11 @@ func (s *server) command(ts *testscript.TestScript, args []string) {
 			}
 		}
 	case "hold":
-		s.hold = true
+		s.hold, s.stuck = true, false
 	case "silent":
 		s.silent = true
+	case "stuck":
+		s.hold, s.stuck = true, true
 	case "log": // log FILE: what was asked since the last time
 		ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(strings.Join(s.log, "\n")+"\n"), 0o600))
 		s.log = nil
@@ -107,8 +114,18 @@ func (s *server) command(ts *testscript.TestScript, args []string) {
 
 // interruptBackground sends the interrupt to all commands in the background.
 func interruptBackground(ts *testscript.TestScript, _ bool, _ []string) {
+	serverOf(ts).interrupted = ts.BackgroundCmds()
 	for _, command := range ts.BackgroundCmds() {
 		ts.Check(command.Process.Signal(os.Interrupt))
+	}
+}
+
+// exited demands that the commands which were interrupted, and waited for since, ended with a code.
+func exited(ts *testscript.TestScript, _ bool, args []string) {
+	for _, command := range serverOf(ts).interrupted {
+		if got := strconv.Itoa(command.ProcessState.ExitCode()); got != args[0] {
+			ts.Fatalf("%s: exit code %s, want %s", command.Path, got, args[0])
+		}
 	}
 }
 
@@ -230,7 +247,9 @@ func (s *server) object(w http.ResponseWriter, r *http.Request, capture *v1alpha
 	switch r.Method {
 	case http.MethodPatch:
 		capture.Spec.Stop = true
-		s.end(capture)
+		if !s.stuck {
+			s.end(capture)
+		}
 	case http.MethodDelete:
 		delete(s.captures, capture.Name)
 	}
@@ -250,7 +269,7 @@ func (s *server) attach(w http.ResponseWriter, r *http.Request, capture *v1alpha
 		panic(http.ErrAbortHandler)
 	}
 	s.mu.Lock()
-	for r.Context().Err() == nil && !capture.Spec.Stop && len(capture.Status.Conditions) == 0 {
+	for r.Context().Err() == nil && (s.stuck || !capture.Spec.Stop) && len(capture.Status.Conditions) == 0 {
 		s.changed.Wait()
 	}
 	s.mu.Unlock()
