@@ -53,7 +53,9 @@
 // selection; of one that left the history only the metadata and the pod are known. Its deletionTimestamp is set,
 // and Tables have no row for it, so that kubectl get -w writes each flow when it changes and not when it is forgotten.
 // A watch that goes on from a version, with selectors on what can change, says DELETED also of flows from before it that
-// change and are not selected: nobody knows whether the client has them. Clients pass over flows that they do not know.
+// change and are not selected, when it cannot tell by their name, protocol, ports or beginning that they never were: nobody knows
+// whether the client has them. It says so, too, of such flows that leave their node's history before they change. Clients pass over
+// flows that they do not know.
 //
 // A watch that cannot keep up with 20,000 events, or that selects by what changes and knows of more than 100,000 flows,
 // ends with 410 Expired. All books together hold a million flows (40 MB).

@@ -137,6 +137,20 @@ func (s *selection) matchesFlow(flow *v1alpha1.NetworkFlow) bool {
 	return true
 }
 
+// constant are the fields that a flow has from its first packet to its last.
+var constant = []string{install.NameField, install.ProtocolField, install.PortField}
+
+// neverMatches says of a flow that is not in the selection that it never was.
+func (s *selection) neverMatches(flow *v1alpha1.NetworkFlow) bool {
+	if !s.until.IsZero() && flow.StartTime != nil && !flow.StartTime.Time.Before(s.until) {
+		return true
+	}
+	return slices.ContainsFunc(s.ofFlow, func(requirement fields.Requirement) bool {
+		return slices.Contains(constant, requirement.Field) &&
+			fieldsOfFlow[requirement.Field](flow, requirement.Value) == (requirement.Operator == operator.NotEquals)
+	})
+}
+
 // fieldsOfFlow say whether a flow's field has a value.
 var fieldsOfFlow = map[string]func(*v1alpha1.NetworkFlow, string) bool{
 	install.NameField:      func(f *v1alpha1.NetworkFlow, value string) bool { return f.Name == value },

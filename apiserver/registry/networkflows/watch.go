@@ -523,7 +523,7 @@ func (w *watcher) sendEvent(ctx context.Context, e event, version uint64) bool {
 }
 
 // sendLeft tells of a flow that is not, or no longer, in the selection. Of one that began before the watch did nobody
-// knows which.
+// knows which, but where what cannot change says that it never was.
 func (w *watcher) sendLeft(ctx context.Context, e event, version uint64) bool {
 	known, tracked := w.tracked[e.place]
 	if !known && (tracked || e.fresh || w.from == 0) {
@@ -531,6 +531,9 @@ func (w *watcher) sendLeft(ctx context.Context, e event, version uint64) bool {
 	}
 	if !w.track(e.place, false) {
 		return false
+	}
+	if !known && w.selection.neverMatches(e.row.object) {
+		return true
 	}
 	object := *e.row.object
 	object.ResourceVersion = format(version)

@@ -204,6 +204,31 @@ func TestWatchSelected(t *testing.T) {
 	c.want("DELETED a")
 }
 
+// TestWatchSelectedAfter: of flows from before its version, a watch does not say that they left a selection in which they cannot
+// have been.
+func TestWatchSelectedAfter(t *testing.T) {
+	w := newWorld(t)
+	a := w.pod("x", "a", "n1", nil)
+	verdict := func(v agentv1.Verdict) func(*agentv1.Flow) { return func(f *agentv1.Flow) { f.Verdict = v } }
+	protocol := func(number int32) func(*agentv1.Flow) { return func(f *agentv1.Flow) { f.Protocol = number } }
+	other, perhaps := w.flow(a, "198.51.100.1", 1), w.flow(a, "198.51.100.1", 2)
+	protocol(17)(other)
+	protocol(6)(perhaps)
+	verdict(agentv1.Verdict_VERDICT_DROPPED)(perhaps)
+	otherAt, perhapsAt := w.agents.Record("n1", other), w.agents.Record("n1", perhaps)
+	list := w.list("x", nil)
+	options := w.options("", "protocol=TCP,verdict=Dropped")
+	options.ResourceVersion = list.ResourceVersion
+	c := w.watch("x", options)
+	w.agents.Change("n1", otherAt, packets(5))
+	w.agents.Change("n1", perhapsAt, verdict(agentv1.Verdict_VERDICT_FORWARDED))
+	c.want("DELETED a") // of the second one: the client may have it
+	w.agents.Change("n1", otherAt, packets(6))
+	w.agents.Remove("n1", otherAt)
+	w.agents.Change("n1", perhapsAt, verdict(agentv1.Verdict_VERDICT_DROPPED))
+	c.want("ADDED a 3")
+}
+
 // TestWatchLateNode: a watch begins without a silent node, and has its flows when it answers.
 func TestWatchLateNode(t *testing.T) {
 	w := newWorld(t)
