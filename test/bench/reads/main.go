@@ -10,6 +10,7 @@
 //	asks.go     reads
 //	talk.go     what pods do for all groups of metrics to have series
 //	scrapes.go  scrapes of metrics, and the cluster that allows them
+//	churn.go    pods that come and go, and what they leave behind
 package main
 
 import (
@@ -32,6 +33,8 @@ type options struct {
 	// sockets and flows are how many there are in all.
 	sockets, flows int
 	idle           time.Duration
+	// churn is how many pods come and go.
+	churn int
 }
 
 func main() {
@@ -43,6 +46,7 @@ func main() {
 	flag.IntVar(&o.sockets, "sockets", 10_000, "open TCP sockets in all pods together")
 	flag.IntVar(&o.flows, "flows", 100_000, "flows of all pods together, which come after the first reads")
 	flag.DurationVar(&o.idle, "idle", 15*time.Second, "how long the agent is watched while nobody asks")
+	flag.IntVar(&o.churn, "churn", 2000, "pods that come and go in the end")
 	flag.Parse()
 	sandbox.Main("reads", func(ctx context.Context) error { return run(ctx, o) }, removeCgroups)
 }
@@ -55,7 +59,7 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	began := time.Now()
-	keys, err := makePods(ctx, o.pods)
+	keys, err := makePods(ctx, 0, o.pods)
 	if err != nil {
 		return err
 	}
@@ -77,7 +81,8 @@ func run(ctx context.Context, o options) error {
 	if err := a.talk(ctx, l); err != nil {
 		return err
 	}
-	if err := a.offerEverything(ctx, keys); err != nil {
+	configured, err := a.offerEverything(ctx, keys)
+	if err != nil {
 		return fmt.Errorf("configuring telemetry: %w", err)
 	}
 	few, err := a.measureScrapes(ctx, "the pods' own sockets", o.pods, o.reads)
@@ -106,7 +111,10 @@ func run(ctx context.Context, o options) error {
 	if err := a.report(results, idle, o); err != nil {
 		return err
 	}
-	return a.reportFlows(ctx, l, keys, idle, o)
+	if err := a.reportFlows(ctx, l, keys, idle, o); err != nil {
+		return err
+	}
+	return a.churn(ctx, configured, o)
 }
 
 func (a *agent) report(results []result, idle float64, o options) error {

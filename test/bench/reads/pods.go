@@ -59,8 +59,9 @@ func removeCgroups() error {
 	})
 }
 
-// makePods makes pods with some traffic behind them, and returns their keys.
-func makePods(ctx context.Context, count int) ([]string, error) {
+// makePods makes pods with some traffic behind them, and returns their keys. They are numbered from first on, and their
+// processes end with ctx.
+func makePods(ctx context.Context, first, count int) ([]string, error) {
 	root, err := hierarchy()
 	if err != nil {
 		return nil, err
@@ -77,8 +78,8 @@ func makePods(ctx context.Context, count int) ([]string, error) {
 	for i := range keys {
 		keys[i] = newUID()
 		group.Go(func() error {
-			if err := makePod(ctx, filepath.Join(root, cgroupName, "kubepods", "pod"+keys[i]), i); err != nil {
-				return fmt.Errorf("making pod %d: %w", i, err)
+			if err := makePod(ctx, filepath.Join(root, cgroupName, "kubepods", "pod"+keys[i]), first+i); err != nil {
+				return fmt.Errorf("making pod %d: %w", first+i, err)
 			}
 			return nil
 		})
@@ -98,6 +99,7 @@ func makePod(ctx context.Context, cgroup string, i int) error {
 	if err := process.Start(); err != nil {
 		return err
 	}
+	go func() { _ = process.Wait() }() // it ends with ctx
 	pid := process.Process.Pid
 	if err := os.MkdirAll(cgroup, 0o755); err != nil {
 		return err

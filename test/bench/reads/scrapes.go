@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"text/tabwriter"
 	"time"
 
@@ -61,41 +62,52 @@ func writeKubeconfig(dir string) error {
 	return os.WriteFile(filepath.Join(dir, "kubeconfig"), []byte(text), 0o600)
 }
 
-// offerEverything has the agent offer all groups of metrics of all pods, over a stream that stays open until ctx ends.
-func (c *connection) offerEverything(ctx context.Context, keys []string) error {
-	stream, err := c.client.ConfigureTelemetry(ctx)
-	if err != nil {
-		return err
-	}
-	update := &agentv1.TelemetryUpdate{Config: &agentv1.TelemetryConfig{Revision: 1, Generation: 1, SeriesLimit: 50_000}, PodsComplete: true}
-	var all []agentv1.TelemetryGroupName
+// everyGroup are all groups of metrics.
+func everyGroup() (all []agentv1.TelemetryGroupName) {
 	for group := agentv1.TelemetryGroupName_TELEMETRY_GROUP_NAME_TRAFFIC; group <= agentv1.TelemetryGroupName_TELEMETRY_GROUP_NAME_API_SERVER; group++ {
 		all = append(all, group)
+	}
+	return all
+}
+
+// offerEverything has the agent offer all groups of metrics of all pods, over a stream that stays open until ctx ends.
+func (c *connection) offerEverything(ctx context.Context, keys []string) (agentv1.Agent_ConfigureTelemetryClient, error) {
+	stream, err := c.client.ConfigureTelemetry(ctx)
+	if err != nil {
+		return nil, err
+	}
+	update := &agentv1.TelemetryUpdate{Config: &agentv1.TelemetryConfig{Revision: 1, Generation: 1, SeriesLimit: 50_000}, PodsComplete: true, Pods: called(keys)}
+	for _, group := range everyGroup() {
 		update.Config.Groups = append(update.Config.Groups, &agentv1.TelemetryGroup{Name: group})
 	}
-	for i, key := range keys {
-		workload := fmt.Sprintf("checkout-%d", i/4) // names as long as those of Deployments
-		update.Pods = append(update.Pods, &agentv1.TelemetryPod{
-			Key: key, Uid: key, Namespace: fmt.Sprintf("team-%d", i%7), Name: fmt.Sprintf("%s-7d9c6b5f4-x%04d", workload, i),
-			WorkloadKind: "Deployment", WorkloadName: workload, Groups: all,
-		})
-	}
 	if err := stream.Send(update); err != nil {
-		return err
+		return nil, err
 	}
 	report, err := stream.Recv()
 	if err != nil {
-		return fmt.Errorf("receiving the first report: %w", err)
+		return nil, fmt.Errorf("receiving the first report: %w", err)
 	}
 	if report.Refused != "" || report.Revision != 1 {
-		return fmt.Errorf("revision %d is in force: %q", report.Revision, report.Refused)
+		return nil, fmt.Errorf("revision %d is in force: %q", report.Revision, report.Refused)
 	}
 	go func() {
 		for err == nil {
 			_, err = stream.Recv()
 		}
 	}()
-	return nil
+	return stream, nil
+}
+
+// called gives pods names as long as those of Deployments' pods.
+func called(keys []string) (pods []*agentv1.TelemetryPod) {
+	for i, key := range keys {
+		workload := fmt.Sprintf("checkout-%d", i/4)
+		pods = append(pods, &agentv1.TelemetryPod{
+			Key: key, Uid: key, Namespace: fmt.Sprintf("team-%d", i%7), Name: fmt.Sprintf("%s-7d9c6b5f4-x%.6s", workload, key),
+			WorkloadKind: "Deployment", WorkloadName: workload, Groups: everyGroup(),
+		})
+	}
+	return pods
 }
 
 // A scraper scrapes as Prometheus does, over one connection.
@@ -137,8 +149,9 @@ func (s *scraper) scrape(ctx context.Context) ([]byte, error) {
 	return page, err
 }
 
-// A page is what is on one: text in bytes, pods that have any series, and series of pods.
-type page struct{ text, pods, series int }
+// A page is what is on one: text in bytes, pods that have any series, series of pods, and of these those of pods that come and
+// go; and how many goroutines the agent has.
+type page struct{ text, pods, series, passing, goroutines int }
 
 func readPage(compressed []byte) (p page, err error) {
 	unpacked, err := gzip.NewReader(bytes.NewReader(compressed))
@@ -153,6 +166,14 @@ func readPage(compressed []byte) (p page, err error) {
 	for line := range bytes.Lines(text) {
 		if bytes.HasPrefix(line, []byte("networkobservability_pod_")) {
 			p.series++
+			if bytes.Contains(line, []byte(`namespace="`+passing+`"`)) {
+				p.passing++
+			}
+		}
+		if count, found := bytes.CutPrefix(line, []byte("go_goroutines ")); found {
+			if p.goroutines, err = strconv.Atoi(string(bytes.TrimSpace(count))); err != nil {
+				return p, fmt.Errorf("reading the number of goroutines: %w", err)
+			}
 		}
 		if bytes.HasPrefix(line, []byte("networkobservability_pod_info{")) {
 			p.pods++
