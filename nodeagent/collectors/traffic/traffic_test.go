@@ -594,25 +594,39 @@ func TestCleanupRemovesEverything(t *testing.T) {
 }
 
 func TestRates(t *testing.T) {
+	const age, sent = 6 * time.Second, 800 // a sample that is older than 10 s serves no longer
 	pod, peer := pair(t)
 	a := startAgent(t, Config{BPFFS: fakepod.BPFFS(t), Node: "n", Hook: Auto}, pod)
 	sink(t, peer, "10.99.1.2:7000")
-	row, err := a.row(pod)
-	if err != nil || row.Measurement.WindowNano != 0 || row.Traffic.Transmit.Rates != nil {
-		t.Errorf("the first row has rates %v over %d (%v)", row.Traffic.Transmit.Rates, row.Measurement.WindowNano, err)
+	first, err := a.row(pod)
+	if err != nil || first.Measurement.WindowNano != 0 || first.Traffic.Transmit.Rates != nil {
+		t.Errorf("the first row has rates %v over %d (%v)", first.Traffic.Transmit.Rates, first.Measurement.WindowNano, err)
 	}
-	a.collector.Sample(time.Now().Add(-8 * time.Second))
-	sendUDP(t, pod.Namespace, "10.99.1.2:7000", 800, 72)
-	row, err = a.row(pod)
+	sampled := time.Now()
+	a.collector.Sample(sampled.Add(-age))
+	sendUDP(t, pod.Namespace, "10.99.1.2:7000", sent, 72)
+	row, err := a.row(pod)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := row.Traffic.Transmit.Rates.GetMilliPackets(); got < 99_000 || got > 100_000 {
-		t.Errorf("%d thousandths of a packet a second, want about 100,000 over 8 seconds", got)
+	window := time.Duration(row.Measurement.WindowNano)
+	if window < age || window > age+time.Since(sampled) {
+		t.Errorf("window %v, want %v and what has passed since the sample", window, age)
 	}
-	if window := time.Duration(row.Measurement.WindowNano); window < 8*time.Second || window > 9*time.Second {
-		t.Errorf("window %v, want 8 seconds", window)
+	// The pod may have sent something by itself since the first row: before the sample or after it.
+	most := packetsOut(row) - packetsOut(first)
+	if got := float64(row.Traffic.Transmit.Rates.GetMilliPackets()) * window.Seconds() / 1000; got < sent-1 || got > float64(most) {
+		t.Errorf("%v packets in the window, want %d", got, sent)
 	}
+}
+
+// packetsOut is how many packets of IPv4 and IPv6 a pod has sent.
+func packetsOut(row *v1alpha1.PodStats) (packets int64) {
+	d := row.Traffic.Transmit
+	for _, c := range []*v1alpha1.Counters{d.Ipv4Unicast, d.Ipv4NonUnicast, d.Ipv6Unicast, d.Ipv6NonUnicast} {
+		packets += c.Packets
+	}
+	return packets
 }
 
 // TestReadWhileAttaching reads and asks for the state all the time while pods' interfaces change: neither waits for the
