@@ -32,9 +32,15 @@ type cluster struct {
 	byUID      map[types.UID]*pod
 	namespaces map[string]labels.Set
 	nodes      map[string]labels.Set
-	services   map[types.NamespacedName][]netip.Addr
+	services   map[types.NamespacedName]service
 	followers  map[int]follower
 	nextID     int
+}
+
+// A service has cluster addresses, unless it is headless, and chooses pods, unless somebody else keeps its endpoints.
+type service struct {
+	addresses []netip.Addr
+	selector  map[string]string
 }
 
 // A follower is told what changed, not under the lock.
@@ -48,7 +54,7 @@ type follower struct {
 func newCluster(client kubernetes.Interface) (*cluster, error) {
 	c := &cluster{
 		pods: map[string]map[string]*pod{}, byUID: map[types.UID]*pod{}, namespaces: map[string]labels.Set{}, nodes: map[string]labels.Set{},
-		services: map[types.NamespacedName][]netip.Addr{}, followers: map[int]follower{},
+		services: map[types.NamespacedName]service{}, followers: map[int]follower{},
 	}
 	for _, one := range []struct {
 		informer cache.SharedIndexInformer
@@ -187,7 +193,7 @@ func (c *cluster) removeLabels(of map[string]labels.Set, name string) {
 func (c *cluster) putService(object *corev1.Service) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.services[types.NamespacedName{Namespace: object.Namespace, Name: object.Name}] = parse(object.Spec.ClusterIPs)
+	c.services[types.NamespacedName{Namespace: object.Namespace, Name: object.Name}] = service{parse(object.Spec.ClusterIPs), object.Spec.Selector}
 }
 
 func (c *cluster) removeService(object *corev1.Service) {
@@ -253,24 +259,41 @@ func (c *cluster) elsewhere(uid types.UID, node string) bool {
 func (c *cluster) resolve(kind filtertext.Kind, namespace, name string) ([]netip.Addr, error) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	service, isService := c.services[types.NamespacedName{Namespace: namespace, Name: name}]
+	s, isService := c.services[types.NamespacedName{Namespace: namespace, Name: name}]
 	p := c.pods[namespace][name]
 	switch {
 	case kind != filtertext.Pod && isService:
-		if len(service) == 0 {
-			return nil, fmt.Errorf("the Service %s/%s has no cluster address", namespace, name)
+		addresses := c.addressesOf(namespace, s)
+		if len(addresses) == 0 {
+			return nil, fmt.Errorf("the Service %s/%s has no address: neither a cluster IP, nor a pod behind it that has one", namespace, name)
 		}
-		return service, nil
+		return addresses, nil
 	case kind == filtertext.Service:
-		return nil, fmt.Errorf("there is no Service %s/%s", namespace, name)
+		return nil, fmt.Errorf("there is no Service %s in namespace %s", name, namespace)
 	case p == nil && kind == filtertext.Pod:
-		return nil, fmt.Errorf("there is no pod %s/%s", namespace, name)
+		return nil, fmt.Errorf("there is no pod %s in namespace %s", name, namespace)
 	case p == nil:
-		return nil, fmt.Errorf("there is no Service and no pod %s/%s", namespace, name)
+		return nil, fmt.Errorf("there is no Service and no pod %s in namespace %s; DNS is not asked: of a host outside of the cluster write the address", name, namespace)
 	case len(p.addresses) == 0:
-		return nil, fmt.Errorf("the pod %s/%s has no address", namespace, name)
+		return nil, fmt.Errorf("the pod %s/%s has no address yet", namespace, name)
 	}
 	return p.addresses, nil
+}
+
+// addressesOf are all that stand for a Service in packets: the cluster's before they are translated, those of its pods behind that,
+// and where programs are translated for when they connect.
+func (c *cluster) addressesOf(namespace string, s service) []netip.Addr {
+	var pods []netip.Addr
+	if len(s.selector) > 0 {
+		chosen := labels.SelectorFromSet(s.selector)
+		for _, p := range c.pods[namespace] {
+			if !p.ended && chosen.Matches(labels.Set(p.labels)) {
+				pods = append(pods, p.addresses...)
+			}
+		}
+	}
+	slices.SortFunc(pods, netip.Addr.Compare)
+	return slices.Concat(s.addresses, slices.Compact(pods))
 }
 
 func parse(texts []string) []netip.Addr {
@@ -347,7 +370,7 @@ func trimMeta(object any) (any, error) {
 	case *corev1.Node:
 		return &corev1.Node{ObjectMeta: trimmed(&o.ObjectMeta)}, nil
 	case *corev1.Service:
-		return &corev1.Service{ObjectMeta: trimmed(&o.ObjectMeta), Spec: corev1.ServiceSpec{ClusterIPs: o.Spec.ClusterIPs}}, nil
+		return &corev1.Service{ObjectMeta: trimmed(&o.ObjectMeta), Spec: corev1.ServiceSpec{ClusterIPs: o.Spec.ClusterIPs, Selector: o.Spec.Selector}}, nil
 	}
 	return object, nil
 }

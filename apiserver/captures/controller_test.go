@@ -238,7 +238,7 @@ func TestMatches(t *testing.T) {
 	if addresses, err := c.Resolve(filtertext.Host, "shop", "a"); err != nil || len(addresses) != 1 {
 		t.Errorf("resolved %v, %v", addresses, err)
 	}
-	if _, err := c.Resolve(filtertext.Host, "shop", "nobody"); err == nil || !strings.Contains(err.Error(), "shop/nobody") {
+	if _, err := c.Resolve(filtertext.Host, "shop", "nobody"); err == nil || !strings.Contains(err.Error(), "nobody in namespace shop") {
 		t.Errorf("resolved nobody: %v", err)
 	}
 }

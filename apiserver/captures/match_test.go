@@ -1,7 +1,10 @@
 package captures
 
 import (
+	"fmt"
+	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -10,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/fake"
 
+	"github.com/networkobservability/networkobservability/apis/networkobservability/filtertext"
 	"github.com/networkobservability/networkobservability/apis/networkobservability/v1alpha1"
 )
 
@@ -101,5 +105,47 @@ func TestForgedIdentity(t *testing.T) {
 	pod.OwnerReferences = nil
 	if target, _ = s.targetOf(podOf(podAfterTrim(t, pod))); target.key != "u" || target.HostNetwork {
 		t.Errorf("without an owner it is %+v", target)
+	}
+}
+
+// TestServiceAddresses: a Service stands for what is on the wire before and behind its translation.
+func TestServiceAddresses(t *testing.T) {
+	c, err := newCluster(fake.NewClientset())
+	must(t, err)
+	for i, phase := range []corev1.PodPhase{corev1.PodRunning, corev1.PodPending, corev1.PodSucceeded, corev1.PodRunning} {
+		name, set := string(rune('a'+i)), web
+		if name == "d" {
+			set = map[string]string{"app": "other"}
+		}
+		address := netip.AddrFrom4([4]byte{10, 0, 0, byte(9 - i)}).String()
+		c.putPod(podAfterTrim(t, &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, UID: types.UID(name), Labels: set}, Spec: corev1.PodSpec{NodeName: "n1"},
+			Status: corev1.PodStatus{Phase: phase, PodIPs: []corev1.PodIP{{IP: address}}},
+		}))
+	}
+	for name, test := range map[string]struct {
+		spec corev1.ServiceSpec
+		want string
+	}{
+		"web":      {corev1.ServiceSpec{ClusterIPs: []string{"10.96.0.1", "fd00::1"}, Selector: web}, "[10.96.0.1 fd00::1 10.0.0.8 10.0.0.9]"},
+		"headless": {corev1.ServiceSpec{ClusterIPs: []string{"None"}, Selector: web}, "[10.0.0.8 10.0.0.9]"},
+		"manual":   {corev1.ServiceSpec{ClusterIPs: []string{"10.96.0.2"}}, "[10.96.0.2]"},
+		"nothing":  {corev1.ServiceSpec{ClusterIPs: []string{"None"}, Selector: map[string]string{"app": "none"}}, "the Service shop/nothing has no address"},
+	} {
+		trimmed, err := trimMeta(&corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name}, Spec: test.spec})
+		must(t, err)
+		c.putService(trimmed.(*corev1.Service))
+		addresses, err := c.resolve(filtertext.Host, "shop", name)
+		if got := fmt.Sprint(addresses, err); !strings.Contains(got, test.want) {
+			t.Errorf("%s: %s, want %s", name, got, test.want)
+		}
+	}
+	for kind, want := range map[filtertext.Kind]string{
+		filtertext.Service: "there is no Service example.com in namespace shop", filtertext.Pod: "there is no pod example.com in namespace shop",
+		filtertext.Host: "DNS is not asked: of a host outside of the cluster write the address",
+	} {
+		if _, err := c.resolve(kind, "shop", "example.com"); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: %v", kind, err)
+		}
 	}
 }

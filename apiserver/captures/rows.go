@@ -111,7 +111,7 @@ var failureReasons = map[failure]string{
 // explainEnd is explain when the capture has ended.
 func (m *machine) explainEnd(row *v1alpha1.CaptureTarget, t *target, mem *member) {
 	switch {
-	case mem == nil || m.start.IsZero() && mem.trouble == nil:
+	case mem == nil || m.start.IsZero() && mem.trouble == nil && !m.stuck(t, mem):
 		return
 	case mem.trouble != nil && mem.refused:
 		row.Phase, row.Reason, row.Message = v1alpha1.CaptureTargetFailed, "Refused", fmt.Sprint(mem.trouble)
@@ -132,7 +132,21 @@ func (m *machine) stuck(t *target, mem *member) bool {
 	if !missing && len(mem.missing) >= maxMissing {
 		return t.running // It may be one of those that the agent left out.
 	}
-	return missing && t.running && m.endingSince.Sub(since) >= min(stuckAfter, m.endingSince.Sub(m.start)/2)
+	began := m.start
+	if began.IsZero() {
+		began = m.begin()
+	}
+	return missing && t.running && m.endingSince.Sub(since) >= min(stuckAfter, m.endingSince.Sub(began)/2)
+}
+
+// missingOf is what is missing of a target that is recorded, as one of its interfaces.
+func (mem *member) missingOf(row *v1alpha1.CaptureTarget) string {
+	for _, one := range mem.state.Missing {
+		if t := one.Target; t.GetNamespace() == row.Namespace && t.GetPod() == row.Pod && t.GetPodUid() == string(row.PodUID) {
+			return one.Reason
+		}
+	}
+	return ""
 }
 
 // missingAt is why an agent has not begun to record a target.

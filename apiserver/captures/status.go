@@ -92,10 +92,10 @@ func (m *machine) reportStarted(status *v1alpha1.CaptureStatus, now time.Time) {
 	case meta.IsStatusConditionTrue(status.Conditions, v1alpha1.CaptureStarted):
 	case status.StartTime != nil:
 		setCondition(status, v1alpha1.CaptureStarted, true, "Recording", "Packets are recorded.", now)
-	case now.Before(m.begin()):
-		setCondition(status, v1alpha1.CaptureStarted, false, "Scheduled", "It begins at "+m.begin().UTC().Format(time.RFC3339)+".", now)
 	case m.ending != "":
 		setCondition(status, v1alpha1.CaptureStarted, false, m.ending, "It ended before anything was recorded.", now)
+	case now.Before(m.begin()):
+		setCondition(status, v1alpha1.CaptureStarted, false, "Scheduled", "It begins at "+m.begin().UTC().Format(time.RFC3339)+".", now)
 	case len(m.targets) == 0:
 		setCondition(status, v1alpha1.CaptureStarted, false, endNobody, "Nothing that matches is on a node. What comes to match is recorded.", now)
 	default:
@@ -136,8 +136,11 @@ func (m *machine) reportEnd(status *v1alpha1.CaptureStatus, now time.Time) {
 }
 
 func (m *machine) complete(status *v1alpha1.CaptureStatus, now time.Time) {
-	message := fmt.Sprintf("%s Recorded: %s of %s on %s.", endings[m.ending],
-		counted(status.Totals.Packets, "packet"), counted(int64(status.Pods), "pod"), counted(int64(status.Nodes), "node"))
+	recorded := counted(status.Totals.Packets, "packet")
+	if status.Pods > 0 {
+		recorded += " of " + counted(int64(status.Pods), "pod")
+	}
+	message := fmt.Sprintf("%s Recorded: %s on %s.", endings[m.ending], recorded, counted(int64(status.Nodes), "node"))
 	setCondition(status, v1alpha1.CaptureComplete, true, m.ending, message, now)
 	setCondition(status, v1alpha1.CaptureFailed, false, m.ending, "", now)
 }
@@ -444,6 +447,7 @@ func (m *machine) rowsOf(mem *member) []v1alpha1.CaptureTarget {
 	}
 	rows := make([]v1alpha1.CaptureTarget, len(order))
 	for i, row := range order {
+		row.Message = cmp.Or(row.Message, mem.missingOf(row))
 		rows[i] = mem.qualify(*row)
 	}
 	return rows

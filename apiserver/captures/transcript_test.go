@@ -75,6 +75,8 @@ type story struct {
 	version int
 	m       *machine
 	targets []*target
+	// lacking are pods that have no, or few, of the interfaces that were named.
+	lacking map[string]string
 	// held: what is to be written is not, until the command write.
 	held bool
 	// agents hold what each node was told and says.
@@ -211,7 +213,7 @@ func (s *story) touch() string {
 	return s.decide()
 }
 
-// pod NODE/NAME [host] [pending] adds a pod, gone NODE/NAME takes it away.
+// pod NODE/NAME [host] [pending] [no|few] adds a pod, gone NODE/NAME takes it away. It has no, or few, of the interfaces that were named.
 func (s *story) pod(words []string) string {
 	node, name, _ := strings.Cut(words[1], "/")
 	if words[0] == "gone" {
@@ -224,6 +226,11 @@ func (s *story) pod(words []string) string {
 			addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, byte(n)})},
 			running:   !slices.Contains(words, "pending"),
 		})
+		for _, word := range words {
+			if word == "no" || word == "few" {
+				s.lacking = map[string]string{name: word}
+			}
+		}
 	}
 	if s.m == nil {
 		return ""
@@ -341,6 +348,7 @@ func (s *story) answerCall(node string) string {
 	switch {
 	case c.ensure != nil:
 		a.ensure(c.ensure, s.now)
+		a.lack(s.lacking)
 		answer = a.state
 	case a.state == nil:
 		s.m.failed(node, failedUnknown, fmt.Errorf("%s: the agent does not know this capture", node), s.now)
@@ -391,6 +399,19 @@ func (a *storyAgent) ensure(r *agentv1.EnsureCaptureRequest, now time.Time) {
 				Number: uint32(len(a.state.Parts)), Key: t.Key, Namespace: t.Namespace, Pod: t.Pod, PodUid: t.PodUid, Interface: "eth0",
 				Phase: agentv1.CaptureState_PHASE_RUNNING, Counts: &agentv1.CaptureCounts{},
 			})
+		}
+	}
+}
+
+// lack takes the parts of pods away that have none of the interfaces which were named. Of those that have others it is said only.
+func (a *storyAgent) lack(pods map[string]string) {
+	for pod, interfaces := range pods {
+		key := "uid-" + pod
+		a.state.Missing = append(a.state.Missing, &agentv1.CaptureMissing{
+			Target: &agentv1.CaptureTarget{Key: key, Namespace: "shop", Pod: pod, PodUid: key}, Reason: "there is no interface net1",
+		})
+		if interfaces == "no" {
+			a.state.Parts = slices.DeleteFunc(a.state.Parts, func(p *agentv1.CapturePart) bool { return p.Key == key })
 		}
 	}
 }

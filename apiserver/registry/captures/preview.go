@@ -46,7 +46,7 @@ func (r *request) preview(ctx context.Context, matches []Match) string {
 	status.Nodes = int32(len(nodes))
 	line := "dry run: " + r.summary(seen)
 	if status.Filter != nil {
-		line += fmt.Sprintf("; the filter has %d instructions", status.Filter.Instructions)
+		line += "; the filter has " + count(int(status.Filter.Instructions), "instruction")
 	}
 	return line + "; " + r.expectation(ctx, seen)
 }

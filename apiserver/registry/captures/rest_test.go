@@ -1,6 +1,7 @@
 package captures
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -460,6 +461,10 @@ func TestPreview(t *testing.T) {
 			matches: many(1), rates: Rates{Packets: 1234.4, Bytes: 5e6}, rows: 1, pods: 1, nodes: 1, expected: "1234 5000000",
 			warning: "dry run: 1 pod (web-0) on 1 node would be recorded; the filter has 3 instructions; they send and receive 1.23k packets/s, 4.77MiB/s before the filter",
 		},
+		"short filter": {
+			spec: `{pods: {selector: {}}, filter: t}`, matches: many(1), rates: Rates{Packets: 1}, rows: 1, pods: 1, nodes: 1, expected: "1 0",
+			warning: "dry run: 1 pod (web-0) on 1 node would be recorded; the filter has 1 instruction; they send and receive 1 packets/s, 0B/s before the filter",
+		},
 		"many": {
 			matches: many(502), ratesErr: errors.New("2 of 3 nodes did not answer"), rows: 500, omitted: 2, pods: 502, nodes: 3,
 			warning: "dry run: 502 pods (web-0, web-1, web-2, web-3, web-4, ...) on 3 nodes would be recorded; the filter has 3 instructions; how much they send and receive is not known: 2 of 3 nodes did not answer",
@@ -487,7 +492,7 @@ func TestPreview(t *testing.T) {
 			w := newWorld(t)
 			w.matches, w.rates, w.ratesErr, w.denied = test.matches, test.rates, test.ratesErr, test.denied
 			for how, create := range w.ways() {
-				answered := create("web", "dryRun=All", `{pods: {selector: {}}, filter: tcp}`)
+				answered := create("web", "dryRun=All", cmp.Or(test.spec, `{pods: {selector: {}}, filter: tcp}`))
 				status := answered.capture(t).Status
 				if len(answered.warnings) != 1 || answered.warnings[0] != test.warning {
 					t.Errorf("%s: warned\n%q, want\n%q", how, answered.warnings, test.warning)
