@@ -154,6 +154,7 @@ func (w *walk) dropsOf(p *pod) {
 		p.ports.each(func(of drop, port port, packets int64) {
 			w.count(podDropped, packets, of.class, of.direction, port.port, port.protocol, of.reason)
 		})
+		w.endLost(&p.ports.ended, podDropped)
 		return
 	}
 	for _, d := range byReason(p.drops.Drops) {
@@ -266,6 +267,20 @@ func (w *walk) dnsOf(p *pod) {
 				w.count(podDNSNameFailures, failures, name)
 			}
 		})
+		w.endLost(&p.names.ended, podDNSNameQueries, podDNSNameFailures)
+	}
+}
+
+// endLost removes the series of families that were not given a value just now, when labels have lost their place.
+func (w *walk) endLost(lost *bool, of ...family) {
+	if !*lost {
+		return
+	}
+	*lost = false
+	for key, s := range w.account.series {
+		if slices.Contains(of, key.family) && s.walked != w.gather {
+			w.ledger.remove(w.account, key, s)
+		}
 	}
 }
 

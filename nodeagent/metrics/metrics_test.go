@@ -302,7 +302,8 @@ func TestSeriesGetPlaces(t *testing.T) {
 	}
 }
 
-// No counter falls while rows move between those that are told and the rest, and all growth is somewhere.
+// No counter falls while rows move between those that are told and the rest, and all growth is somewhere. In odd runs time
+// passes, so that places change hands.
 func TestPortsNeverFall(t *testing.T) {
 	const told = 8
 	for seed := range uint64(20) {
@@ -312,7 +313,7 @@ func TestPortsNeverFall(t *testing.T) {
 			all[i] = &v1alpha1.Drop{Reason: "R", Attribution: 1, Protocol: 6, Port: int32(1 + i), Packets: int64(random.IntN(50))}
 		}
 		p := newPorts(6)
-		before := map[port]int64{}
+		before, now, lost := map[port]int64{}, epoch, 0
 		var total int64
 		for step := range 50 {
 			grown := int64(0)
@@ -321,8 +322,11 @@ func TestPortsNeverFall(t *testing.T) {
 				all[random.IntN(len(all))].Packets += growth
 				grown += growth
 			}
-			p.take(tell(all, told))
-			sum, fresh := int64(0), int64(0)
+			if seed%2 == 1 {
+				now = now.Add(time.Duration(random.IntN(10)) * time.Minute)
+			}
+			p.take(tell(all, told), now)
+			sum, fresh, after := int64(0), int64(0), map[port]int64{}
 			p.each(func(_ drop, at port, packets int64) {
 				was, known := before[at]
 				if packets < was {
@@ -331,13 +335,24 @@ func TestPortsNeverFall(t *testing.T) {
 				if !known && at != otherPort {
 					fresh += packets
 				}
-				before[at] = packets
+				after[at] = packets
 				sum += packets
 			})
-			if step > 0 && fresh == 0 && sum-total != grown {
+			ended := false
+			for at := range before {
+				if _, there := after[at]; !there {
+					ended = true
+					lost++
+				}
+			}
+			before = after
+			if step > 0 && fresh == 0 && !ended && sum-total != grown {
 				t.Errorf("seed %d, step %d: all grew by %d, the series by %d", seed, step, grown, sum-total)
 			}
 			total = sum
+		}
+		if (lost > 0) != (seed%2 == 1) {
+			t.Errorf("seed %d: %d places changed hands", seed, lost)
 		}
 	}
 }

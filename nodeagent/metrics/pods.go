@@ -308,7 +308,7 @@ func (m *Metrics) read(reading Reading, pods []*pod, now time.Time) {
 			}
 		}
 		if len(asked) > 0 && p.process != nil {
-			m.take(p, wanted, reading.PodOnly(p.process, asked...))
+			m.take(p, wanted, reading.PodOnly(p.process, asked...), now)
 		}
 	}
 	if due[traffic] && m.peersWanted() {
@@ -332,7 +332,7 @@ func (p *pod) knows(name v1alpha1.TelemetryGroupName) bool {
 }
 
 // take keeps the wanted groups of a row.
-func (m *Metrics) take(p *pod, wanted groupSet, row *v1alpha1.PodStats) {
+func (m *Metrics) take(p *pod, wanted groupSet, row *v1alpha1.PodStats, now time.Time) {
 	if wanted[traffic] {
 		p.traffic = row.Traffic
 		p.dates(traffic, row.GetMeasurement().GetStartUnixNano())
@@ -347,7 +347,7 @@ func (m *Metrics) take(p *pod, wanted groupSet, row *v1alpha1.PodStats) {
 			if p.ports == nil {
 				p.ports = newPorts(m.groups[drops].limit())
 			}
-			p.ports.take(p.drops.Drops)
+			p.ports.take(p.drops.Drops, now)
 		}
 	}
 	if wanted[tcp] {
@@ -360,7 +360,7 @@ func (m *Metrics) take(p *pod, wanted groupSet, row *v1alpha1.PodStats) {
 			if p.names == nil {
 				p.names = newNames(m.groups[dns].limit())
 			}
-			p.names.take(p.dns)
+			p.names.take(p.dns, now)
 		}
 	}
 	if wanted[apiServer] {

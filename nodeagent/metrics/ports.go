@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
 )
@@ -13,19 +14,21 @@ type port struct{ protocol, port string }
 
 var otherPort = port{other, other}
 
-// ports are a pod's drops by port. The first ports that are met, up to the limit, have series; other ports have one
-// together for each reason, class and direction. So have benign drops, whatever their port: connections that end leave
-// some at as many ports as there are clients, which would fill all places in a network where nothing is wrong.
+// ports are a pod's drops by port. The first ports that are met, up to the limit, have series, until they are idle and others
+// want one; other ports have one together for each reason, class and direction. So have benign drops, whatever their port:
+// connections that end leave some at as many ports as there are clients, which would fill all places in a network where nothing
+// is wrong.
 //
 // A row tells of 128 drops, the largest; the rest is one number for each reason, and which drops are in the rest changes.
 // So what is shown is how much drops have grown while they had a row of their own, and the rest of the growth is other's.
 type ports struct {
-	limit int
-	known map[port]bool
+	known places[port]
 	drops map[drop]*dropsByPort
-	// beyond is how many combinations of the last row, but for benign ones, have no series of their own.
+	// beyond is how many combinations, but for benign ones, have no series of their own and have counted something lately.
 	beyond int
 	takes  uint64
+	// ended says that a port has lost its place since that was last asked.
+	ended bool
 }
 
 // dropsByPort are those for one reason.
@@ -36,18 +39,21 @@ type dropsByPort struct {
 	rest uint64
 }
 
-// portDrops are what is shown, what the last row had, and which take that was.
+// portDrops are what is shown, what the last row had, and which take that was. Those that are folded are not shown; they are
+// kept while rows tell of them.
 type portDrops struct {
 	shown, last int64
 	take        uint64
+	folded      bool
+	used        time.Time // when they last grew
 }
 
 func newPorts(limit int) *ports {
-	return &ports{limit: limit, known: map[port]bool{}, drops: map[drop]*dropsByPort{}}
+	return &ports{known: newPlaces[port](limit), drops: map[drop]*dropsByPort{}}
 }
 
 // take takes over a row.
-func (p *ports) take(rows []*v1alpha1.Drop) {
+func (p *ports) take(rows []*v1alpha1.Drop, now time.Time) {
 	p.takes++
 	p.beyond = 0
 	totals, byPort := map[drop]int64{}, map[drop]map[port]int64{}
@@ -61,17 +67,46 @@ func (p *ports) take(rows []*v1alpha1.Drop) {
 			byPort[of][portOf(row)] += row.Packets
 		}
 	}
-	for _, row := range rows { // the largest first
-		if row.Attribution == v1alpha1.Drop_ATTRIBUTION_UNSPECIFIED || row.Class == v1alpha1.Drop_CLASS_BENIGN {
-			continue
-		}
-		if len(p.known) < p.limit {
-			p.known[portOf(row)] = true
-		}
-	}
+	p.places(rows, byPort, now)
 	for of, total := range totals {
-		p.grow(of, total, byPort[of])
+		p.grow(of, total, byPort[of], now)
 	}
+}
+
+// places gives ports of a row places, the largest first. Those that count something keep theirs.
+func (p *ports) places(rows []*v1alpha1.Drop, byPort map[drop]map[port]int64, now time.Time) {
+	for _, keep := range []bool{true, false} {
+		for _, row := range rows {
+			if row.Attribution == v1alpha1.Drop_ATTRIBUTION_UNSPECIFIED || row.Class == v1alpha1.Drop_CLASS_BENIGN {
+				continue
+			}
+			of, at := dropOf(row), portOf(row)
+			counts := p.drops[of].grows(at, byPort[of][at])
+			switch {
+			case !p.known.has(at) && !keep:
+				if lost, lose := p.known.give(at, counts, now); lose {
+					p.fold(lost)
+				}
+			case keep && counts && p.known.has(at):
+				p.known.used[at] = now
+			}
+		}
+	}
+}
+
+// fold takes away the series of a port.
+func (p *ports) fold(at port) {
+	p.ended = true
+	for _, d := range p.drops {
+		if shown := d.ports[at]; shown != nil {
+			shown.folded, shown.shown = true, 0
+		}
+	}
+}
+
+// grows says whether there are more drops at a port than the last row had.
+func (d *dropsByPort) grows(at port, packets int64) bool {
+	return d == nil || d.ports[at] == nil || packets > d.ports[at].last
 }
 
 func portOf(row *v1alpha1.Drop) port {
@@ -83,7 +118,7 @@ func portOf(row *v1alpha1.Drop) port {
 }
 
 // grow takes over the drops for one reason.
-func (p *ports) grow(of drop, total int64, byPort map[port]int64) {
+func (p *ports) grow(of drop, total int64, byPort map[port]int64, now time.Time) {
 	d := p.drops[of]
 	if d == nil {
 		d = &dropsByPort{ports: map[port]*portDrops{}}
@@ -96,27 +131,14 @@ func (p *ports) grow(of drop, total int64, byPort map[port]int64) {
 	listed := int64(0)
 	for at, packets := range byPort {
 		listed += packets
-		if of.class == benign {
-			continue
+		if of.class != benign {
+			grown -= p.growAt(d, at, packets, now)
 		}
-		if !p.known[at] {
-			p.beyond++
-			continue
+	}
+	for at, shown := range d.ports {
+		if shown.folded && shown.take != p.takes {
+			delete(d.ports, at)
 		}
-		shown := d.ports[at]
-		switch {
-		case shown == nil:
-			d.ports[at] = &portDrops{shown: packets, last: packets, take: p.takes}
-			if d.rest < p.takes-1 { // it was not among the rest before
-				grown -= packets
-			}
-			continue
-		case shown.take == p.takes-1:
-			growth := max(0, packets-shown.last)
-			shown.shown += growth
-			grown -= growth
-		}
-		shown.last, shown.take = max(shown.last, packets), p.takes
 	}
 	if p.takes > 1 {
 		d.other += max(0, grown)
@@ -125,6 +147,37 @@ func (p *ports) grow(of drop, total int64, byPort map[port]int64) {
 	if listed < total {
 		d.rest = p.takes
 	}
+}
+
+// growAt takes over the drops at one port, and returns how much of their growth is shown there.
+func (p *ports) growAt(d *dropsByPort, at port, packets int64, now time.Time) (shownGrowth int64) {
+	known, shown := p.known.has(at), d.ports[at]
+	switch {
+	case shown == nil:
+		shown = &portDrops{folded: !known, used: now}
+		d.ports[at] = shown
+		if known {
+			shown.shown = packets
+			if d.rest < p.takes-1 { // it was not among the rest before
+				shownGrowth = packets
+			}
+		}
+	case shown.take == p.takes-1:
+		growth := max(0, packets-shown.last)
+		if growth > 0 {
+			shown.used = now
+		}
+		if known { // and, when it was folded, begins at 0 with what it grows by now
+			shown.folded = false
+			shown.shown += growth
+			shownGrowth = growth
+		}
+	}
+	shown.last, shown.take = max(shown.last, packets), p.takes
+	if !known && now.Sub(shown.used) < idleFor {
+		p.beyond++
+	}
+	return shownGrowth
 }
 
 // each gives what is shown in the order of labels: class, direction, port, protocol, reason.
@@ -137,7 +190,9 @@ func (p *ports) each(yield func(drop, port, int64)) {
 	var lines []line
 	for of, d := range p.drops {
 		for at, shown := range d.ports {
-			lines = append(lines, line{of, at, shown.shown})
+			if !shown.folded {
+				lines = append(lines, line{of, at, shown.shown})
+			}
 		}
 		if d.other > 0 {
 			lines = append(lines, line{of, otherPort, d.other})

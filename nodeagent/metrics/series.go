@@ -327,6 +327,7 @@ func (w *walk) series(id family, values []string) *series {
 	if s == nil {
 		s = w.ledger.add(w.account, seriesKey{id, string(w.key)}, values)
 	}
+	s.walked = w.gather
 	if s.folded && w.account.admitted && w.ledger.used+weight(id) <= w.ledger.places {
 		w.ledger.place(id, s)
 	}
