@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -68,6 +69,8 @@ type captures struct {
 	namespace string
 	config    *restclient.Config
 	rest      restclient.Interface
+	// client reads streams; it is made when the first is read.
+	client *http.Client
 }
 
 // connect reads the kubeconfig and the flags.

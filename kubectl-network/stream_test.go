@@ -25,7 +25,7 @@ func TestStreamsOfTheirOwn(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := &captures{config: config, rest: client.NetworkobservabilityV1alpha1().RESTClient()}
-	response, err := c.open(t.Context(), c.rest.Get().AbsPath("/stream"))
+	response, err := c.open(t.Context(), c.rest.Get().AbsPath("/stream"), false)
 	if err != nil {
 		t.Fatal(err)
 	}

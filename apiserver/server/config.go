@@ -16,6 +16,7 @@ import (
 	basecompatibility "k8s.io/component-base/compatibility"
 	baseversion "k8s.io/component-base/version"
 
+	"github.com/networkobservability/networkobservability/apis/bulk"
 	"github.com/networkobservability/networkobservability/apis/generated/openapi"
 	"github.com/networkobservability/networkobservability/apis/networkobservability/install"
 )
@@ -41,6 +42,8 @@ func genericConfig(o *Options) (*genericapiserver.RecommendedConfig, error) {
 	if err := o.SecureServing.ApplyToConfig(&config.Config); err != nil {
 		return nil, fmt.Errorf("listening: %w", err)
 	}
+	// Downloads write on it what they have at once.
+	config.SecureServing.Listener = bulk.Listener{Listener: config.SecureServing.Listener}
 	if err := o.Authentication.ApplyTo(&config.Authentication, config.SecureServing, config.OpenAPIConfig); err != nil {
 		return nil, fmt.Errorf("setting up authentication: %w", err)
 	}

@@ -9,6 +9,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/signal"
 	"time"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/networkobservability/networkobservability/apis/agent/pcapng"
 	"github.com/networkobservability/networkobservability/apis/generated/clientset/versioned"
+	"github.com/networkobservability/networkobservability/apis/networkobservability/download"
 	"github.com/networkobservability/networkobservability/apis/networkobservability/v1alpha1"
 	"github.com/networkobservability/networkobservability/test/bench/paired"
 )
@@ -28,45 +30,53 @@ const namespace = "shop"
 
 func main() {
 	kubeconfig := flag.String("kubeconfig", os.Getenv("KUBECONFIG"), "kubeconfig `FILE`")
-	firsts := flag.Int("firsts", 20, "how many times the first packet is waited for")
+	firsts := flag.Int("firsts", 20, "how many times the first packet is waited for; 0 for none")
 	pairs := flag.Int("pairs", 8, "how many pairs of downloads")
-	streams := flag.Int("streams", 20, "how many streams are open at a time whose clients do not read")
+	streams := flag.Int("streams", 20, "how many streams are open at a time whose clients do not read; 0 for none")
 	seconds := flag.Int64("seconds", 20, "for how long the file that is downloaded is recorded")
+	upgrade := flag.Bool("upgrade", true, "download as kubectl-network does, over connections of their own")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, *kubeconfig, *firsts, *pairs, *streams, *seconds); err != nil {
+	if err := run(ctx, *kubeconfig, *firsts, *pairs, *streams, *seconds, *upgrade); err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
 		stop()
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, kubeconfig string, firsts, pairs, streams int, seconds int64) error {
+func run(ctx context.Context, kubeconfig string, firsts, pairs, streams int, seconds int64, upgrade bool) error {
 	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
 	if err != nil {
 		return err
 	}
 	config.QPS = -1
-	// As kubectl-network reads streams.
-	config.NextProtos = []string{"http/1.1"}
-	b := &bench{config: config}
+	config = download.Config(config) // As kubectl-network reads streams.
+	b := &bench{config: config, upgrade: upgrade}
+	if b.client, err = rest.HTTPClientFor(config); err != nil {
+		return err
+	}
 	if b.api, err = versioned.NewForConfig(config); err != nil {
 		return err
 	}
 	if b.kube, err = kubernetes.NewForConfig(config); err != nil {
 		return err
 	}
-	if err := b.firstPackets(ctx, firsts); err != nil {
-		return fmt.Errorf("waiting for first packets: %w", err)
+	if firsts > 0 {
+		if err := b.firstPackets(ctx, firsts); err != nil {
+			return fmt.Errorf("waiting for first packets: %w", err)
+		}
 	}
 	return b.downloads(ctx, pairs, streams, seconds)
 }
 
 type bench struct {
 	config *rest.Config
-	api    versioned.Interface
-	kube   kubernetes.Interface
+	// client reads downloads, with upgrade over connections of their own.
+	client  *http.Client
+	upgrade bool
+	api     versioned.Interface
+	kube    kubernetes.Interface
 }
 
 // create begins a capture of the pods of an application.
@@ -84,9 +94,20 @@ func (b *bench) delete(ctx context.Context, name string) error {
 	return b.api.NetworkobservabilityV1alpha1().Captures(namespace).Delete(context.WithoutCancel(ctx), name, metav1.DeleteOptions{})
 }
 
+// read opens a stream of packets as kubectl-network does.
 func (b *bench) read(ctx context.Context, name, subresource string) (io.ReadCloser, error) {
-	return b.api.NetworkobservabilityV1alpha1().RESTClient().Get().Namespace(namespace).
-		Resource("captures").Name(name).SubResource(subresource).Stream(ctx)
+	url := b.api.NetworkobservabilityV1alpha1().RESTClient().Get().Namespace(namespace).Resource("captures").Name(name).SubResource(subresource).URL()
+	response, err := download.Get(ctx, b.client, url.String(), b.upgrade && subresource == "pcap")
+	if err != nil {
+		return nil, err
+	}
+	if response.StatusCode != http.StatusOK && response.StatusCode != http.StatusSwitchingProtocols {
+		defer response.Body.Close()
+		const longest = 1 << 10
+		text, err := io.ReadAll(io.LimitReader(response.Body, longest))
+		return nil, errors.Join(fmt.Errorf("%s: %s", response.Status, text), err)
+	}
+	return response.Body, nil
 }
 
 // firstPackets measures from the request that creates a capture to the first packet that a follower reads. The pods
@@ -152,7 +173,11 @@ func (b *bench) downloads(ctx context.Context, pairs, streams int, seconds int64
 	if len(capture.Status.Targets) != 1 || capture.Status.File == nil {
 		return fmt.Errorf("want the capture of one pod: %+v", capture.Status)
 	}
-	for _, subresource := range []string{"pcap", "attach"} {
+	subresources := []string{"pcap", "attach"}
+	if streams == 0 {
+		subresources = nil
+	}
+	for _, subresource := range subresources {
 		if err := b.streams(ctx, capture.Name, subresource, streams); err != nil {
 			return fmt.Errorf("leaving streams of %s unread: %w", subresource, err)
 		}
@@ -162,34 +187,36 @@ func (b *bench) downloads(ctx context.Context, pairs, streams int, seconds int64
 		return err
 	}
 	defer agent.close()
-	rate := func(read func() (int64, error)) func() (float64, error) {
-		return func() (float64, error) {
-			began := time.Now()
-			n, err := read()
-			return float64(n) / 1e6 / time.Since(began).Seconds(), err
-		}
-	}
+	var direct, through ledger
 	comparison, err := paired.Measure(pairs,
-		rate(func() (int64, error) { return agent.read(ctx, string(capture.UID)) }),
-		rate(func() (int64, error) {
-			stream, err := b.read(ctx, capture.Name, "pcap")
-			if err != nil {
-				return 0, err
-			}
-			defer stream.Close()
-			n, err := io.Copy(io.Discard, stream)
-			if err == nil && n != capture.Status.File.Bytes {
-				err = fmt.Errorf("read %d bytes of %d", n, capture.Status.File.Bytes)
-			}
-			return n, err
-		}))
+		func() (float64, error) {
+			return direct.measure(ctx, b, func() (int64, error) { return agent.read(ctx, string(capture.UID)) })
+		},
+		func() (float64, error) {
+			return through.measure(ctx, b, func() (int64, error) { return b.download(ctx, capture) })
+		})
 	if err != nil {
 		return fmt.Errorf("downloading: %w", err)
 	}
 	median, low, high := comparison.RatioInterval()
 	fmt.Printf("download of %d MB through kube-apiserver to reading it from the agent: ratio %.2f (95%%: %.2f to %.2f), %d pairs; medians %.0f and %.0f MB/s (aim: 0.5)\n",
 		capture.Status.File.Bytes/1e6, median, low, high, pairs, paired.Percentile(comparison.Changed, 50), paired.Percentile(comparison.Base, 50))
+	fmt.Printf("processor time of each program for a gigabyte of them, in seconds: through kube-apiserver %v; from the agent %v\n", &through, &direct)
 	return nil
+}
+
+// download reads the whole file of a capture and says how many bytes it has.
+func (b *bench) download(ctx context.Context, capture *v1alpha1.Capture) (int64, error) {
+	stream, err := b.read(ctx, capture.Name, "pcap")
+	if err != nil {
+		return 0, err
+	}
+	defer stream.Close()
+	n, err := io.Copy(io.Discard, stream)
+	if err == nil && n != capture.Status.File.Bytes {
+		err = fmt.Errorf("read %d bytes of %d", n, capture.Status.File.Bytes)
+	}
+	return n, err
 }
 
 // ended waits until a capture has ended.

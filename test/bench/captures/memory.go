@@ -65,8 +65,12 @@ func (b *bench) streams(ctx context.Context, capture, subresource string, count 
 func (b *bench) as(user string) (*bench, error) {
 	config := rest.CopyConfig(b.config)
 	config.Impersonate = rest.ImpersonationConfig{UserName: user, Groups: []string{"system:masters"}}
-	api, err := versioned.NewForConfig(config)
-	return &bench{config: config, api: api, kube: b.kube}, err
+	client, err := rest.HTTPClientFor(config)
+	if err != nil {
+		return nil, err
+	}
+	api, err := versioned.NewForConfigAndClient(config, client)
+	return &bench{config: config, client: client, upgrade: b.upgrade, api: api, kube: b.kube}, err
 }
 
 // settled waits until nothing more comes from agents, since every buffer on the way is full, and measures then.

@@ -1,7 +1,12 @@
 package streams
 
 import (
+	"net"
 	"net/http"
+	"sync"
+	"time"
+
+	"github.com/networkobservability/networkobservability/apis/bulk"
 )
 
 const (
@@ -13,6 +18,9 @@ const (
 // An output is the body of an answer. Nothing is sent before the first byte that is not left out.
 type output struct {
 	response http.ResponseWriter
+	// upgrade is whether the body goes over the connection itself, and gone is told when the client leaves it.
+	upgrade bool
+	gone    func()
 	// begin sets the headers, before the first byte.
 	begin func(http.Header)
 	// skip is how many bytes are left out still.
@@ -22,6 +30,13 @@ type output struct {
 	began  bool
 	// sent counts bytes that were handed to the connection.
 	sent int64
+
+	// mu guards conn, which is there once it was taken over, and late, which is true when nothing may be written any more.
+	mu   sync.Mutex
+	conn net.Conn
+	late bool
+	// watching is the reading of conn.
+	watching sync.WaitGroup
 }
 
 // write adds to the body.
@@ -61,8 +76,10 @@ func (o *output) drain() error {
 }
 
 func (o *output) send(b []byte) error {
-	o.start()
-	n, err := o.response.Write(b)
+	if err := o.start(); err != nil {
+		return err
+	}
+	n, err := o.put(b)
 	o.sent += int64(n)
 	if err != nil {
 		return clientError{err}
@@ -70,14 +87,39 @@ func (o *output) send(b []byte) error {
 	return nil
 }
 
+func (o *output) put(b []byte) (int, error) {
+	if o.upgrade {
+		return bulk.Write(o.conn, b)
+	}
+	return o.response.Write(b)
+}
+
 // start sends the status, if it was not yet sent.
-func (o *output) start() {
+func (o *output) start() error {
 	if o.began {
-		return
+		return nil
+	}
+	o.begin(o.response.Header())
+	if o.upgrade {
+		return o.takeOver()
 	}
 	o.began = true
-	o.begin(o.response.Header())
 	o.response.WriteHeader(http.StatusOK)
+	return nil
+}
+
+// abort makes writes fail, also one that waits for the client.
+func (o *output) abort() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.late = true
+	past := time.Unix(1, 0)
+	if o.conn != nil {
+		_ = o.conn.SetWriteDeadline(past) // It fails only when the connection is closed.
+		return
+	}
+	// Where it is not supported, the client's own timeouts have to do.
+	_ = http.NewResponseController(o.response).SetWriteDeadline(past)
 }
 
 // flush makes the client see everything that was written.

@@ -55,7 +55,7 @@ func (s *session) payload() bool {
 // ServeHTTP implements http.Handler. A stream that fails midway is broken off: a clean end is a whole answer.
 func (s *session) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	out := &output{response: w}
-	err := s.stream(genericrequest.WithNamespace(req.Context(), s.namespace), out)
+	err := s.answer(req, out)
 	result := "complete"
 	switch {
 	case err == nil:
@@ -66,13 +66,20 @@ func (s *session) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 	s.streams.metrics.ended.WithLabelValues(s.subresource, result).Inc()
 	switch {
-	case err == nil, req.Context().Err() != nil:
+	case err == nil, req.Context().Err() != nil, errors.Is(err, errGone):
 		// Whole, or nobody is there any more to be told.
 	case out.began:
 		panic(http.ErrAbortHandler)
 	default:
 		s.responder.Error(apiError(err))
 	}
+}
+
+func (s *session) answer(req *http.Request, out *output) (err error) {
+	if out.upgrade, err = s.upgrades(req); err != nil {
+		return err
+	}
+	return s.stream(genericrequest.WithNamespace(req.Context(), s.namespace), out)
 }
 
 // stream opens the stream, serves it beside its guard, and tells of its end.
@@ -101,16 +108,20 @@ func (s *session) stream(ctx context.Context, out *output) error {
 }
 
 // guarded serves the stream until it is complete or its guard ends it. Then writes that wait for the client fail.
-func (s *session) guarded(ctx context.Context, end context.CancelCauseFunc, out *output) error {
+func (s *session) guarded(ctx context.Context, end context.CancelCauseFunc, out *output) (err error) {
 	var guard sync.WaitGroup
 	defer guard.Wait()
 	defer end(nil)
-	defer unblock(ctx, out.response)()
+	out.gone = func() { end(errGone) }
+	defer func() { out.leave(err == nil) }()
+	defer unblock(ctx, out)()
 	guard.Go(func() { s.guard(ctx, end) })
 
-	err := s.serve(s, ctx, out)
+	err = s.serve(s, ctx, out)
 	if err == nil {
-		out.start()
+		err = out.start()
+	}
+	if err == nil {
 		err = out.drain()
 	}
 	if err != nil && ctx.Err() != nil {
@@ -120,12 +131,11 @@ func (s *session) guarded(ctx context.Context, end context.CancelCauseFunc, out 
 }
 
 // unblock makes writes fail once ctx has ended, until stop is called. Nothing of it runs any more when stop has returned.
-func unblock(ctx context.Context, response http.ResponseWriter) (stop func()) {
+func unblock(ctx context.Context, out *output) (stop func()) {
 	done := make(chan struct{})
 	cancel := context.AfterFunc(ctx, func() {
 		defer close(done)
-		// Where it is not supported, the client's own timeouts have to do.
-		_ = http.NewResponseController(response).SetWriteDeadline(time.Unix(1, 0))
+		out.abort()
 	})
 	return func() {
 		if !cancel() {
