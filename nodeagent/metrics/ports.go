@@ -52,44 +52,73 @@ func newPorts(limit int) *ports {
 	return &ports{known: newPlaces[port](limit), drops: map[drop]*dropsByPort{}}
 }
 
+// A told is what a row tells of the drops for one reason.
+type told struct {
+	before *dropsByPort // nil when there were none
+	total  int64
+	ports  map[port]int64
+}
+
+// grows says whether there are more drops at a port than the last row had.
+func (t *told) grows(at port) bool {
+	return t.before == nil || t.before.ports[at] == nil || t.ports[at] > t.before.ports[at].last
+}
+
+// A wish is of a port that a row tells of.
+type wish struct {
+	*told
+	at port
+}
+
 // take takes over a row.
 func (p *ports) take(rows []*v1alpha1.Drop, now time.Time) {
 	p.takes++
 	p.beyond = 0
-	totals, byPort := map[drop]int64{}, map[drop]map[port]int64{}
-	for _, row := range rows {
+	all, wishes := map[drop]*told{}, make([]wish, 0, len(rows))
+	for _, row := range rows { // the largest first
 		of := dropOf(row)
-		totals[of] += row.Packets
-		if byPort[of] == nil {
-			byPort[of] = map[port]int64{}
+		t := all[of]
+		if t == nil {
+			t = &told{before: p.drops[of], ports: map[port]int64{}}
+			all[of] = t
 		}
-		if row.Attribution != v1alpha1.Drop_ATTRIBUTION_UNSPECIFIED { // otherwise it is the rest
-			byPort[of][portOf(row)] += row.Packets
+		t.total += row.Packets
+		if row.Attribution == v1alpha1.Drop_ATTRIBUTION_UNSPECIFIED { // it is the rest
+			continue
+		}
+		at := portOf(row)
+		t.ports[at] += row.Packets
+		if row.Class != v1alpha1.Drop_CLASS_BENIGN {
+			wishes = append(wishes, wish{t, at})
 		}
 	}
-	p.places(rows, byPort, now)
-	for of, total := range totals {
-		p.grow(of, total, byPort[of], now)
+	p.places(wishes, now)
+	for of, t := range all {
+		p.grow(of, t, now)
 	}
 }
 
-// places gives ports of a row places, the largest first. Those that count something keep theirs.
-func (p *ports) places(rows []*v1alpha1.Drop, byPort map[drop]map[port]int64, now time.Time) {
-	for _, keep := range []bool{true, false} {
-		for _, row := range rows {
-			if row.Attribution == v1alpha1.Drop_ATTRIBUTION_UNSPECIFIED || row.Class == v1alpha1.Drop_CLASS_BENIGN {
-				continue
-			}
-			of, at := dropOf(row), portOf(row)
-			counts := p.drops[of].grows(at, byPort[of][at])
-			switch {
-			case !p.known.has(at) && !keep:
-				if lost, lose := p.known.give(at, counts, now); lose {
-					p.fold(lost)
-				}
-			case keep && counts && p.known.has(at):
-				p.known.used[at] = now
-			}
+func portOf(row *v1alpha1.Drop) port {
+	p := port{protocol: protocolName(row.Protocol)}
+	if row.Port != 0 {
+		p.port = strconv.Itoa(int(row.Port))
+	}
+	return p
+}
+
+// places gives ports places, the first of them first. Those that count something keep theirs.
+func (p *ports) places(wishes []wish, now time.Time) {
+	for _, w := range wishes {
+		if p.known.has(w.at) && w.grows(w.at) {
+			p.known.used[w.at] = now
+		}
+	}
+	for _, w := range wishes {
+		if p.known.has(w.at) {
+			continue
+		}
+		if lost, lose := p.known.give(w.at, w.grows(w.at), now); lose {
+			p.fold(lost)
 		}
 	}
 }
@@ -104,32 +133,19 @@ func (p *ports) fold(at port) {
 	}
 }
 
-// grows says whether there are more drops at a port than the last row had.
-func (d *dropsByPort) grows(at port, packets int64) bool {
-	return d == nil || d.ports[at] == nil || packets > d.ports[at].last
-}
-
-func portOf(row *v1alpha1.Drop) port {
-	p := port{protocol: protocolName(row.Protocol)}
-	if row.Port != 0 {
-		p.port = strconv.Itoa(int(row.Port))
-	}
-	return p
-}
-
 // grow takes over the drops for one reason.
-func (p *ports) grow(of drop, total int64, byPort map[port]int64, now time.Time) {
-	d := p.drops[of]
+func (p *ports) grow(of drop, t *told, now time.Time) {
+	d := t.before
 	if d == nil {
 		d = &dropsByPort{ports: map[port]*portDrops{}}
 		if p.takes == 1 {
-			d.total = total // what is in no series by now is in none later
+			d.total = t.total // what is in no series by now is in none later
 		}
 		p.drops[of] = d
 	}
-	grown := max(0, total-d.total)
+	grown := max(0, t.total-d.total)
 	listed := int64(0)
-	for at, packets := range byPort {
+	for at, packets := range t.ports {
 		listed += packets
 		if of.class != benign {
 			grown -= p.growAt(d, at, packets, now)
@@ -143,8 +159,8 @@ func (p *ports) grow(of drop, total int64, byPort map[port]int64, now time.Time)
 	if p.takes > 1 {
 		d.other += max(0, grown)
 	}
-	d.total = max(d.total, total)
-	if listed < total {
+	d.total = max(d.total, t.total)
+	if listed < t.total {
 		d.rest = p.takes
 	}
 }
