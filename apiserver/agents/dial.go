@@ -38,6 +38,10 @@ const (
 	headerList = 16 << 10
 )
 
+// connecting bounds a TCP connect and a TLS handshake that no call waits for. It is longer than any deadline of a call, which
+// includes connecting and after which the connection is given up: an agent that is slow has all of that deadline.
+const connecting = time.Minute
+
 // errRedial ends calls on a connection that was given up; they are repeated once on a new one.
 var errRedial = errors.New("the connection was given up for a new one")
 
@@ -66,7 +70,7 @@ func dial(node string, places []place, source TLSSource, further ...grpc.DialOpt
 		grpc.WithNoProxy(), grpc.WithDisableServiceConfig(), grpc.WithDisableRetry(), grpc.WithDisableHealthCheck(),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
-			MinConnectTimeout: 2 * time.Second,
+			MinConnectTimeout: connecting,
 		}),
 		grpc.WithReadBufferSize(readBuffer), grpc.WithWriteBufferSize(writeBuffer),
 		grpc.WithInitialWindowSize(window), grpc.WithInitialConnWindowSize(2 * window),
