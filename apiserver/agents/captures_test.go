@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -224,7 +223,7 @@ func TestSlowCapture(t *testing.T) {
 			return s.Send(stateOf(r.Uids[0]))
 		},
 	})
-	captures := capturesOf(t, w, func(c *Config) { c.NodeTimeout = time.Second })
+	captures := capturesOf(t, w, quick)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {

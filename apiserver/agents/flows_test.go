@@ -6,7 +6,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -158,7 +157,7 @@ func TestSilentFlows(t *testing.T) {
 		<-s.Context().Done()
 		return s.Context().Err()
 	})
-	flows := flowsOf(t, w, func(c *Config) { c.NodeTimeout = 200 * time.Millisecond })
+	flows := flowsOf(t, w, quick)
 	take := func(*agentv1.ReadFlowsResponse) error { return nil }
 	if err := flows.Read(t.Context(), "n1", &agentv1.ReadFlowsRequest{}, take); !errors.Is(err, errTimeout) {
 		t.Errorf("got %v", err)

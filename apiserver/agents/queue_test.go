@@ -27,7 +27,7 @@ func TestWideReadLeavesWorkers(t *testing.T) {
 	wideRead.Go(func() { f.Read(ctx, ask(nodes...)) })
 	defer wideRead.Wait()
 	defer cancel()
-	eventually(t, 10*time.Second, "taking all workers that wide reads may have", func() bool {
+	eventually(t, patience, "taking all workers that wide reads may have", func() bool {
 		calls := int64(0)
 		for _, a := range agents {
 			calls += a.calls.Load()

@@ -179,7 +179,7 @@ func TestTelemetrySilence(t *testing.T) {
 		ended <- struct{}{}
 		return s.Context().Err()
 	})
-	telemetry := telemetryOf(t, w, func(c *Config) { c.NodeTimeout = time.Second })
+	telemetry := telemetryOf(t, w, quick)
 	telemetry.pause = time.Millisecond
 	stream := configure(t, telemetry, "n1")
 	if _, err := stream.Recv(); err == nil || !strings.Contains(err.Error(), "did not answer in time") {

@@ -320,6 +320,9 @@ func keysOf(node string, n int) []string {
 	return keys
 }
 
+// patience is how long to wait for what happens in the background, on a machine that is busy and slow.
+const patience = 2 * time.Minute
+
 // eventually waits for something that happens in the background.
 func eventually(t testing.TB, within time.Duration, what string, is func() bool) {
 	t.Helper()
