@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"testing"
 	"time"
 
+	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -30,10 +32,15 @@ func may(verb string, resources ...string) rbacv1.PolicyRule {
 	return rbacv1.PolicyRule{APIGroups: []string{v1alpha1.GroupName}, Resources: resources, Verbs: []string{verb}}
 }
 
-// read reads a subresource of a capture to its end, or as much as comes within a moment.
+// read reads a subresource of a capture to its end.
 func (c *cluster) read(ctx context.Context, namespace, name, subresource string, parameters ...string) error {
-	request := c.stats.NetworkobservabilityV1alpha1().RESTClient().Get().Namespace(namespace).
-		Resource("captures").Name(name).SubResource(subresource).MaxRetries(0)
+	return c.readOf(ctx, "captures", namespace, name, subresource, parameters...)
+}
+
+// readOf is read for captures and cluster captures, which have no namespace.
+func (c *cluster) readOf(ctx context.Context, resource, namespace, name, subresource string, parameters ...string) error {
+	request := c.stats.NetworkobservabilityV1alpha1().RESTClient().Get().NamespaceIfScoped(namespace, namespace != "").
+		Resource(resource).Name(name).SubResource(subresource).MaxRetries(0)
 	for i := 0; i < len(parameters); i += 2 {
 		request = request.Param(parameters[i], parameters[i+1])
 	}
@@ -44,6 +51,20 @@ func (c *cluster) read(ctx context.Context, namespace, name, subresource string,
 	defer stream.Close()
 	_, err = io.Copy(io.Discard, stream)
 	return err
+}
+
+// checkAttempt demands that a user is allowed to do something, or refused with 403 although the rights that the user has are in force.
+func (c *cluster) checkAttempt(t *testing.T, as *cluster, namespace string, rights []rbacv1.PolicyRule, allowed bool, do func(context.Context, *cluster) error) {
+	t.Helper()
+	as.awaitRights(t, namespace, rights)
+	if !allowed {
+		if err := do(t.Context(), as); !apierrors.IsForbidden(err) {
+			t.Errorf("answered %v, want 403", err)
+		}
+		return
+	}
+	// A right that is new takes up to 10 s to be seen where the lack of it was asked for before.
+	eventually(t, 15*time.Second, "the right to be seen", func(ctx context.Context) error { return do(ctx, as) })
 }
 
 // TestCaptureRights tries everything with real tokens and exactly those rights that each case names.
@@ -71,6 +92,10 @@ func TestCaptureRights(t *testing.T) {
 			return as.read(ctx, namespace, "finished", subresource, parameters...)
 		}
 	}
+	get := func(ctx context.Context, as *cluster) error {
+		_, err := as.stats.NetworkobservabilityV1alpha1().Captures(namespace).Get(ctx, "finished", metav1.GetOptions{})
+		return err
+	}
 	headers, payload := create(named("a", "tcp port 80", target)), create(named("b", "tcp[20] = 71", target))
 	for i, test := range []struct {
 		name    string
@@ -83,6 +108,8 @@ func TestCaptureRights(t *testing.T) {
 		{"create with a filter of payload", []rbacv1.PolicyRule{may("create", "captures")}, payload, false},
 		{"create with a filter of payload, and pcap", []rbacv1.PolicyRule{may("create", "captures"), may("get", "captures/pcap")}, payload, true},
 		{"create with a pod of the node's network", []rbacv1.PolicyRule{may("create", "captures")}, create(named("c", "", host)), false},
+		{"get without the right", []rbacv1.PolicyRule{may("list", "captures"), may("get", "captures/pcap", "captures/headers", "captures/attach")}, get, false},
+		{"get", []rbacv1.PolicyRule{may("get", "captures")}, get, true},
 		{"pcap without the right", []rbacv1.PolicyRule{may("get", "captures"), may("get", "captures/headers", "captures/attach")}, read("pcap"), false},
 		{"pcap", []rbacv1.PolicyRule{may("get", "captures/pcap")}, read("pcap"), true},
 		{"headers without the right", []rbacv1.PolicyRule{may("get", "captures", "captures/attach")}, read("headers"), false},
@@ -100,15 +127,28 @@ func TestCaptureRights(t *testing.T) {
 			if len(test.rules) > 0 {
 				c.allow(t, namespace, account, test.rules...)
 			}
-			if !test.allowed {
-				if err := test.do(t.Context(), as); !apierrors.IsForbidden(err) {
-					t.Errorf("answered %v, want 403", err)
-				}
-				return
-			}
-			// A right that is new takes up to 10 s to be seen where the lack of it was asked for before.
-			eventually(t, 15*time.Second, "the right to be seen", func(ctx context.Context) error { return test.do(ctx, as) })
+			c.checkAttempt(t, as, namespace, test.rules, test.allowed, test.do)
 		})
+	}
+}
+
+// awaitRights waits until kube-apiserver knows that the user has rights.
+func (c *cluster) awaitRights(t *testing.T, namespace string, rights []rbacv1.PolicyRule) {
+	t.Helper()
+	for _, right := range rights {
+		for _, resource := range right.Resources {
+			resource, subresource, _ := strings.Cut(resource, "/")
+			review := &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: &authorizationv1.ResourceAttributes{
+				Namespace: namespace, Verb: right.Verbs[0], Group: v1alpha1.GroupName, Resource: resource, Subresource: subresource,
+			}}}
+			eventually(t, 15*time.Second, "the right to be in force", func(ctx context.Context) error {
+				answer, err := c.kube.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx, review, metav1.CreateOptions{})
+				if err == nil && !answer.Status.Allowed {
+					err = fmt.Errorf("it is not: %v", right)
+				}
+				return err
+			})
+		}
 	}
 }
 
