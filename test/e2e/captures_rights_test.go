@@ -1,10 +1,12 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -197,4 +199,79 @@ func TestCaptureRightRevoked(t *testing.T) {
 	case <-time.After(15 * time.Second):
 		t.Error("the stream is open 15 s after the right was gone")
 	}
+}
+
+// TestCaptureHeaders sends what nobody else may read, and looks for it in all that is shown to who may read headers only.
+func TestCaptureHeaders(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	namespace := c.namespace(t)
+	pods := c.start(t, namespace, sink("near", c.nodes(t)[0]), sink("far", c.nodes(t)[1]))
+	c.capture(t, namespace, newCapture("secret", "port "+sinkPort), len(pods))
+	const datagrams = 10
+	for _, pod := range pods {
+		for _, family := range []string{"ipv4", "ipv6"} {
+			for _, network := range []string{"udp", "tcp"} {
+				conn, err := net.Dial(network, target(t, pod, family))
+				if err != nil {
+					t.Fatal(err)
+				}
+				for range datagrams {
+					if _, err := io.WriteString(conn, payloadCanary); err != nil {
+						t.Error(err)
+					}
+				}
+				conn.Close()
+			}
+		}
+	}
+	c.captureUntil(t, namespace, "secret", "all that was sent", func(s *v1alpha1.CaptureStatus) bool {
+		return s.Totals.Packets >= int64(len(pods)*2*(datagrams+1))
+	})
+	c.finish(t, namespace, "secret")
+	as := c.user(t, namespace, "reader")
+	rights := may("get", "captures", "captures/headers", "captures/attach")
+	c.allow(t, namespace, "reader", rights)
+	as.awaitRights(t, namespace, []rbacv1.PolicyRule{rights})
+	if whole := c.contentOf(t, namespace, "secret", "pcap"); bytes.Count(whole, []byte(payloadCanary)) < len(pods)*2*(datagrams+1) {
+		t.Errorf("whole packets have it %d times", bytes.Count(whole, []byte(payloadCanary)))
+	}
+	shown := map[string][]byte{
+		"headers":                     as.contentOf(t, namespace, "secret", "headers"),
+		"headers of a pod":            as.contentOf(t, namespace, "secret", "headers", "pod", "far"),
+		"headers, resumed":            as.contentOf(t, namespace, "secret", "headers", "offset", "1000"),
+		"attach with headersOnly":     as.contentOf(t, namespace, "secret", "attach", "headersOnly", "true"),
+		"the object":                  []byte(as.kubectl(t, "get", "capture", "secret", "--namespace", namespace, "-o", "yaml", "--show-managed-fields")),
+		"the events of its namespace": []byte(c.kubectl(t, "get", "events", "--namespace", namespace, "-o", "yaml")),
+	}
+	for _, component := range []string{"apiserver", "nodeagent"} {
+		for _, pod := range c.running(t, component) {
+			shown["the log of "+pod.Name] = []byte(c.logOf(t, &pod))
+		}
+	}
+	for where, content := range shown {
+		if len(content) == 0 {
+			t.Errorf("%s: nothing was shown", where)
+		}
+		for _, form := range disguises(payloadCanary) {
+			if bytes.Contains(content, []byte(form)) {
+				t.Errorf("%s: payload, as %.20q", where, form)
+			}
+		}
+	}
+}
+
+// contentOf reads a subresource of a capture, and gives it.
+func (c *cluster) contentOf(t *testing.T, namespace, name, subresource string, parameters ...string) []byte {
+	t.Helper()
+	request := c.stats.NetworkobservabilityV1alpha1().RESTClient().Get().Namespace(namespace).Resource("captures").Name(name).SubResource(subresource)
+	for i := 0; i < len(parameters); i += 2 {
+		request = request.Param(parameters[i], parameters[i+1])
+	}
+	var content []byte
+	eventually(t, 15*time.Second, "the right to "+subresource+" to be seen", func(ctx context.Context) (err error) {
+		content, err = request.Do(ctx).Raw()
+		return err
+	})
+	return content
 }
