@@ -20,8 +20,12 @@ import (
 var ErrOvertaken = errors.New("the ring of files has overtaken the reader")
 
 const (
-	// captureWindow is how much an agent can send ahead of our reading of a capture. gRPC takes nothing smaller.
+	// captureWindow is how much an agent can send ahead of our reading of a capture. gRPC takes nothing smaller. Each quarter
+	// of it is told to the agent, which is a system call or more at both ends: readers of few nodes have wideWindow, and read
+	// wideAhead from the system at a time.
 	captureWindow = 64 << 10
+	wideWindow    = 256 << 10
+	wideAhead     = 128 << 10
 	// captureReadBuffer: packets are many small records where telemetry is few large ones.
 	captureReadBuffer = 32 << 10
 	// capturePause is the longest time between two batches of packets, without what is on the way.
@@ -64,19 +68,21 @@ func NewCaptureStreams(fleet *Fleet, register func(metrics.Registerable) error) 
 	return s, nil
 }
 
-// ReadCapture asks the agent of a node for packets and hands over what it answers, batch by batch. The agent sends no more
-// than a window (64 KiB) and a batch ahead of take. It returns nil when the agent ended the answer as it should, the error
+// ReadCapture asks the agent of a node for packets and hands over what it answers, batch by batch. batches, at least 1, says for
+// how many of them there is memory: that of a batch is used again so many batches later, when take has returned from the one
+// before that. The agent sends no more than a window (64 KiB, and 384 KiB of memory when batches is more than 1) and a batch
+// ahead of take. It returns nil when the agent ended the answer as it should, the error
 // of take when that fails, and otherwise an error that begins with the node's name and wraps ErrNoAgent, ErrNotFound,
 // ErrInvalid or ErrOvertaken where that is the reason. An agent that says nothing for 10 s and NodeTimeout fails, a
 // follower's too; how long take needs does not matter. When ReadCapture returns, its connection is closed.
-func (s *CaptureStreams) ReadCapture(ctx context.Context, node string, request *agentv1.ReadCaptureRequest, take func(*agentv1.ReadCaptureResponse) error) error {
+func (s *CaptureStreams) ReadCapture(ctx context.Context, node string, request *agentv1.ReadCaptureRequest, batches int, take func(*agentv1.ReadCaptureResponse) error) error {
 	if err := s.fleet.awaitSync(ctx); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(s.fleet.alive, func() { cancel(errStopped) })()
-	conn, at, err := s.dial(node)
+	conn, at, err := s.dial(node, batches)
 	if err != nil {
 		return err
 	}
@@ -103,15 +109,21 @@ func (s *CaptureStreams) ReadCapture(ctx context.Context, node string, request *
 }
 
 // dial connects to the agent of a node, unless it is known not to answer.
-func (s *CaptureStreams) dial(node string) (conn *connection, at string, err error) {
+func (s *CaptureStreams) dial(node string, batches int) (conn *connection, at string, err error) {
 	places, err := s.places(node)
 	if err != nil {
 		return nil, "", err
 	}
+	window, ahead := int32(captureWindow), 0
+	if batches > 1 {
+		window, ahead = wideWindow, wideAhead
+	}
 	conn, err = dial(node, places, s.fleet.source,
+		grpc.WithTransportCredentials(&handshaker{node: node, source: s.fleet.source, ahead: ahead}),
 		grpc.WithReadBufferSize(captureReadBuffer),
-		grpc.WithInitialWindowSize(captureWindow), grpc.WithInitialConnWindowSize(captureWindow),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(agentv1.MaxCaptureStateBytes), grpc.MaxCallSendMsgSize(agentv1.MaxRequestBytes)))
+		grpc.WithInitialWindowSize(window), grpc.WithInitialConnWindowSize(window),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(agentv1.MaxCaptureStateBytes), grpc.MaxCallSendMsgSize(agentv1.MaxRequestBytes),
+			grpc.ForceCodecV2(newBatchCodec(batches))))
 	if err != nil {
 		return nil, "", err
 	}

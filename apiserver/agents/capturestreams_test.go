@@ -66,7 +66,7 @@ func TestReadCapture(t *testing.T) {
 			s.Send(&agentv1.ReadCaptureResponse{End: endOf(r.Uid)}))
 	})
 	var got []*agentv1.ReadCaptureResponse
-	err := streamsOf(t, w, w.fleet()).ReadCapture(t.Context(), "n1", &agentv1.ReadCaptureRequest{Uid: "u", Pod: "web", FromUnixNano: 7},
+	err := streamsOf(t, w, w.fleet()).ReadCapture(t.Context(), "n1", &agentv1.ReadCaptureRequest{Uid: "u", Pod: "web", FromUnixNano: 7}, 2,
 		func(batch *agentv1.ReadCaptureResponse) error {
 			got = append(got, batch)
 			return nil
@@ -121,7 +121,7 @@ func TestReadCaptureFails(t *testing.T) {
 			if test.answer != nil {
 				agent.packetsNow(t, test.answer)
 			}
-			err := streamsOf(t, w, w.fleet()).ReadCapture(t.Context(), test.node, &agentv1.ReadCaptureRequest{Uid: "u", Follow: true},
+			err := streamsOf(t, w, w.fleet()).ReadCapture(t.Context(), test.node, &agentv1.ReadCaptureRequest{Uid: "u", Follow: true}, 1,
 				func(batch *agentv1.ReadCaptureResponse) error {
 					if batch.SkippedBytes == 99 {
 						return own
@@ -161,7 +161,7 @@ func TestStalledReaders(t *testing.T) {
 	var stalled atomic.Int64
 	for range readers {
 		reading.Go(func() {
-			err := streams.ReadCapture(ctx, "n1", &agentv1.ReadCaptureRequest{Uid: "u", Follow: true}, func(*agentv1.ReadCaptureResponse) error {
+			err := streams.ReadCapture(ctx, "n1", &agentv1.ReadCaptureRequest{Uid: "u", Follow: true}, 1, func(*agentv1.ReadCaptureResponse) error {
 				stalled.Add(1)
 				<-ctx.Done()
 				return ctx.Err()

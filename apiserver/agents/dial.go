@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/resolver/manual"
 
 	agentv1 "github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
+	"github.com/networkobservability/networkobservability/apis/bulk"
 )
 
 // TLSSource gives the two halves of the trust between the API server and the agents. Both are asked at each
@@ -102,6 +103,8 @@ func dialTCP(ctx context.Context, address string) (net.Conn, error) {
 type handshaker struct {
 	node   string
 	source TLSSource
+	// ahead is how many bytes are read ahead from the system.
+	ahead int
 }
 
 var _ credentials.TransportCredentials = &handshaker{}
@@ -113,6 +116,9 @@ func (h *handshaker) ClientHandshake(ctx context.Context, _ string, conn net.Con
 	if err != nil {
 		conn.Close()
 		return nil, nil, err
+	}
+	if h.ahead > 0 {
+		conn = bulk.New(conn, h.ahead)
 	}
 	return credentials.NewTLS(config).ClientHandshake(ctx, agentv1.DNSName(h.node), conn)
 }

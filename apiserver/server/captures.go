@@ -233,8 +233,8 @@ type captureSource struct {
 var _ streams.Source = captureSource{}
 
 // ReadCapture implements streams.Source.
-func (s captureSource) ReadCapture(ctx context.Context, node string, request *agentv1.ReadCaptureRequest, take func(*agentv1.ReadCaptureResponse) error) error {
-	return streamError(s.reads.ReadCapture(ctx, node, request, take))
+func (s captureSource) ReadCapture(ctx context.Context, node string, request *agentv1.ReadCaptureRequest, batches int, take func(*agentv1.ReadCaptureResponse) error) error {
+	return streamError(s.reads.ReadCapture(ctx, node, request, batches, take))
 }
 
 // DescribeCapture implements streams.Source.

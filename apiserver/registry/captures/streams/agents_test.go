@@ -1,6 +1,7 @@
 package streams
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
@@ -121,7 +122,7 @@ func (a fakeAgents) DescribeCapture(_ context.Context, node, asked string, take 
 	return take(&agentv1.DescribeCaptureResponse{State: n.state, Names: n.names, Marks: n.marks})
 }
 
-func (a fakeAgents) ReadCapture(ctx context.Context, node string, request *agentv1.ReadCaptureRequest, take func(*agentv1.ReadCaptureResponse) error) error {
+func (a fakeAgents) ReadCapture(ctx context.Context, node string, request *agentv1.ReadCaptureRequest, batches int, take func(*agentv1.ReadCaptureResponse) error) error {
 	n := a[node]
 	if n == nil || request.Uid != uid {
 		return fmt.Errorf("%s: %w", node, ErrNotFound)
@@ -131,7 +132,16 @@ func (a fakeAgents) ReadCapture(ctx context.Context, node string, request *agent
 	n.open++
 	n.mu.Unlock()
 	defer func() { n.change(func() { n.open-- }) }()
-	return n.read(ctx, node, request, take)
+	var sent [][]byte
+	return n.read(ctx, node, request, func(batch *agentv1.ReadCaptureResponse) error {
+		batch.Blocks = bytes.Clone(batch.Blocks)
+		err := take(batch)
+		// Their memory is needed for the next.
+		if sent = append(sent, batch.Blocks); len(sent) >= batches {
+			clear(sent[len(sent)-batches])
+		}
+		return err
+	})
 }
 
 func (n *fakeNode) read(ctx context.Context, node string, request *agentv1.ReadCaptureRequest, take func(*agentv1.ReadCaptureResponse) error) error {

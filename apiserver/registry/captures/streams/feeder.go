@@ -54,7 +54,7 @@ func (f *feeder) send(ctx context.Context, e event) bool {
 
 // once makes one call.
 func (f *feeder) once(ctx context.Context, in *input, request *agentv1.ReadCaptureRequest) error {
-	return f.source.ReadCapture(ctx, in.node, request, func(batch *agentv1.ReadCaptureResponse) error {
+	return f.source.ReadCapture(ctx, in.node, request, cap(in.taken), func(batch *agentv1.ReadCaptureResponse) error {
 		if !f.send(ctx, event{from: in, response: batch}) {
 			return context.Cause(ctx)
 		}

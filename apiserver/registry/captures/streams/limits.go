@@ -8,8 +8,9 @@ import (
 )
 
 const (
-	// windowMemory and batchMemory are what the stream of a node may hold, for each batch.
-	windowMemory, batchMemory = 64 << 10, 256 << 10
+	// windowMemory and batchMemory are what the stream of a node may hold, for each batch; wideMemory instead of windowMemory
+	// when there is more than one.
+	windowMemory, wideMemory, batchMemory = 64 << 10, 384 << 10, 256 << 10
 	// retryAfter is what clients over a limit are told to wait, in seconds.
 	retryAfter = 5
 )
@@ -55,6 +56,9 @@ func (l *limits) take(nodes, batches int) (giveBack func(), err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	each := int64(windowMemory + batches*batchMemory)
+	if batches > 1 {
+		each += wideMemory - windowMemory
+	}
 	want := int64(nodes) * each
 	if want > l.memory {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("packets of %d nodes are more than can be merged at a time (%d): narrow the request with node=", nodes, l.memory/each))

@@ -37,6 +37,7 @@ import (
 
 	"github.com/networkobservability/networkobservability/apis/agent/pcapng"
 	agentv1 "github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
+	"github.com/networkobservability/networkobservability/apis/bulk"
 	"github.com/networkobservability/networkobservability/apis/generated/openapi"
 	"github.com/networkobservability/networkobservability/apis/networkobservability/install"
 	"github.com/networkobservability/networkobservability/apis/networkobservability/v1alpha1"
@@ -119,6 +120,7 @@ func serve(t *testing.T, w *world, http2 bool) *served {
 	}
 	listener := httptest.NewUnstartedServer(server.Handler)
 	listener.EnableHTTP2 = http2
+	listener.Listener = bulk.Listener{Listener: listener.Listener}
 	listener.StartTLS()
 	t.Cleanup(listener.Close)
 	s.url, s.client = listener.URL, listener.Client()
@@ -132,7 +134,7 @@ func serve(t *testing.T, w *world, http2 bool) *served {
 // start makes a request and returns when the headers are there.
 func (s *served) start(ctx context.Context, path string) *http.Response {
 	s.t.Helper()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url+"/apis/"+v1alpha1.SchemeGroupVersion.String()+"/namespaces/shop/captures/c/"+path, nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.of(path), nil)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -143,6 +145,11 @@ func (s *served) start(ctx context.Context, path string) *http.Response {
 	}
 	s.t.Cleanup(func() { response.Body.Close() })
 	return response
+}
+
+// of is the address of a subresource.
+func (s *served) of(path string) string {
+	return s.url + "/apis/" + v1alpha1.SchemeGroupVersion.String() + "/namespaces/shop/captures/c/" + path
 }
 
 // stages are the audited ones of the requests for a path, in order.
@@ -292,12 +299,7 @@ func TestServedTruncation(t *testing.T) {
 func TestServedStall(t *testing.T) {
 	protocols(t, func(t *testing.T, http2 bool) {
 		t.Parallel()
-		node := newNode(partOf(0, "shop", "web-a", "eth0"))
-		for i := range 20_000 {
-			node.record(0, int64(1000+i), frame(1, 2, 3, 1400))
-		}
-		node.batch = 100
-		node.end()
+		node := largeNode()
 		w := newWorld(t, fakeAgents{"a": node})
 		s := serve(t, w, http2)
 		response := s.start(t.Context(), "pcap")

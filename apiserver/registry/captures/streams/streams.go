@@ -30,9 +30,10 @@ var (
 
 // A Source is the agents. Errors begin with the node's name. Methods must be safe for concurrent use.
 type Source interface {
-	// ReadCapture hands over packets, batch by batch, and holds no more than one while take does not return. It ends within
-	// a second of ctx.
-	ReadCapture(ctx context.Context, node string, request *agentv1.ReadCaptureRequest, take func(*agentv1.ReadCaptureResponse) error) error
+	// ReadCapture hands over packets, batch by batch, and holds no more than one while take does not return. The memory of a
+	// batch is used again so many batches later, when take has returned from the one before that. It ends within a second of
+	// ctx.
+	ReadCapture(ctx context.Context, node string, request *agentv1.ReadCaptureRequest, batches int, take func(*agentv1.ReadCaptureResponse) error) error
 	// DescribeCapture hands over what is needed to read a capture.
 	DescribeCapture(ctx context.Context, node, uid string, take func(*agentv1.DescribeCaptureResponse) error) error
 }
