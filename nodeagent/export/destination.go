@@ -203,6 +203,7 @@ func (d *destination) send(r *run, s Signal) {
 			}
 			continue
 		}
+		probe = false // a batch tells more, and what was rejected of it would be forgotten
 		rejected, err := r.exporter.Send(r.ctx, batch)
 		var retry *Retry
 		switch {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -92,11 +94,10 @@ func (e *grpcExporter) Close() error { return e.connection.Close() }
 
 // classify sorts by the table of the OTLP specification (Failures of OTLP/gRPC).
 func (e *grpcExporter) classify(answer *status.Status) error {
-	hint := ""
+	err := e.failure("%s%s", describe(answer.Code()), e.said(answer.Message()))
 	if answer.Code() == codes.Unavailable {
-		hint = e.unanswered()
+		err = e.unavailable(answer.Message())
 	}
-	err := e.failure("%s%s%s", describe(answer.Code()), hint, e.fromStatus(answer))
 	after, asked := retryInfo(answer)
 	switch answer.Code() {
 	case codes.Canceled, codes.DeadlineExceeded, codes.Aborted, codes.OutOfRange, codes.Unavailable, codes.DataLoss:
@@ -112,26 +113,34 @@ func (e *grpcExporter) classify(answer *status.Status) error {
 	return &Refused{Err: err}
 }
 
-// noAddress is what gRPC says of a name that does not exist.
-const noAddress = "name resolver error: produced zero addresses"
+const (
+	// noAddress is what gRPC says of a name that does not exist.
+	noAddress = "name resolver error: produced zero addresses"
+	// notConnected comes before what gRPC says of a connection that could not be made, in quotes.
+	notConnected = "connection error: desc = "
+)
 
-// fromStatus is the status' message: that of our own side, which says why there is no connection, or the collector's.
-func (e *grpcExporter) fromStatus(answer *status.Status) string {
-	if answer.Code() == codes.Unavailable && answer.Message() == noAddress {
-		return ": DNS has no address for " + e.endpoint.Hostname()
-	}
-	for _, ours := range []string{"connection error: ", "name resolver error: ", "last connection error: ", "no children to pick from", "produced zero addresses"} {
-		if answer.Code() == codes.Unavailable && strings.HasPrefix(answer.Message(), ours) {
-			return ": " + answer.Message()
+// unavailable tells our own side, which says why there is no connection, from a collector that says that it is unavailable.
+func (e *grpcExporter) unavailable(message string) error {
+	quoted, failed := strings.CutPrefix(strings.TrimPrefix(message, "last connection error: "), notConnected)
+	if why, err := strconv.Unquote(quoted); failed && err == nil {
+		for _, layer := range []string{"transport: ", "Error while dialing: ", "authentication handshake failed: "} {
+			why = strings.TrimPrefix(why, layer)
 		}
+		return e.failure("the collector cannot be reached%s: %s", e.unanswered(), why)
 	}
-	return e.said(answer.Message())
+	switch {
+	case message == noAddress:
+		return e.failure("the collector cannot be reached: DNS has no address for %s", e.endpoint.Hostname())
+	case slices.ContainsFunc([]string{"connection error: ", "name resolver error: ", "last connection error: ", "no children to pick from", "produced zero addresses"},
+		func(ours string) bool { return strings.HasPrefix(message, ours) }):
+		return e.failure("the collector cannot be reached%s: %s", e.unanswered(), message)
+	}
+	return e.failure("the collector cannot be reached, or is overloaded (Unavailable)%s%s", e.unanswered(), e.said(message))
 }
 
 func describe(code codes.Code) string {
 	switch code {
-	case codes.Unavailable:
-		return "the collector cannot be reached, or is overloaded (Unavailable)"
 	case codes.DeadlineExceeded:
 		return "the collector did not answer within otlp.timeoutSeconds"
 	case codes.Unimplemented:

@@ -116,12 +116,21 @@ func TestWhatIsTriedAgain(t *testing.T) {
 	}
 }
 
-func TestNameWithoutAddress(t *testing.T) {
+// What gRPC says of a connection that it could not make is said without its layers; what a collector says is told apart.
+func TestUnavailable(t *testing.T) {
 	e := &grpcExporter{collector: &collector{endpoint: &url.URL{Host: "collector.example.com:4317"}}}
-	const want = "the collector cannot be reached, or is overloaded (Unavailable): DNS has no address for collector.example.com"
-	var retry *Retry
-	if err := e.classify(status.New(codes.Unavailable, noAddress)); !errors.As(err, &retry) || retry.Error() != want {
-		t.Errorf("%v", err)
+	for said, want := range map[string]string{
+		noAddress: "the collector cannot be reached: DNS has no address for collector.example.com",
+		`connection error: desc = "transport: Error while dialing: dial tcp 192.0.2.1:9: i/o timeout"`: "the collector cannot be reached: dial tcp 192.0.2.1:9: i/o timeout",
+		`last connection error: connection error: desc = "transport: authentication handshake failed: tls: first record does not look like a TLS handshake"`: "the collector cannot be reached: " +
+			"tls: first record does not look like a TLS handshake",
+		"connection error: desc = unquoted": "the collector cannot be reached: connection error: desc = unquoted",
+		"data refused":                      "the collector cannot be reached, or is overloaded (Unavailable): data refused",
+	} {
+		var retry *Retry
+		if err := e.classify(status.New(codes.Unavailable, said)); !errors.As(err, &retry) || retry.Error() != want {
+			t.Errorf("of %q: %v", said, err)
+		}
 	}
 }
 
