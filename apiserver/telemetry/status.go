@@ -168,9 +168,11 @@ func (o *outlook) applied() *metav1.Condition {
 	case total == 0:
 		return condition(metav1.ConditionFalse, reasonNoAgents, "No node has an agent.")
 	case len(refused) > 0:
-		return condition(metav1.ConditionFalse, reasonRefused, "%s refuse the spec: %s.", of(refused, total), some(refused))
+		return condition(metav1.ConditionFalse, reasonRefused, "%s refuse the spec: %s (%s).", of(refused, total), some(refused),
+			o.why(refused[0], func(v *view) string { return v.report.GetRefused() }))
 	case len(silent) > 0:
-		return condition(metav1.ConditionFalse, reasonUnreachable, "%s cannot be reached: %s.", of(silent, total), some(silent))
+		return condition(metav1.ConditionFalse, reasonUnreachable, "%s cannot be reached: %s (%s).", of(silent, total), some(silent),
+			o.why(silent[0], func(v *view) string { return v.failure }))
 	case len(old) > 0:
 		return condition(metav1.ConditionFalse, reasonAgentsTooOld, "%s have agents that do not know telemetry: %s.", of(old, total), some(old))
 	case len(pending) > 0:
@@ -179,6 +181,12 @@ func (o *outlook) applied() *metav1.Condition {
 		return condition(metav1.ConditionFalse, reasonPartly, "The spec is in force on every node that has an agent (%d), but not all of it can be given.", total)
 	}
 	return condition(metav1.ConditionTrue, reasonAppliedEverywhere, "The spec is in force on every node that has an agent (%d).", total)
+}
+
+// why is a reason that holds on a node: that of the first of many, of which the problems and exporters of the status tell more.
+func (o *outlook) why(node string, of func(*view) string) string {
+	i := slices.IndexFunc(o.nodes, func(v view) bool { return v.name == node })
+	return node + ": " + cut(of(&o.nodes[i]))
 }
 
 // besides says what nodes on which the spec is in force cannot give, and which of them would lose it in a restart.
@@ -220,7 +228,8 @@ func (o *outlook) exporting() *metav1.Condition {
 		from, not := o.reaching(name)
 		switch {
 		case len(not) > 0:
-			failing = append(failing, fmt.Sprintf("%s does not reach its destination from %s: %s", name, of(not, len(o.nodes)), some(not)))
+			failing = append(failing, fmt.Sprintf("%s does not reach its destination from %s: %s (%s)", name, of(not, len(o.nodes)), some(not),
+				o.why(not[0], func(v *view) string { return o.message(v.exporter(name)) })))
 		case len(from) < len(o.nodes) || len(from) == 0:
 			waiting = append(waiting, fmt.Sprintf("%s reaches its destination from %s, and the rest have not answered yet", name, of(from, len(o.nodes))))
 		}
@@ -299,9 +308,9 @@ func (o *outlook) exporter(name string) v1alpha1.TelemetryExporterStatus {
 		exporter := o.nodes[i].exporter(name)
 		status.Sent += exporter.GetSent()
 		status.Dropped += exporter.GetDropped()
-		if status.Message == "" && len(not) > 0 && o.nodes[i].name == not[0] {
-			status.Message = cut(not[0] + ": " + o.message(exporter))
-		}
+	}
+	if len(not) > 0 {
+		status.Message = o.why(not[0], func(v *view) string { return o.message(v.exporter(name)) })
 	}
 	return status
 }

@@ -70,7 +70,7 @@ func TestStatus(t *testing.T) {
 			"WithinLimits=Unknown WaitingForNodes: No node has answered yet.",
 		}},
 		"many silent": {nodes: append(many(60, silentNode), exporting("z")), want: []string{
-			"Applied=False NodesUnreachable: 60 of 61 nodes cannot be reached: n000, n001, n002, n003, n004 and 55 more.",
+			"Applied=False NodesUnreachable: 60 of 61 nodes cannot be reached: n000, n001, n002, n003, n004 and 55 more (n000: the agent at 192.0.2.1:10261 did not answer in time).",
 			"Exporting=Unknown WaitingForNodes: otlp reaches its destination from 1 of 61 nodes, and the rest have not answered yet.",
 			"WithinLimits=True WithinLimits: No series is folded into others.",
 		}, problems: []string{"n000: the agent at 192.0.2.1:10261 did not answer in time", "50"}},
@@ -81,14 +81,14 @@ func TestStatus(t *testing.T) {
 		}},
 		"failing": {nodes: append(many(1, fails), exporting("z")), want: []string{
 			"Applied=True AppliedEverywhere: The spec is in force on every node that has an agent (2).",
-			"Exporting=False ExportersFailing: otlp does not reach its destination from 1 of 2 nodes: n000.",
+			"Exporting=False ExportersFailing: otlp does not reach its destination from 1 of 2 nodes: n000 (n000: refused with [header]).",
 			"WithinLimits=True WithinLimits: No series is folded into others.",
 		}, problems: []string{"n000: exporter otlp: refused with [header]", "1"}},
 		"refused, folded": {nodes: append(many(1, func(v *view) {
 			v.inForce, v.refusing = 0, epoch.Add(-time.Minute)
 			v.report.Refused, v.report.Folded = strings.Repeat("é", 400), 9
 		}), exporting("z", func(v *view) { v.inForce = 6 })), want: []string{
-			"Applied=False Refused: 1 of 2 nodes refuse the spec: n000.",
+			"Applied=False Refused: 1 of 2 nodes refuse the spec: n000 (n000: " + cut(strings.Repeat("é", 400)) + ").",
 			"Exporting=True AllReaching: Every exporter reaches its destination from every node that has an agent.",
 			"WithinLimits=False SeriesFolded: Series are folded into others on 1 of 2 nodes: n000. Raise seriesLimit or labelValuesLimit, or choose fewer pods or labels.",
 		}, problems: []string{"n000: " + cut("the spec is refused: "+strings.Repeat("é", 400)), "1"}},
@@ -101,7 +101,7 @@ func TestStatus(t *testing.T) {
 		}, problems: []string{"n000: cannot give flow logs: collector flows is off; cannot give group DNS: no hook", "7"}, lacking: 7},
 		"not all of it, and silent": {nodes: append(many(1, lacks("a", "x"), lacks("b", "x"), lacks("c", "x"), lacks("d", "x"), lacks("e", "x"), lacks("f", "x"), lacks("g", "x")),
 			exporting("z", silentNode)), want: []string{
-			"Applied=False NodesUnreachable: 1 of 2 nodes cannot be reached: z. 1 of 2 nodes cannot give a (n000): x. 1 of 2 nodes cannot give b (n000): x." +
+			"Applied=False NodesUnreachable: 1 of 2 nodes cannot be reached: z (z: the agent at 192.0.2.1:10261 did not answer in time). 1 of 2 nodes cannot give a (n000): x. 1 of 2 nodes cannot give b (n000): x." +
 				" 1 of 2 nodes cannot give c (n000): x. 1 of 2 nodes cannot give d (n000): x. 1 of 2 nodes cannot give e (n000): x. 2 more parts are lacking somewhere.",
 			"Exporting=Unknown WaitingForNodes: otlp reaches its destination from 1 of 2 nodes, and the rest have not answered yet.",
 			"WithinLimits=True WithinLimits: No series is folded into others.",
