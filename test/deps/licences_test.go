@@ -67,7 +67,7 @@ func licenceIn(t *testing.T, dir string) string {
 // Every direct dependency has its line in docs/dependencies.md, and the page names none that is gone.
 func TestDependenciesAreDocumented(t *testing.T) {
 	documented, required := documentedModules(t), map[string]bool{}
-	for _, folder := range []string{"../..", "../../hack/tools", "../../hack/tools/kubernetes", "../../hack/tools/etcd", "../../hack/tools/coredns", "../outputs", "../collector", "../monitoring"} {
+	for _, folder := range []string{"../..", "../../hack/tools", "../../hack/tools/kubernetes", "../../hack/tools/etcd", "../../hack/tools/coredns", "../outputs", "../collector", "../monitoring", "../helm"} {
 		for _, path := range directModules(t, folder) {
 			if path+"/" == module {
 				continue

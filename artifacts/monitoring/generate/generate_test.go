@@ -98,9 +98,11 @@ func TestCurrent(t *testing.T) {
 			t.Errorf("%s is not what boards.go and rules/ say (%v): go run ./artifacts/monitoring/generate", path, err)
 		}
 	}
-	for _, path := range glob(t, "dashboards/*.json") {
-		if _, ok := files["dashboards/"+filepath.Base(path)]; !ok {
-			t.Errorf("%s is of a board that is gone", path)
+	for _, below := range []string{"", chart} {
+		for _, path := range glob(t, below+"dashboards/*.json") {
+			if _, ok := files[below+"dashboards/"+filepath.Base(path)]; !ok {
+				t.Errorf("%s is of a board that is gone", path)
+			}
 		}
 	}
 	listed, err := os.ReadFile(filepath.Join(folder, "dashboards/kustomization.yaml"))

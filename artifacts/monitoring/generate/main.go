@@ -1,5 +1,6 @@
-// Command generate writes what artifacts/monitoring derives: Grafana's boards from boards.go, and the PrometheusRule of
-// prometheus-operator/ from rules/. Run it in the repository's root: go run ./artifacts/monitoring/generate
+// Command generate writes what artifacts/monitoring derives: Grafana's boards from boards.go, the PrometheusRule of
+// prometheus-operator/ from rules/, and both once more for the chart, which can have nothing from outside its folder. Run it
+// in the repository's root: go run ./artifacts/monitoring/generate
 package main
 
 import (
@@ -25,6 +26,9 @@ func main() {
 	}
 }
 
+// chart is where the chart keeps what it does not render as templates, below the folder artifacts/monitoring.
+const chart = "../helm/networkobservability/files/"
+
 // generate returns the derived files by their path below the folder artifacts/monitoring, whose rules it reads.
 func generate(folder string) (map[string][]byte, error) {
 	files := map[string][]byte{}
@@ -37,15 +41,34 @@ func generate(folder string) (map[string][]byte, error) {
 		if err := encoder.Encode(dashboard(b, all)); err != nil {
 			return nil, fmt.Errorf("encoding board %s: %w", b.uid, err)
 		}
-		files["dashboards/"+strings.TrimPrefix(b.uid, "netobs-")+".json"] = text.Bytes()
+		path := "dashboards/" + strings.TrimPrefix(b.uid, "netobs-") + ".json"
+		files[path], files[chart+path] = text.Bytes(), text.Bytes()
 	}
-	var err error
-	files["prometheus-operator/prometheusrule.yaml"], err = prometheusRule(folder)
-	return files, err
+	groups, err := ruleGroups(folder)
+	if err != nil {
+		return nil, err
+	}
+	spec := object{"groups": groups}
+	for path, content := range map[string]object{
+		chart + "rules.yaml": spec,
+		"prometheus-operator/prometheusrule.yaml": {
+			"apiVersion": "monitoring.coreos.com/v1",
+			"kind":       "PrometheusRule",
+			"metadata":   object{"name": "networkobservability", "namespace": "network-observability"},
+			"spec":       spec,
+		},
+	} {
+		text, err := yaml.Marshal(content)
+		if err != nil {
+			return nil, fmt.Errorf("encoding the rules: %w", err)
+		}
+		files[path] = append([]byte("# Written by artifacts/monitoring/generate from artifacts/monitoring/rules. Do not edit.\n"), text...)
+	}
+	return files, nil
 }
 
-// prometheusRule is the rules of all files as one object of Prometheus Operator.
-func prometheusRule(folder string) ([]byte, error) {
+// ruleGroups are the groups of rules of all files.
+func ruleGroups(folder string) ([]any, error) {
 	paths, err := filepath.Glob(filepath.Join(folder, "rules", "*.yaml"))
 	if err != nil {
 		return nil, err
@@ -65,16 +88,7 @@ func prometheusRule(folder string) ([]byte, error) {
 		}
 		groups = append(groups, file.Groups...)
 	}
-	rule, err := yaml.Marshal(object{
-		"apiVersion": "monitoring.coreos.com/v1",
-		"kind":       "PrometheusRule",
-		"metadata":   object{"name": "networkobservability", "namespace": "network-observability"},
-		"spec":       object{"groups": groups},
-	})
-	if err != nil {
-		return nil, fmt.Errorf("encoding the PrometheusRule: %w", err)
-	}
-	return append([]byte("# Written by artifacts/monitoring/generate from artifacts/monitoring/rules. Do not edit.\n"), rule...), nil
+	return groups, nil
 }
 
 func write(folder string, files map[string][]byte) error {
