@@ -8,7 +8,7 @@ bin=$PWD/_output/bin
 export KUBECONFIG=$PWD/_output/$name/kubeconfig KUBECACHEDIR=$PWD/_output/$name/kube-cache
 kubectl=$bin/kubectl
 
-echo "deploy: building our programs and the local cluster's (the first time takes about 15 minutes on 2 cores)"
+echo "deploy: building our programs and the local cluster's (the first time takes about 10 minutes on 2 cores)"
 make --no-print-directory build
 CGO_ENABLED=0 go build -o "$bin/cluster" ./hack/cluster
 "$bin/cluster" up --name "$name" --nodes "$nodes"
