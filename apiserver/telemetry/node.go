@@ -43,6 +43,9 @@ type view struct {
 	refusing time.Time
 	// report is the last one, of whatever stream; nil before the first. It does not change.
 	report *agentv1.TelemetryReport
+	// chose is what any pod of the node has by the selection chosen; nil while the agent was told of no pods.
+	chosen *selection
+	chose  choice
 	// failure is why there is no stream; empty before the first attempt has ended. unknown says that the agent does not know
 	// telemetry.
 	failure string
@@ -166,6 +169,11 @@ func (n *node) say(stream Stream, c *conversation, all bool) bool {
 			return false
 		}
 		n.metrics.updates.Inc()
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if c.pods.chosen != nil { // on a new stream, what the former one told still holds
+		n.seen.chosen, n.seen.chose = c.pods.chosen, c.pods.chose
 	}
 	return true
 }

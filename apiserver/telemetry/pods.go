@@ -20,11 +20,14 @@ type pods struct {
 	version  uint64
 	round    uint64
 	complete bool
+	// chose is what any of them has.
+	chose choice
 }
 
 // A toldPod is what is kept of a pod that was told: enough to see what changes.
 type toldPod struct {
 	record any
+	has    choice
 	sum    uint64
 	round  uint64
 }
@@ -37,6 +40,7 @@ func (p *pods) tell(to *outbox, now iter.Seq[Pod], chosen *selection, namespace 
 	same := p.chosen == chosen && p.version == version
 	p.chosen, p.version = chosen, version
 	p.round++
+	p.chose = 0
 	for pod := range now {
 		told := p.told[pod.Key]
 		if told == nil {
@@ -44,15 +48,15 @@ func (p *pods) tell(to *outbox, now iter.Seq[Pod], chosen *selection, namespace 
 			p.told[pod.Key] = told
 		}
 		told.round = p.round
-		if same && told.record == pod.Record {
-			continue
+		if !same || told.record != pod.Record {
+			told.record = pod.Record
+			told.has = chosen.choose(pod.Labels, namespace(pod.Namespace))
+			if sum := sumOfPod(&pod, told.has); sum != told.sum {
+				told.sum = sum
+				to.pod(podOf(&pod, told.has))
+			}
 		}
-		told.record = pod.Record
-		has := chosen.choose(pod.Labels, namespace(pod.Namespace))
-		if sum := sumOfPod(&pod, has); sum != told.sum {
-			told.sum = sum
-			to.pod(podOf(&pod, has))
-		}
+		p.chose |= told.has
 	}
 	for key, told := range p.told {
 		if told.round != p.round {

@@ -189,7 +189,8 @@ func (o *outlook) why(node string, of func(*view) string) string {
 	return node + ": " + cut(of(&o.nodes[i]))
 }
 
-// besides says what nodes on which the spec is in force cannot give, and which of them would lose it in a restart.
+// besides says what nodes on which the spec is in force cannot give, which of them would lose it in a restart, and what is in
+// force for no pod.
 func (o *outlook) besides() string {
 	type lack struct{ what, why string }
 	where := map[lack][]string{}
@@ -214,7 +215,34 @@ func (o *outlook) besides() string {
 	if len(o.unkept) > 0 {
 		fmt.Fprintf(&b, " On %s it would be lost in a restart: %s.", of(o.unkept, len(o.nodes)), some(o.unkept))
 	}
+	if idle := o.idle(); len(idle) > 0 {
+		fmt.Fprintf(&b, " No pod matches the selectors of %s now.", strings.Join(idle, ", "))
+	}
 	return b.String()
+}
+
+// idle are the parts of the spec with selectors that choose no pod of any node; none while that is not known of all nodes.
+func (o *outlook) idle() (parts []string) {
+	var chose choice
+	for i := range o.nodes {
+		if v := &o.nodes[i]; v.chosen != o.want.chosen || v.state(o.want, o.now) != stateApplied {
+			return nil
+		}
+		chose |= o.nodes[i].chose
+	}
+	if o.want.object == nil || len(o.nodes) == 0 {
+		return nil
+	}
+	spec := &o.want.object.Spec
+	for i := range spec.PodMetrics {
+		if of := &spec.PodMetrics[i]; of.Pods != nil && chose&(1<<groupNames[of.Group]) == 0 {
+			parts = append(parts, "group "+string(of.Group))
+		}
+	}
+	if spec.FlowLogs != nil && spec.FlowLogs.Pods != nil && chose&choosesFlowLogs == 0 {
+		parts = append(parts, "flow logs")
+	}
+	return parts
 }
 
 func (o *outlook) exporting() *metav1.Condition {

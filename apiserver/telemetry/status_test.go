@@ -144,6 +144,35 @@ func TestStatus(t *testing.T) {
 	}
 }
 
+// TestStatusOfNobody: selectors that choose no pod are said, once that is known of all nodes.
+func TestStatusOfNobody(t *testing.T) {
+	want := wanted()
+	nobody := &v1alpha1.TelemetryPods{Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "webb"}}}
+	want.object.Spec.PodMetrics = []v1alpha1.PodMetrics{{Group: v1alpha1.PodTraffic}, {Group: v1alpha1.PodDNS, Pods: nobody}, {Group: v1alpha1.PodTCP, Pods: nobody}}
+	want.object.Spec.FlowLogs = &v1alpha1.FlowLogs{Pods: nobody}
+	told := func(groups ...agentv1.TelemetryGroupName) func(*view) {
+		return func(v *view) {
+			v.chosen = want.chosen
+			for _, name := range groups {
+				v.chose |= 1 << name
+			}
+		}
+	}
+	const everywhere = "The spec is in force on every node that has an agent (2)."
+	for name, test := range map[string]struct {
+		nodes []view
+		want  string
+	}{
+		"one group": {[]view{exporting("a", told()), exporting("b", told(agentv1.TelemetryGroupName_TELEMETRY_GROUP_NAME_TCP))},
+			everywhere + " No pod matches the selectors of group DNS, flow logs now."},
+		"not told yet": {[]view{exporting("a", told()), exporting("b")}, everywhere},
+	} {
+		if got := newOutlook(want, test.nodes, epoch).applied(); got.Message != test.want || got.Status != metav1.ConditionTrue {
+			t.Errorf("%s: %s %s", name, got.Status, got.Message)
+		}
+	}
+}
+
 // TestStatusOfUnusable: what is in force nowhere says why, and counts are of all nodes together.
 func TestStatusOfUnusable(t *testing.T) {
 	want := wanted()

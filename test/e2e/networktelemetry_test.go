@@ -132,9 +132,15 @@ func (c *cluster) checkTelemetryLife(t *testing.T) {
 	if out := c.kubectl(t, "get", "ntel", "--no-headers", "-o", "wide"); !strings.HasPrefix(strings.Join(strings.Fields(out), " "), "cluster "+applied+" - ") || !strings.Contains(out, "Traffic,DNS") {
 		t.Errorf("get prints %s, want %s", out, applied)
 	}
-	if out := c.kubectl(t, "describe", "ntel", "cluster"); !strings.Contains(out, "AppliedEverywhere") || !strings.Contains(out, "Series Limit:  50000") {
-		t.Errorf("describe prints %s", out)
-	}
+	eventually(t, answerDeadline, "the object to say whom nothing matches", func(context.Context) error {
+		out := c.kubectl(t, "describe", "ntel", "cluster")
+		for _, says := range []string{"AppliedEverywhere", "Series Limit:  50000", "No pod matches the selectors of group DNS now."} {
+			if !strings.Contains(out, says) {
+				return fmt.Errorf("describe does not print %q: %s", says, out)
+			}
+		}
+		return nil
+	})
 	before, err := c.telemetry(t.Context())
 	if err != nil {
 		t.Fatal(err)
