@@ -37,6 +37,9 @@ type recipe struct {
 // longestTTL is what the server takes, and what its field holds by far.
 const longestTTL = 30 * 24 * time.Hour
 
+// shortestTTL is what leaves the time to read what was recorded.
+const shortestTTL = time.Minute
+
 func (r *recipe) addTo(c *cobra.Command, k kind) {
 	f := c.Flags()
 	f.StringVarP(&r.selector, "selector", "l", "", "Labels of the pods to record, such as app=web")
@@ -161,6 +164,8 @@ func (r *recipe) validate(c *cobra.Command) error {
 		return fmt.Errorf("--duration: %v is less than a second", r.duration)
 	case r.duration%time.Second != 0:
 		return fmt.Errorf("--duration: %v is not a whole number of seconds", r.duration)
+	case c.Flags().Changed("ttl") && r.ttl < shortestTTL && (r.follow || r.file != "" && !isFormat(r.file)):
+		return fmt.Errorf("--ttl: %v may delete the packets before they are read; leave it out, and give --rm to have the capture deleted then", r.ttl)
 	case r.ttl%time.Second != 0 || r.ttl < 0 || r.ttl > longestTTL:
 		return fmt.Errorf("--ttl: %v is not a whole number of seconds, or not from 0 to %v", r.ttl, longestTTL)
 	}

@@ -174,6 +174,8 @@ func (p *program) follow(ctx context.Context, api *captures, name string, what p
 		return fmt.Errorf("following %s: %w; it is being recorded all the same: kubectl network %s stop %[1]s ends that", name, unread{err}, api.singular)
 	case isAnswer(err):
 		return err // Nothing was written.
+	case err != nil && api.gone(ctx, name):
+		return fmt.Errorf("following %s: %w: the capture was deleted; what was written can be read", name, err)
 	case err != nil:
 		return fmt.Errorf("following %s: %w; what was written can be read, and everything with: %s", name, unread{err}, api.later(name))
 	}
@@ -338,6 +340,14 @@ func (d *download) resume(out *os.File, total int64) error {
 	}
 	_, err = out.Seek(d.at, io.SeekStart)
 	return err
+}
+
+// gone says that a capture was deleted.
+func (c *captures) gone(ctx context.Context, name string) bool {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWord)
+	defer cancel()
+	_, err := c.get(ctx, name)
+	return apierrors.IsNotFound(err)
 }
 
 // isAnswer says that the server answered with an error, and with no packets.

@@ -19,6 +19,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	downloads "github.com/networkobservability/networkobservability/apis/networkobservability/download"
 	"github.com/networkobservability/networkobservability/apis/networkobservability/v1alpha1"
 )
 
@@ -98,6 +99,9 @@ func (s *server) command(ts *testscript.TestScript, args []string) {
 		s.silent = true
 	case "stuck":
 		s.hold, s.stuck = true, true
+	case "delete":
+		delete(s.captures, args[1])
+		s.changed.Broadcast()
 	case "log": // log FILE: what was asked since the last time
 		ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(strings.Join(s.log, "\n")+"\n"), 0o600))
 		s.log = nil
@@ -252,6 +256,7 @@ func (s *server) object(w http.ResponseWriter, r *http.Request, capture *v1alpha
 		}
 	case http.MethodDelete:
 		delete(s.captures, capture.Name)
+		s.changed.Broadcast()
 	}
 	reply(w, capture)
 }
@@ -269,13 +274,32 @@ func (s *server) attach(w http.ResponseWriter, r *http.Request, capture *v1alpha
 		panic(http.ErrAbortHandler)
 	}
 	s.mu.Lock()
-	for r.Context().Err() == nil && (s.stuck || !capture.Spec.Stop) && len(capture.Status.Conditions) == 0 {
+	for r.Context().Err() == nil && (s.stuck || !capture.Spec.Stop) && len(capture.Status.Conditions) == 0 && s.captures[capture.Name] != nil {
 		s.changed.Wait()
 	}
+	gone := s.captures[capture.Name] == nil
 	s.mu.Unlock()
+	if gone {
+		panic(http.ErrAbortHandler)
+	}
 	if !silent {
 		w.Write(content[fileBytes/2:])
 	}
+}
+
+// takeOver answers on the connection itself.
+func (s *server) takeOver(w http.ResponseWriter, digest string, rest []byte, cut int) {
+	conn, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		s.t.Error(err)
+		return
+	}
+	defer conn.Close()
+	fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\nETag: %q\r\n%s: %d\r\n\r\n", downloads.Protocol, digest, downloads.Size, len(rest))
+	if cut > 0 {
+		rest = rest[:min(cut, len(rest))]
+	}
+	conn.Write(rest)
 }
 
 func (s *server) download(w http.ResponseWriter, r *http.Request) {
@@ -288,6 +312,10 @@ func (s *server) download(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	rest := content[offset:]
+	if downloads.Asked(r) {
+		s.takeOver(w, digest, rest, cut)
+		return
+	}
 	w.Header().Set("ETag", strconv.Quote(digest))
 	w.Header().Set("Content-Length", strconv.Itoa(len(rest)))
 	if cut > 0 && cut < len(rest) {

@@ -24,7 +24,7 @@ const (
 	// of it is told to the agent, which is a system call or more at both ends: readers of few nodes have wideWindow, and read
 	// wideAhead from the system at a time.
 	captureWindow = 64 << 10
-	wideWindow    = 256 << 10
+	wideWindow    = 512 << 10
 	wideAhead     = 128 << 10
 	// captureReadBuffer: packets are many small records where telemetry is few large ones.
 	captureReadBuffer = 32 << 10
@@ -70,7 +70,7 @@ func NewCaptureStreams(fleet *Fleet, register func(metrics.Registerable) error) 
 
 // ReadCapture asks the agent of a node for packets and hands over what it answers, batch by batch. batches, at least 1, says for
 // how many of them there is memory: that of a batch is used again so many batches later, when take has returned from the one
-// before that. The agent sends no more than a window (64 KiB, and 384 KiB of memory when batches is more than 1) and a batch
+// before that. The agent sends no more than a window (64 KiB, and 640 KiB of memory when batches is more than 1) and a batch
 // ahead of take. It returns nil when the agent ended the answer as it should, the error
 // of take when that fails, and otherwise an error that begins with the node's name and wraps ErrNoAgent, ErrNotFound,
 // ErrInvalid or ErrOvertaken where that is the reason. An agent that says nothing for 10 s and NodeTimeout fails, a

@@ -9,6 +9,7 @@
 //	merge.go     many nodes' packets in one order, without I/O but for its sink
 //	feeder.go    reads a node into a merge; goes on where a live one broke
 //	output.go    the body of the answer
+//	upgrade.go   the body over the connection itself
 //	limits.go    how many streams, and how much memory
 //
 // # Order
@@ -25,9 +26,15 @@
 //
 // # Memory
 //
-// A stream holds a buffer of 64 KiB and, of each node, a window of 64 KiB and a batch of up to 256 KiB that is being written
-// (of up to 4 nodes, another batch that is next). Agents send no further than that, so a client that reads slowly, or not at
-// all, costs no more. All streams together hold at most [Config.Memory]; what does not fit is answered 429.
+// A stream holds a buffer of 64 KiB, the 288 KiB that are being written at a time and, of each node, a window of 64 KiB and a batch
+// of up to 256 KiB that is being written; of up to 3 nodes 640 KiB for the window, and another batch that is next. That is 4 MiB
+// at most for up to 11 nodes. Agents send no further than that, so a client that reads slowly, or not at all, costs no more. All
+// streams together hold at most [Config.Memory] of nodes' packets; what does not fit is answered 429.
+//
+// # Processor time
+//
+// A file of known size is had over a connection of its own (package download): kube-apiserver then passes bytes on, where it would
+// take apart and put together frames of HTTP/2, and large writes reach the system as one.
 //
 // # Time
 //

@@ -23,8 +23,9 @@ import (
 const (
 	// describing is how many nodes are asked at a time what they have.
 	describing = 16
-	// fewNodes are so few that each may have a batch on the way while another is written.
-	fewNodes = 4
+	// fewNodes are so few that each may have a batch on the way while another is written, and a wide window: all of it is less
+	// than 4 MiB.
+	fewNodes = 3
 )
 
 // A description is what the nodes say of a capture that has ended.

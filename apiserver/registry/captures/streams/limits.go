@@ -10,7 +10,7 @@ import (
 const (
 	// windowMemory and batchMemory are what the stream of a node may hold, for each batch; wideMemory instead of windowMemory
 	// when there is more than one.
-	windowMemory, wideMemory, batchMemory = 64 << 10, 384 << 10, 256 << 10
+	windowMemory, wideMemory, batchMemory = 64 << 10, 640 << 10, 256 << 10
 	// retryAfter is what clients over a limit are told to wait, in seconds.
 	retryAfter = 5
 )
