@@ -90,7 +90,7 @@ func (c *Conn) hold() {
 	defer c.mu.Unlock()
 	c.holding = true
 	if c.held == nil {
-		c.held = buffers.Get().([]byte)[:0]
+		c.held = *buffers.Get().(*[]byte)
 	}
 }
 
@@ -100,13 +100,17 @@ func (c *Conn) release() error {
 	defer c.mu.Unlock()
 	err := c.flush()
 	c.holding = false
-	buffers.Put(c.held) //nolint:staticcheck // A slice's header is small beside the write.
+	empty := c.held[:0]
+	buffers.Put(&empty)
 	c.held = nil
 	return err
 }
 
 // buffers are what is held, while it is.
-var buffers = sync.Pool{New: func() any { return make([]byte, 0, gathered+gathered/8) }}
+var buffers = sync.Pool{New: func() any {
+	buffer := make([]byte, 0, gathered+gathered/8)
+	return &buffer
+}}
 
 // Write writes to a TLS connection, whose records go out together if it is over a Conn. All of b has been handed to the
 // system when it returns without an error; after an error the connection is of no more use. A connection must not be written to
