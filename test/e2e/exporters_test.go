@@ -260,12 +260,14 @@ func TestExporters(t *testing.T) {
     {name: metrics, signals: [Metrics], otlp: `+otlp(o, "HTTP", o.http, "")+`},
     {name: known, signals: [Metrics], otlp: `+otlp(strict, "GRPC", strict.grpc, known)+`},
     {name: small, signals: [FlowLogs], otlp: `+otlp(strict, "HTTP", strict.http, known+", queueMebibytes: 1")+`},
-    {name: e2e, signals: [FlowLogs], file: {}}]}`))
+    {name: e2e, signals: [FlowLogs], file: {}},
+    {name: lines, signals: [FlowLogs], stdout: {}}]}`))
 	c.kubectl(t, "wait", "--for=condition=Applied", "networktelemetry/cluster", "--timeout=60s")
 
 	ports := c.connectFromPorts(t, pods[1], to, 1)
 	c.exported(t, o, ports)
 	c.exported(t, strict, ports)
+	c.checkStandardOutput(t, c.agents(t)[nodes[1]], ports)
 	c.kubectl(t, "wait", "--for=condition=Exporting", "networktelemetry/cluster", "--timeout=60s")
 	for _, one := range []*collector{o, strict} {
 		if a, err := one.arrived(); err != nil || !a.metrics["client k8s.pod.network.io"] || !a.metrics[" k8s.node.network.io"] {
@@ -294,7 +296,7 @@ func TestExporters(t *testing.T) {
 	c.exported(t, o, ports)
 	c.kubectl(t, "wait", "--for=condition=Exporting", "networktelemetry/cluster", "--timeout=90s")
 	c.checkBooks(t, o, strict)
-	c.checkLogFiles(t, "client", ports)
+	c.checkLogFiles(t, ports)
 	c.checkNotShown(t, collectorToken, strings.Split(string(key), "\n")[1])
 }
 
@@ -383,8 +385,39 @@ func (c *cluster) exported(t *testing.T, o *collector, ports []string) {
 	})
 }
 
+// checkStandardOutput waits until records of flows from all ports are among the lines of an agent's output.
+func (c *cluster) checkStandardOutput(t *testing.T, agent *corev1.Pod, ports []string) {
+	t.Helper()
+	eventually(t, exportDeadline, "lines on the agent's standard output", func(context.Context) error {
+		found := map[string]bool{}
+		for line := range strings.Lines(c.kubectl(t, "-n", agent.Namespace, "logs", agent.Name, "--since=2m")) {
+			if strings.HasPrefix(line, "{") { // others are the agent's own
+				noteRecord(t, []byte(line), found)
+			}
+		}
+		for _, port := range ports {
+			if !found[port] {
+				return fmt.Errorf("none of port %s, but of %v", port, found)
+			}
+		}
+		return nil
+	})
+}
+
+// noteRecord notes the port of a record of the client's, which has to be a line of JSON.
+func noteRecord(t *testing.T, line []byte, ports map[string]bool) {
+	t.Helper()
+	var record map[string]any
+	if err := json.Unmarshal(line, &record); err != nil {
+		t.Errorf("%v: %.300s", err, line)
+	}
+	if record["source.k8s.pod.name"] == "client" {
+		ports[fmt.Sprint(record["source.port"])] = true
+	}
+}
+
 // checkLogFiles demands that records of flows from all ports are in the files of the nodes, each a line of JSON.
-func (c *cluster) checkLogFiles(t *testing.T, pod string, ports []string) {
+func (c *cluster) checkLogFiles(t *testing.T, ports []string) {
 	t.Helper()
 	found := map[string]bool{}
 	files, err := filepath.Glob(filepath.Join(c.output, "log", "*", "networkobservability", "e2e.log"))
@@ -397,13 +430,7 @@ func (c *cluster) checkLogFiles(t *testing.T, pod string, ports []string) {
 			t.Fatal(err)
 		}
 		for lines := bufio.NewScanner(file); lines.Scan(); {
-			var record map[string]any
-			if err := json.Unmarshal(lines.Bytes(), &record); err != nil {
-				t.Errorf("%s: %v: %.300s", name, err, lines.Text())
-			}
-			if record["source.k8s.pod.name"] == pod {
-				found[fmt.Sprint(record["source.port"])] = true
-			}
+			noteRecord(t, lines.Bytes(), found)
 		}
 		file.Close()
 		if err := os.RemoveAll(name); err != nil {
