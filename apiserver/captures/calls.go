@@ -311,15 +311,14 @@ func (t *term) whereToLook() map[string][]*entry {
 	return byNode
 }
 
+// lookAt asks a node for a list and takes it over. Until then the node is asked for no other: two lists that are older than the
+// call that began a capture would make it lost.
 func (t *term) lookAt(ctx context.Context, node string, entries []*entry) {
 	uids := make([]string, len(entries))
 	for i, e := range entries {
 		uids[i] = string(e.uid)
 	}
 	states, err := t.cfg.Agents.List(ctx, node, uids)
-	t.mu.Lock()
-	delete(t.looking, node)
-	t.mu.Unlock()
 	if ctx.Err() != nil {
 		return
 	}
@@ -327,6 +326,9 @@ func (t *term) lookAt(ctx context.Context, node string, entries []*entry) {
 		t.looked(e, node, states[string(e.uid)], err)
 		t.enqueue(e)
 	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.looking, node)
 }
 
 // looked takes over what a list says, unless a call is under way that will say more.

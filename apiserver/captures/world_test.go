@@ -154,8 +154,11 @@ func (f *fleet) List(_ context.Context, node string, uids []string) (states map[
 	err = f.on(node, func(n *fleetNode) error {
 		f.lists++
 		states = map[string]*agentv1.CaptureState{}
-		for uid, a := range n.captures {
-			if a.state != nil && (uids == nil || slices.Contains(uids, uid)) {
+		if uids == nil {
+			uids = slices.Collect(maps.Keys(n.captures))
+		}
+		for _, uid := range uids {
+			if a := n.captures[uid]; a != nil && a.state != nil {
 				states[uid] = copied(a.state)
 			}
 		}
