@@ -35,7 +35,7 @@ const (
 // deletes what a namespace has. Both end with the test. Without the programs the test is skipped, or fails where they have to be there.
 func newCluster(t *testing.T) *rest.Config {
 	t.Helper()
-	for _, name := range []string{"etcd", "kube-apiserver"} {
+	for _, name := range []string{"etcd", "kube-apiserver", "kubectl"} {
 		if _, err := os.Stat(filepath.Join(binaries, name)); err != nil {
 			if os.Getenv(required) != "" {
 				t.Fatal(err)

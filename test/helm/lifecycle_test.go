@@ -5,6 +5,8 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -53,6 +55,7 @@ type host struct {
 }
 
 func newHost(t *testing.T) *host {
+	t.Setenv("KUBECONFIG", "/dev/null") // Helm and kubectl know this cluster only
 	config := newCluster(t)
 	client, err := dynamic.NewForConfig(config)
 	if err != nil {
@@ -80,11 +83,15 @@ func (h *host) helm() *action.Configuration {
 	return configuration
 }
 
-func (h *host) install(name, values string) (*release.Release, error) {
+// install takes options as flags of helm install.
+func (h *host) install(name, values string, options ...func(*action.Install)) (*release.Release, error) {
 	h.t.Helper()
 	install := action.NewInstall(h.helm())
 	install.ReleaseName, install.Namespace, install.CreateNamespace = name, namespace, true
 	install.WaitStrategy = kube.HookOnlyStrategy // nobody runs pods here
+	for _, option := range options {
+		option(install)
+	}
 	installed, err := install.RunWithContext(h.t.Context(), load(h.t), parse(h.t, values))
 	if err != nil {
 		return nil, err
@@ -245,6 +252,40 @@ func TestLifecycle(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.get(envelopes, namespace, "shop.web")
+}
+
+// TestTakeOver has a release take what kubectl apply -k made, as the chart's README describes.
+func TestTakeOver(t *testing.T) {
+	h := newHost(t)
+	kubectl := exec.CommandContext(t.Context(), filepath.Join(binaries, "kubectl"), "--server="+h.config.Host, "--token="+bearer,
+		"--certificate-authority="+h.config.CAFile, "--cache-dir="+t.TempDir(), "apply", "-k", "../../artifacts/deploy")
+	if said, err := kubectl.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, said)
+	}
+	h.beServed()
+	if _, err := h.install(releaseName, `{}`); err == nil || !strings.Contains(err.Error(), "cannot be imported into the current release") {
+		t.Errorf("taken without being told to: %v", err)
+	}
+	taken, err := h.install(releaseName, `nodeagent: {config: {disabled: [dns]}}`, func(install *action.Install) {
+		install.TakeOwnership, install.ForceConflicts = true, true
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.hasAll(taken)
+	same(t, "what the API server filled in", h.bundle(), "Y2E=")
+	// The ConfigMaps of kustomize, whose names have a hash, are nobody's now.
+	left, err := h.client.Resource(configMaps).Namespace(namespace).List(t.Context(), metav1.ListOptions{
+		LabelSelector: "app.kubernetes.io/part-of=networkobservability,app.kubernetes.io/managed-by!=Helm",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	same(t, "ConfigMaps left", len(left.Items), 2)
+	for _, one := range left.Items {
+		same(t, one.GetName()+" is one of kustomize's", generated.MatchString(one.GetName()), true)
+	}
+	h.uninstall()
 }
 
 // beServed does what a running API server does to the cluster.
