@@ -386,7 +386,7 @@ func TestBeyond64KiB(t *testing.T) {
 		const size = 50_000_000
 		var sent, received bpf.Totals
 		var before, after *v1alpha1.TCP
-		for range 20 { // what is sent again is bytes that nobody can foretell
+		for range 5 { // what is sent again is bytes that nobody can foretell, and a machine that is busy may do so every time
 			withoutLoss(t, func() {
 				sent, received, before = a.totals(sender), a.totals(receiver), tcpOf(t, a, sender)
 				transferTCP(t, sender.Namespace, receiver.Namespace, "[fd99:1::2]:7000", size)
@@ -401,9 +401,11 @@ func TestBeyond64KiB(t *testing.T) {
 			r = minus(a.totals(receiver), received).Cells[bpf.Receive][bpf.IPv6Unicast]
 			return r == s
 		}, func() string { return fmt.Sprintf("sent %v, received %v", s, r) })
-		want := uint64(after.OutSegments - before.OutSegments)
-		if s.Packets != want || s.Bytes != size+want*72+8 {
-			t.Errorf("counted %d packets, %d bytes; TCP sent %d segments, which is %d bytes", s.Packets, s.Bytes, want, size+want*72+8)
+		again := uint64(after.RetransmittedSegments - before.RetransmittedSegments) // which TCP has not among those that it sent
+		packets := uint64(after.OutSegments-before.OutSegments) + again
+		least, most := size+packets*72+8, size+packets*72+8+again*1500
+		if s.Packets != packets || s.Bytes < least || s.Bytes > most {
+			t.Errorf("counted %d packets, %d bytes; TCP sent %d segments, %d of them again, which is %d to %d bytes", s.Packets, s.Bytes, packets, again, least, most)
 		}
 		t.Logf("%d buffers of %d bytes on average", s.Buffers, s.Bytes/s.Buffers)
 	})
