@@ -42,8 +42,14 @@ type member struct {
 	packets, bytes memberShare
 	// storeAt is when to try again to have the node copy what it recorded.
 	storeAt time.Time
-	// missing is since when targets are missed there, by their keys.
-	missing map[string]time.Time
+	// missing are targets that are missed there, by their keys.
+	missing map[string]missed
+}
+
+// missed is what an agent could not record of a target, as one of its interfaces, or all of it.
+type missed struct {
+	*agentv1.CaptureMissing
+	since time.Time
 }
 
 // A memberShare is a node's share of one limit.
@@ -74,7 +80,7 @@ func (s *memberShare) adopt(lease int64) {
 func (m *machine) member(node string) *member {
 	mem := m.members[node]
 	if mem == nil {
-		mem = &member{node: node, missing: map[string]time.Time{}}
+		mem = &member{node: node, missing: map[string]missed{}}
 		mem.packets.adopt(0)
 		mem.bytes.adopt(0)
 		m.members[node] = mem
@@ -95,14 +101,18 @@ func (mem *member) unknown() {
 	}
 }
 
+// noteMissing takes over what an agent misses while it records. When it has ended it misses nothing, and what it missed last stays.
 func (mem *member) noteMissing(now time.Time) {
-	missing := make(map[string]time.Time, len(mem.state.Missing))
+	if mem.ended() {
+		return
+	}
+	missing := make(map[string]missed, len(mem.state.Missing))
 	for _, one := range mem.state.Missing {
-		since, ok := mem.missing[one.Target.Key]
-		if !ok {
-			since = now
+		since := now
+		if before, ok := mem.missing[one.Target.GetKey()]; ok {
+			since = before.since
 		}
-		missing[one.Target.Key] = since
+		missing[one.Target.GetKey()] = missed{one, since}
 	}
 	mem.missing = missing
 }

@@ -100,7 +100,7 @@ func (m *machine) explain(row *v1alpha1.CaptureTarget, t *target) {
 	case mem.ended():
 		set(v1alpha1.CaptureEnded, cmp.Or(reasons[mem.state.Reason], "Ended"), "Recording on its node had ended.")
 	default:
-		set(v1alpha1.CapturePending, "Starting", missingAt(mem, t))
+		set(v1alpha1.CapturePending, "Starting", mem.missing[t.key].GetReason())
 	}
 }
 
@@ -120,7 +120,7 @@ func (m *machine) explainEnd(row *v1alpha1.CaptureTarget, t *target, mem *member
 	case mem.trouble != nil:
 		row.Phase, row.Reason, row.Message = v1alpha1.CaptureTargetFailed, "NotRecorded", fmt.Sprint(mem.trouble)
 	case m.stuck(t, mem):
-		row.Phase, row.Reason, row.Message = v1alpha1.CaptureTargetFailed, "NotRecorded", missingAt(mem, t)
+		row.Phase, row.Reason, row.Message = v1alpha1.CaptureTargetFailed, "NotRecorded", mem.missing[t.key].GetReason()
 	default:
 		row.Phase, row.Reason, row.Message = v1alpha1.CaptureEnded, "NotRecorded", "The capture ended before it could be recorded."
 	}
@@ -128,7 +128,7 @@ func (m *machine) explainEnd(row *v1alpha1.CaptureTarget, t *target, mem *member
 
 // stuck says that a target that runs was waited for in vain: for stuckAfter, or half of a capture that was shorter.
 func (m *machine) stuck(t *target, mem *member) bool {
-	since, missing := mem.missing[t.key]
+	missed, missing := mem.missing[t.key]
 	if !missing && len(mem.missing) >= maxMissing {
 		return t.running // It may be one of those that the agent left out.
 	}
@@ -136,23 +136,13 @@ func (m *machine) stuck(t *target, mem *member) bool {
 	if began.IsZero() {
 		began = m.begin()
 	}
-	return missing && t.running && m.endingSince.Sub(since) >= min(stuckAfter, m.endingSince.Sub(began)/2)
+	return missing && t.running && m.endingSince.Sub(missed.since) >= min(stuckAfter, m.endingSince.Sub(began)/2)
 }
 
 // missingOf is what is missing of a target that is recorded, as one of its interfaces.
 func (mem *member) missingOf(row *v1alpha1.CaptureTarget) string {
-	for _, one := range mem.state.Missing {
+	for _, one := range mem.missing {
 		if t := one.Target; t.GetNamespace() == row.Namespace && t.GetPod() == row.Pod && t.GetPodUid() == string(row.PodUID) {
-			return one.Reason
-		}
-	}
-	return ""
-}
-
-// missingAt is why an agent has not begun to record a target.
-func missingAt(mem *member, t *target) string {
-	for _, one := range mem.state.GetMissing() {
-		if one.Target.GetKey() == t.key {
 			return one.Reason
 		}
 	}

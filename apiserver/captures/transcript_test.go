@@ -421,6 +421,7 @@ func (a *storyAgent) end(reason agentv1.CaptureState_Reason, now time.Time) {
 		return
 	}
 	a.state.Phase, a.state.Reason, a.state.EndUnixNano = agentv1.CaptureState_PHASE_ENDED, reason, now.UnixNano()
+	a.state.Missing = nil
 	for _, part := range a.state.Parts {
 		if part.Phase == agentv1.CaptureState_PHASE_RUNNING {
 			part.Phase, part.Reason = agentv1.CaptureState_PHASE_ENDED, reason
