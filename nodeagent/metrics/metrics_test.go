@@ -357,6 +357,43 @@ func TestPortsNeverFall(t *testing.T) {
 	}
 }
 
+// No counter of a name falls while names move in and out of the row. In odd runs time passes, so that places change hands.
+func TestNamesNeverFall(t *testing.T) {
+	for seed := range uint64(20) {
+		random := rand.New(rand.NewPCG(seed, 0))
+		all := make([]*v1alpha1.DNSNameCount, 20)
+		for i := range all {
+			all[i] = &v1alpha1.DNSNameCount{Name: fmt.Sprintf("%02d.", i)}
+		}
+		n, now, total, lost := newNames(6), epoch, int64(0), 0
+		before := map[string]int64{}
+		for step := range 50 {
+			for range 30 {
+				all[random.IntN(len(all))].Count++
+				total++
+			}
+			if seed%2 == 1 {
+				now = now.Add(time.Duration(random.IntN(10)) * time.Minute)
+			}
+			sorted := slices.SortedFunc(slices.Values(all), func(a, b *v1alpha1.DNSNameCount) int { return cmp.Compare(b.Count, a.Count) })
+			n.take(&v1alpha1.DNS{Latency: &v1alpha1.Histogram{Indexes: []int32{0}, Counts: []int64{total}}, Names: sorted[:8]}, now)
+			after := map[string]int64{}
+			n.each(func(name string, queries, _ int64) { after[name] = queries })
+			for name, was := range before {
+				if queries, there := after[name]; !there {
+					lost++
+				} else if queries < was {
+					t.Errorf("seed %d, step %d: %s fell from %d to %d", seed, step, name, was, queries)
+				}
+			}
+			before = after
+		}
+		if (lost > 0) != (seed%2 == 1) {
+			t.Errorf("seed %d: %d places changed hands", seed, lost)
+		}
+	}
+}
+
 // tell gives the largest rows, and the rest as one.
 func tell(all []*v1alpha1.Drop, most int) []*v1alpha1.Drop {
 	sorted := slices.SortedFunc(slices.Values(all), func(a, b *v1alpha1.Drop) int { return cmp.Compare(b.Packets, a.Packets) })
