@@ -50,6 +50,8 @@ type member struct {
 type missed struct {
 	*agentv1.CaptureMissing
 	since time.Time
+	// partly: other interfaces of the target were recorded when the agent said so.
+	partly bool
 }
 
 // A memberShare is a node's share of one limit.
@@ -107,12 +109,18 @@ func (mem *member) noteMissing(now time.Time) {
 		return
 	}
 	missing := make(map[string]missed, len(mem.state.Missing))
+	recorded := map[string]bool{}
+	if len(mem.state.Missing) > 0 {
+		for _, part := range mem.state.Parts {
+			recorded[part.Key] = true
+		}
+	}
 	for _, one := range mem.state.Missing {
 		since := now
 		if before, ok := mem.missing[one.Target.GetKey()]; ok {
 			since = before.since
 		}
-		missing[one.Target.GetKey()] = missed{one, since}
+		missing[one.Target.GetKey()] = missed{one, since, recorded[one.Target.GetKey()]}
 	}
 	mem.missing = missing
 }

@@ -142,7 +142,7 @@ func (m *machine) stuck(t *target, mem *member) bool {
 // missingOf is what is missing of a target that is recorded, as one of its interfaces.
 func (mem *member) missingOf(row *v1alpha1.CaptureTarget) string {
 	for _, one := range mem.missing {
-		if t := one.Target; t.GetNamespace() == row.Namespace && t.GetPod() == row.Pod && t.GetPodUid() == string(row.PodUID) {
+		if t := one.Target; one.partly && t.GetNamespace() == row.Namespace && t.GetPod() == row.Pod && t.GetPodUid() == string(row.PodUID) {
 			return one.Reason
 		}
 	}
