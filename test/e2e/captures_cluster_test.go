@@ -282,3 +282,32 @@ func TestClusterCaptureRights(t *testing.T) {
 		})
 	}
 }
+
+// TestCaptureInterface names interfaces that are not there: alone, the capture fails and says why; beside one that is, its row says so.
+func TestCaptureInterface(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	namespace := c.namespace(t)
+	pod := c.start(t, namespace, sink("web", c.nodes(t)[0]))[0]
+	captures := c.stats.NetworkobservabilityV1alpha1().Captures(namespace)
+	const says = "there is no interface net7"
+	for name, interfaces := range map[string][]string{"none": {"net7"}, "some": {"eth0", "net7"}} {
+		capture := newCapture(name, "")
+		capture.Spec.Pods = v1alpha1.CapturePods{Names: []string{pod.Name}, Interfaces: interfaces}
+		capture.Spec.DurationSeconds = new(int64(4))
+		if _, err := captures.Create(t.Context(), capture, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, ends := range map[string]string{"none": v1alpha1.CaptureFailed, "some": v1alpha1.CaptureComplete} {
+		done := c.captureUntil(t, namespace, name, name+" to end", func(s *v1alpha1.CaptureStatus) bool {
+			return conditionIs(s, v1alpha1.CaptureComplete) || conditionIs(s, v1alpha1.CaptureFailed)
+		})
+		if !conditionIs(&done.Status, ends) || len(done.Status.Targets) != 1 || !strings.Contains(done.Status.Targets[0].Message, says) {
+			t.Errorf("%s: %+v", name, done.Status)
+		}
+	}
+	if row := c.kubectl(t, "describe", "capture", "none", "--namespace", namespace); !strings.Contains(row, "Not everything was recorded of pod "+namespace+"/web: "+says) {
+		t.Errorf("kubectl does not say why: %s", row)
+	}
+}
