@@ -74,7 +74,9 @@ func (p *program) begin(ctx context.Context, api *captures, r *recipe, object ru
 	} else {
 		err = p.collect(ctx, api, made.Name, what, r.file, true)
 	}
-	if r.remove && !errors.Is(err, errUnread) {
+	if r.remove && errors.Is(err, errUnread) {
+		fmt.Fprintf(p.streams.ErrOut, "%s is not deleted, since not everything was read: %s\n", made.Name, api.later(made.Name))
+	} else if r.remove {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWord)
 		defer cancel()
 		err = errors.Join(err, api.delete(ctx, made.Name))
@@ -171,9 +173,10 @@ func (p *program) follow(ctx context.Context, api *captures, name string, what p
 		p.conclude(ctx, api, name)
 		return errInterrupted
 	case isAnswer(err) && stopping:
+		err = hinted(err, what)
 		return fmt.Errorf("following %s: %w; it is being recorded all the same: kubectl network %s stop %[1]s ends that", name, unread{err}, api.singular)
 	case isAnswer(err):
-		return err // Nothing was written.
+		return hinted(err, what) // Nothing was written.
 	case err != nil && api.gone(ctx, name):
 		return fmt.Errorf("following %s: %w: the capture was deleted; what was written can be read", name, err)
 	case err != nil:
@@ -312,6 +315,10 @@ func (p *program) save(ctx context.Context, api *captures, v view, what portion,
 	}
 	d.out = out
 	if err := d.run(ctx); err != nil {
+		if d.at == 0 {
+			_ = os.Remove(partial) // It is empty, and whether it stays is no matter beside the error.
+			return hinted(err, what)
+		}
 		next := "this begins anew"
 		if what.whole() {
 			next = "this goes on from there"
@@ -348,6 +355,14 @@ func (c *captures) gone(ctx context.Context, name string) bool {
 	defer cancel()
 	_, err := c.get(ctx, name)
 	return apierrors.IsNotFound(err)
+}
+
+// hinted adds to a refusal of payload how packets can be had without.
+func hinted(err error, what portion) error {
+	if apierrors.IsForbidden(err) && !what.headersOnly {
+		return fmt.Errorf("%w; --headers-only takes the right to captures/headers", err)
+	}
+	return err
 }
 
 // isAnswer says that the server answered with an error, and with no packets.

@@ -35,8 +35,8 @@ type server struct {
 	log      []string
 	// cut is after how many bytes an answer breaks off; 0 is never.
 	cut int
-	// refuse is how many answers are 503.
-	refuse int
+	// refuse is how many answers are 503, and forbid 403.
+	refuse, forbid int
 	// digest is what the file is now.
 	digest string
 	// hold keeps captures running until they are stopped; silent gives followers no packets.
@@ -84,6 +84,8 @@ func (s *server) command(ts *testscript.TestScript, args []string) {
 	switch args[0] {
 	case "cut":
 		s.cut = number()
+	case "forbid":
+		s.forbid = number()
 	case "refuse":
 		s.refuse = number()
 	case "digest":
@@ -147,6 +149,12 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.refuse--
 		s.mu.Unlock()
 		fail(w, http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable, "node-2: the agent did not answer in time")
+		return
+	}
+	if s.forbid > 0 && subresource != "" {
+		s.forbid--
+		s.mu.Unlock()
+		fail(w, http.StatusForbidden, metav1.StatusReasonForbidden, "cannot get captures/"+subresource)
 		return
 	}
 	capture := s.captures[name]

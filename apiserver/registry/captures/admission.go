@@ -159,11 +159,13 @@ func (r *request) filter(ctx context.Context) error {
 
 func (r *request) compile(ctx context.Context, names *lookups) (v1alpha1.CaptureFilterStatus, field.ErrorList) {
 	settings := r.capture.settings
+	names.path = "spec.filter"
 	// By itself and as it was written, so that it is right where errors say that it is wrong.
 	compiled, err := r.Compile(ctx, r.namespace, settings.Filter, names.resolve)
 	if err != nil {
 		return compiled, field.ErrorList{field.Invalid(field.NewPath("spec", "filter"), saidBack(settings.Filter), err.Error())}
 	}
+	names.path = "spec.match"
 	text, err := filtertext.Text(settings, names.resolve)
 	var at *field.Error
 	switch {
@@ -192,6 +194,7 @@ func saidBack(filter string) string {
 type lookups struct {
 	*request
 	ctx    context.Context
+	path   string // where the names are written
 	found  map[string][]netip.Addr
 	denied error
 }
@@ -208,7 +211,8 @@ func (l *lookups) resolve(kind filtertext.Kind, namespace, name string) ([]netip
 		return nil, fmt.Errorf("names more than %d pods and Services; use ranges of addresses", maxLookups)
 	}
 	for _, resource := range resourcesOf[kind] {
-		err := l.need(l.ctx, authorizer.AttributesRecord{Verb: "get", APIVersion: "v1", Resource: resource, Namespace: namespace, Name: name}, "its addresses are looked up in your name")
+		err := l.need(l.ctx, authorizer.AttributesRecord{Verb: "get", APIVersion: "v1", Resource: resource, Namespace: namespace, Name: name},
+			fmt.Sprintf("%s: the addresses of %s are looked up in your name", l.path, name))
 		if err != nil {
 			l.denied = err
 			return nil, err
@@ -230,7 +234,7 @@ func (r *request) hostNetwork(ctx context.Context, matches []Match) ([]Match, []
 	if !r.kind.namespaced || i < 0 {
 		return matches, nil, nil
 	}
-	err := r.need(ctx, r.clusterCaptures(), fmt.Sprintf("pod %s is in the network of its node, or may be", matches[i].Pod))
+	err := r.need(ctx, r.clusterCaptures(), fmt.Sprintf("spec.pods: pod %s is in the network of its node, or may be", matches[i].Pod))
 	if err == nil || !apierrors.IsForbidden(err) {
 		return matches, nil, err
 	}

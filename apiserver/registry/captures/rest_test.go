@@ -120,12 +120,12 @@ func TestRefused(t *testing.T) {
 		"secret": {spec: secretOutput, denied: "get secrets keys in namespace shop", code: 403, says: []string{"spec.outputs[0]", "the right to get secrets keys in namespace shop"}},
 		"peer's right": {
 			spec: `{pods: {selector: {}}, match: [{peers: [{pod: {name: p, namespace: other}}]}]}`, denied: "get pods p in namespace other", code: 403,
-			says: []string{"the right to get pods p in namespace other"},
+			says: []string{"spec.match: the addresses of p are looked up in your name; this needs the right to get pods p in namespace other"},
 		},
-		"name's right": {spec: `{pods: {selector: {}}, filter: host db}`, denied: "get services db in namespace shop", code: 403, says: []string{"the right to get services db"}},
+		"name's right": {spec: `{pods: {selector: {}}, filter: host db}`, denied: "get services db in namespace shop", code: 403, says: []string{"spec.filter: the addresses of db are looked up in your name; this needs the right to get services db"}},
 		"hostNetwork": {
 			spec: `{pods: {names: [web-0, node-exporter]}}`, denied: "create clustercaptures", host: true, code: 403,
-			says: []string{"pod node-exporter is in the network of its node", "the right to create clustercaptures"},
+			says: []string{"spec.pods: pod node-exporter is in the network of its node", "the right to create clustercaptures"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
