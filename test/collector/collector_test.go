@@ -77,9 +77,10 @@ func newStrictSite(t *testing.T, clientCA string) *site {
 	return s
 }
 
+// freeAddress is one to listen at. Nobody connects from it, so the kernel does not give its port away meanwhile.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", "127.0.0.2:0")
 	if err != nil {
 		t.Fatal(err)
 	}

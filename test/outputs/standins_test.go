@@ -145,9 +145,10 @@ func readAll(t *testing.T, from io.Reader) []byte {
 	return content
 }
 
+// freeAddress is one to listen at. Nobody connects from it, so the kernel does not give its port away meanwhile.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := net.Listen("tcp", "127.0.0.2:0")
 	if err != nil {
 		t.Fatal(err)
 	}
