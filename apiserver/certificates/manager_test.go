@@ -69,7 +69,7 @@ func (c *cluster) manager(identity string) (m *Manager, stop func()) {
 // eventually waits for something that happens in the background, and lets the fake clock's tickers go.
 func (c *cluster) eventually(what string, is func() bool) {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(c.t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(c.t.Context(), time.Minute)
 	defer cancel()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()

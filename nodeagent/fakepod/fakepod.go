@@ -248,10 +248,13 @@ func BPFFS(t testing.TB) string {
 	return path
 }
 
+// patience is how long to wait for what happens in the background, on a machine that is busy and slow.
+const patience = time.Minute
+
 // Eventually waits for a condition, and says what explain finds when it does not come.
 func Eventually(t testing.TB, what string, condition func() bool, explain ...func() string) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
 		if condition() {
 			return
 		}
@@ -260,5 +263,5 @@ func Eventually(t testing.TB, what string, condition func() bool, explain ...fun
 	for _, e := range explain {
 		t.Log(e())
 	}
-	t.Fatalf("%s: not within 20 seconds", what)
+	t.Fatalf("%s: not within %v", what, patience)
 }

@@ -112,12 +112,12 @@ func write(t *testing.T, path string, content []byte) {
 
 func eventually(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		if condition() {
 			return
 		}
 	}
-	t.Fatalf("%s: not within 20 seconds", what)
+	t.Fatalf("%s: not within a minute", what)
 }
 
 // rows is a Reader of rows of a given size; each read waits for hold, if there is one.

@@ -88,7 +88,7 @@ func (c *conversation) say(update *v1alpha1.TelemetryUpdate) {
 // hear waits for a report that is as wanted.
 func (c *conversation) hear(what string, wanted func(*v1alpha1.TelemetryReport) bool) *v1alpha1.TelemetryReport {
 	c.t.Helper()
-	timeout := time.After(20 * time.Second)
+	timeout := time.After(time.Minute)
 	for {
 		select {
 		case report := <-c.reports:
