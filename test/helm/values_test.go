@@ -389,7 +389,7 @@ storage: {etcd: {servers: ["https://etcd:2379"], tlsSecret: keys}}
 monitoring: {serviceMonitor: {enabled: true, tokenSecret: true}, prometheusRule: {enabled: true}, dashboards: {enabled: true}}`
 
 func TestNotes(t *testing.T) {
-	const telemetry, label, definitions = "kind: NetworkTelemetry", "kubectl label namespace", "kubectl delete crd"
+	const telemetry, label, definitions = "NetworkTelemetry\"", "kubectl label namespace", "kubectl delete crd"
 	plain := mustRender(t, `{}`).Info.Notes
 	for _, want := range []string{"are installed", "kubectl get podnetworkstats -A", label, "helm uninstall " + releaseName + " -n " + namespace, definitions} {
 		if !strings.Contains(plain, want) {
@@ -403,6 +403,13 @@ func TestNotes(t *testing.T) {
 	if !strings.Contains(full, telemetry) || strings.Contains(full, definitions) || !strings.Contains(full, "what is in your etcd") {
 		t.Errorf("the notes with everything switched on:\n%s", full)
 	}
+	_, echoed, _ := strings.Cut(full, "    echo '")
+	echoed, _, _ = strings.Cut(echoed, "' | kubectl apply -f -\n")
+	example, err := os.ReadFile("../../artifacts/monitoring/networktelemetry.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	same(t, "the NetworkTelemetry of the notes", parse(t, echoed), parse(t, string(example)))
 	for _, notes := range []string{plain, full} {
 		for line := range strings.Lines(notes) {
 			if strings.TrimRight(line, " \t\n") != strings.TrimRight(line, "\n") {
