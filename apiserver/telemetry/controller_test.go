@@ -219,7 +219,7 @@ func TestSecrets(t *testing.T) {
 			return len(exporters) == 1 && exporters[0].GetOtlp().Problem == text && exporters[0].GetOtlp().NeedsHeaders
 		})
 	}
-	w.eventually("the missing Secret", problem("there is no Secret keys in namespace network-observability"))
+	w.eventually("the missing Secret", problem("there is no Secret keys in namespace network-observability: make it, it is looked for every minute"))
 	revision := n1.config.GetRevision()
 	w.secret("keys", map[string]string{"Authorization": "Bearer " + canary + "\n"})
 	header := func(value string) func() bool {
@@ -304,7 +304,7 @@ func TestOwnSecrets(t *testing.T) {
 		agentv1.CAConfigMapName:               "the Secret networkobservability-ca is this program's own by its name and cannot be used",
 		"networkobservability-telemetry":      "",
 		"networkobservability-telemetry-loki": "",
-		"missing":                             "there is no Secret missing in namespace network-observability",
+		"missing":                             "there is no Secret missing in namespace network-observability: make it, it is looked for every minute",
 	} {
 		if name != "missing" {
 			w.secret(name, map[string]string{"authorization": "x"})

@@ -101,7 +101,7 @@ func readSecret(ctx context.Context, client kubernetes.Interface, of use, now ti
 	case err == nil:
 		return headersOf(object)
 	case apierrors.IsNotFound(err):
-		return secret{problem: fmt.Sprintf("there is no Secret %s in namespace %s", of.name, agentv1.Namespace)}
+		return secret{problem: fmt.Sprintf("there is no Secret %s in namespace %s: make it, it is looked for every minute", of.name, agentv1.Namespace)}
 	case apierrors.IsForbidden(err):
 		return secret{problem: fmt.Sprintf("the API server may not get the Secret %s: allow it by a Role in namespace %s", of.name, agentv1.Namespace)}
 	}

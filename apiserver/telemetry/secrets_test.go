@@ -86,7 +86,7 @@ func TestClientCertificateIsRenewed(t *testing.T) {
 		})
 	}
 	w.eventually("the missing Secret", destination(func(to *agentv1.OTLPDestination) bool {
-		return to.Problem == "there is no Secret pair in namespace network-observability" && to.ClientKey == nil
+		return to.Problem == "there is no Secret pair in namespace network-observability: make it, it is looked for every minute" && to.ClientKey == nil
 	}))
 	now := time.Now()
 	var keys []string
