@@ -180,8 +180,8 @@ func TestCaptureRing(t *testing.T) {
 	if info, err := os.Stat(file); err != nil || info.Size() > 2*fileBytes+1<<17 || info.Size() < fileBytes/2 {
 		t.Errorf("the file is %v (%v), two files of %d were to be kept", info.Size(), err, fileBytes)
 	}
-	if lines := strings.Split(strings.TrimSpace(judge(t, "tcpdump", "-nr", file)), "\n"); len(lines) < 7 || strings.Count(strings.Join(lines[len(lines)-7:], "\n"), ": UDP, ") != 7 {
-		t.Errorf("the newest packets are not the last of %d: %q", len(lines), lines[max(0, len(lines)-7):])
+	if count := strings.Count(judge(t, "tcpdump", "-nr", file), ": UDP, "); count != 7 {
+		t.Errorf("%d of the 7 newest packets are in the file", count)
 	}
 }
 
