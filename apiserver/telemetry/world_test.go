@@ -22,6 +22,7 @@ import (
 	"google.golang.org/grpc/test/bufconn"
 	"google.golang.org/protobuf/proto"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -226,7 +227,6 @@ type world struct {
 	agents map[string]*liveAgent
 	pods   map[string]map[string]Pod
 	owners map[netip.Addr]Owner
-	writes int
 }
 
 var resource = v1alpha1.SchemeGroupVersion.WithResource("networktelemetries")
@@ -326,7 +326,7 @@ func (w *world) list(clienttesting.Action) (bool, runtime.Object, error) {
 	return true, list, nil
 }
 
-// update takes of an update of the status nothing else, and refuses one of an old version.
+// update takes of an update of the status nothing else, and refuses one of an old version. One without news is a failure.
 func (w *world) update(action clienttesting.Action) (bool, runtime.Object, error) {
 	sent := action.(clienttesting.UpdateAction).GetObject().(*v1alpha1.NetworkTelemetry)
 	if errs := validation.NetworkTelemetryStatus(&sent.Status); len(errs) > 0 {
@@ -340,7 +340,9 @@ func (w *world) update(action clienttesting.Action) (bool, runtime.Object, error
 	if w.store.object.ResourceVersion != sent.ResourceVersion || w.store.object.UID != sent.UID {
 		return true, nil, apierrors.NewConflict(v1alpha1.Resource("networktelemetries"), sent.Name, errors.New("it was changed"))
 	}
-	w.writes++
+	if equality.Semantic.DeepEqual(w.store.object.Status, sent.Status) {
+		w.t.Error("the status is written, and says what it said")
+	}
 	stored := w.store.object.DeepCopy()
 	stored.Status = *sent.Status.DeepCopy()
 	w.store.write(stored)
