@@ -239,7 +239,7 @@ func (p *program) collect(ctx context.Context, api *captures, name string, what 
 		return unread{err}
 	}
 	line.clear()
-	fmt.Fprintf(p.streams.ErrOut, "%s: %s\n", name, summary(v))
+	fmt.Fprintf(p.streams.ErrOut, "%s: %s%s\n", name, summary(v), what.narrowed())
 	if err := failure(v); err != nil {
 		return err
 	}

@@ -27,6 +27,21 @@ type portion struct {
 // whole is true for everything that was recorded.
 func (p portion) whole() bool { return p == portion{} }
 
+// narrowed says of which part of a capture a file is.
+func (p portion) narrowed() string {
+	var of []string
+	if p.pod != "" {
+		of = append(of, "pod "+p.namespace+"/"+p.pod)
+	}
+	if p.node != "" {
+		of = append(of, "node "+p.node)
+	}
+	if of == nil {
+		return ""
+	}
+	return "; only what is of " + strings.Join(of, " on ") + " was written"
+}
+
 func (p portion) apply(request *restclient.Request) *restclient.Request {
 	for key, value := range map[string]string{"node": p.node, "namespace": p.namespace, "pod": p.pod} {
 		if value != "" {
