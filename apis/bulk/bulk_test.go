@@ -91,14 +91,14 @@ func TestWrite(t *testing.T) {
 
 // TestWriteFails: a reader that is gone, or that does not read until the deadline, is an error.
 func TestWriteFails(t *testing.T) {
-	from, to, _, _ := connect(t, 0)
+	from, _, _, _ := connect(t, 0)
 	if err := from.SetWriteDeadline(time.Unix(1, 0)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := Write(from, make([]byte, 1<<20)); err == nil {
 		t.Error("no error behind the deadline")
 	}
-	from, to, _, _ = connect(t, 0)
+	from, to, _, _ := connect(t, 0)
 	if err := to.NetConn().Close(); err != nil {
 		t.Fatal(err)
 	}
