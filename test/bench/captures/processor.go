@@ -28,8 +28,7 @@ type ledger struct {
 	bytes float64
 }
 
-// measure adds what a reading of n bytes costs all stages, of which others than the stages' programs may not run on the machine's
-// behalf: the programs of the local cluster are processes of this machine.
+// measure adds what a reading costs the stages, and gives its rate in MB/s. What the programs do beside it is counted, too.
 func (l *ledger) measure(ctx context.Context, b *bench, read func() (int64, error)) (rate float64, err error) {
 	before, err := b.work(ctx)
 	if err != nil {
