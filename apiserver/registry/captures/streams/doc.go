@@ -39,5 +39,6 @@
 // # Time
 //
 // The generic server must treat [LongRunning] as long-running requests: neither its timeout nor its queues nor its wait at
-// the end are made for them. kube-apiserver in front ends pcap and headers after a minute, and clients go on with offset.
+// the end are made for them. kube-apiserver in front ends pcap and headers after a minute, but for connections that were taken over,
+// and clients go on with offset.
 package streams
