@@ -37,8 +37,10 @@ const (
 	binaries = "../../_output/bin"
 	// required is set where a missing program is a failure, as in make test.
 	required      = "REQUIRE_CONTROL_PLANE"
-	startDeadline = time.Minute
+	startDeadline = 3 * time.Minute
 	bearer        = "test"
+	// ownAddress is where both programs listen. Nobody connects from it, so the kernel does not give their ports away before they do.
+	ownAddress = "127.0.0.2"
 )
 
 // cluster is a kube-apiserver and its etcd, both real, which all tests of the package share. The first that needs it
@@ -118,8 +120,8 @@ func startCluster(ctx context.Context, dir string) (wait func(), err error) {
 	if err != nil {
 		return wait, err
 	}
-	cluster.etcd = etcd(fmt.Sprintf("http://127.0.0.1:%d", ports[0]))
-	peer := fmt.Sprintf("http://127.0.0.1:%d", ports[1])
+	cluster.etcd = etcd(fmt.Sprintf("http://%s:%d", ownAddress, ports[0]))
+	peer := fmt.Sprintf("http://%s:%d", ownAddress, ports[1])
 	err = run("etcd", "--data-dir="+filepath.Join(dir, "etcd"), "--unsafe-no-fsync", "--log-level=error",
 		"--listen-client-urls="+string(cluster.etcd), "--advertise-client-urls="+string(cluster.etcd),
 		"--listen-peer-urls="+peer, "--initial-advertise-peer-urls="+peer, "--initial-cluster=default="+peer)
@@ -134,7 +136,7 @@ func startCluster(ctx context.Context, dir string) (wait func(), err error) {
 		return wait, err
 	}
 	cluster.config = &rest.Config{
-		Host: fmt.Sprintf("https://localhost:%d", ports[2]), BearerToken: bearer, QPS: -1,
+		Host: fmt.Sprintf("https://%s:%d", ownAddress, ports[2]), BearerToken: bearer, QPS: -1,
 		TLSClientConfig: rest.TLSClientConfig{CAFile: filepath.Join(dir, "server.crt")},
 	}
 	if err := installEnvelopes(starting); err != nil {
@@ -171,7 +173,7 @@ func lastWords(dir, name string) string {
 
 // writeKeys writes the server's certificate, the key of service accounts and the administrator's token.
 func writeKeys(dir string) error {
-	certificate, key, err := cert.GenerateSelfSignedCertKey("localhost", []net.IP{net.IPv4(127, 0, 0, 1)}, nil)
+	certificate, key, err := cert.GenerateSelfSignedCertKey("localhost", []net.IP{net.ParseIP(ownAddress), net.IPv4(127, 0, 0, 1)}, nil)
 	if err != nil {
 		return err
 	}
@@ -201,7 +203,7 @@ func apiserverArgs(dir string, port int) []string {
 		"--etcd-servers=" + string(cluster.etcd), "--etcd-compaction-interval=0",
 		// Otherwise it notices what the tests compact only after 15 s. Until Kubernetes 1.34 this was the default.
 		"--feature-gates=ListFromCacheSnapshot=false",
-		"--bind-address=127.0.0.1",
+		"--bind-address=" + ownAddress,
 		"--secure-port=" + strconv.Itoa(port), "--authorization-mode=RBAC", "--token-auth-file=" + filepath.Join(dir, "tokens.csv"),
 		"--tls-cert-file=" + filepath.Join(dir, "server.crt"), "--tls-private-key-file=" + filepath.Join(dir, "server.key"),
 		"--service-account-issuer=https://test", "--service-account-key-file=" + filepath.Join(dir, "accounts.key"),
@@ -285,7 +287,7 @@ func await(ctx context.Context, what string, check func() error) error {
 func freePorts(n int) ([]int, error) {
 	var ports []int
 	for range n {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		listener, err := net.Listen("tcp", ownAddress+":0")
 		if err != nil {
 			return nil, err
 		}
