@@ -1237,7 +1237,7 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CapturePeer(
 					},
 					"service": {
 						SchemaProps: spec.SchemaProps{
-							Description: "service is a Service, by its cluster addresses when the capture starts. The requester must be allowed to get it.",
+							Description: "service is a Service, by its cluster addresses and those of the pods that it selects when the capture starts. The requester must be allowed to get it.",
 							Ref:         ref(v1alpha1.CapturePeerName{}.OpenAPIModelName()),
 						},
 					},

@@ -270,7 +270,7 @@ type CapturePeer struct {
 	// pod is a pod, by its addresses when the capture starts. The requester must be allowed to get it.
 	// +optional
 	Pod *CapturePeerName `json:"pod,omitempty"`
-	// service is a Service, by its cluster addresses when the capture starts. The requester must be allowed to get it.
+	// service is a Service, by its cluster addresses and those of the pods that it selects when the capture starts. The requester must be allowed to get it.
 	// +optional
 	Service *CapturePeerName `json:"service,omitempty"`
 }

@@ -27,7 +27,7 @@ type CapturePeerApplyConfiguration struct {
 	CIDR *string `json:"cidr,omitempty"`
 	// pod is a pod, by its addresses when the capture starts. The requester must be allowed to get it.
 	Pod *CapturePeerNameApplyConfiguration `json:"pod,omitempty"`
-	// service is a Service, by its cluster addresses when the capture starts. The requester must be allowed to get it.
+	// service is a Service, by its cluster addresses and those of the pods that it selects when the capture starts. The requester must be allowed to get it.
 	Service *CapturePeerNameApplyConfiguration `json:"service,omitempty"`
 }
 
