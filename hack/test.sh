@@ -11,7 +11,7 @@ running='' verify=''
 end() {
 	trap '' INT TERM HUP
 	local part
-	for part in $running $verify; do kill -INT -- "-$part" 2>/dev/null; done
+	for part in $running $verify; do kill -TERM -- "-$part" 2>/dev/null; done
 	wait
 	rm -rf "$scratch"
 }
