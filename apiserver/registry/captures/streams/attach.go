@@ -24,6 +24,11 @@ const (
 
 // serveLive answers with packets as they come, from the beginning of the capture until its end.
 func (s *session) serveLive(ctx context.Context, out *output) error {
+	if s.capture.ended() {
+		if err := s.recorded(); err != nil {
+			return err
+		}
+	}
 	ctx, end := context.WithCancelCause(ctx)
 	ended, done := make(chan struct{}), make(chan struct{})
 	m := &merge{clock: s.streams.Clock, window: s.streams.Window, events: make(chan event), done: done, maxCaptured: s.capture.header.SnapLength}
@@ -53,6 +58,25 @@ func (s *session) serveLive(ctx context.Context, out *output) error {
 	}
 	// What there is of statistics is told also when a node has failed.
 	return errors.Join(failure, to.finish(m.inputs, failure))
+}
+
+// recorded fails when the capture, which has ended, is known to have nothing of what the request is narrowed to. A file of nothing
+// would have no interface, which tcpdump refuses.
+func (s *session) recorded() error {
+	if s.options.Node != "" {
+		if _, ok := s.capture.nodes()[s.options.Node]; !ok {
+			return s.noPart()
+		}
+	}
+	if targets, all := s.capture.targets(); s.options.Pod != "" && all {
+		for t := range targets {
+			if t.namespace == s.capture.podNamespace(s.options) && t.pod == s.options.Pod {
+				return nil
+			}
+		}
+		return s.nothingOfPod()
+	}
+	return nil
 }
 
 // header is that of a live file.

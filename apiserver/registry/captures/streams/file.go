@@ -49,7 +49,7 @@ func (s *session) serveFile(ctx context.Context, out *output) error {
 		return fmt.Errorf("laying out the file: %w", err)
 	}
 	if s.options.Pod != "" && !slices.ContainsFunc(d.nodes, func(n pcapfile.Node) bool { return slices.ContainsFunc(n.State.Parts, s.shows) }) {
-		return apierrors.NewBadRequest(fmt.Sprintf("nothing of pod %s/%s was recorded", s.capture.podNamespace(s.options), s.options.Pod))
+		return s.nothingOfPod()
 	}
 	if err := s.prepare(out, file); err != nil {
 		return err
@@ -70,6 +70,14 @@ func (s *session) serveFile(ctx context.Context, out *output) error {
 		return s.beyondEnd(s.options.Offset - out.skip)
 	}
 	return nil
+}
+
+func (s *session) nothingOfPod() error {
+	return apierrors.NewBadRequest(fmt.Sprintf("nothing of pod %s/%s was recorded", s.capture.podNamespace(s.options), s.options.Pod))
+}
+
+func (s *session) noPart() error {
+	return apierrors.NewBadRequest(fmt.Sprintf("node %q has no part in this capture", s.options.Node))
 }
 
 // prepare checks what the client expects of the file, and sets the headers of the answer.
@@ -116,7 +124,7 @@ func (s *session) describe(ctx context.Context) (*description, error) {
 	if s.options.Node != "" {
 		recorded, ok := nodes[s.options.Node]
 		if !ok {
-			return nil, apierrors.NewBadRequest(fmt.Sprintf("node %q has no part in this capture", s.options.Node))
+			return nil, s.noPart()
 		}
 		nodes = map[string]bool{s.options.Node: recorded}
 	}

@@ -124,8 +124,12 @@ func (s *session) guarded(ctx context.Context, end context.CancelCauseFunc, out 
 	if err == nil {
 		err = out.drain()
 	}
-	if err != nil && ctx.Err() != nil {
+	_, lost := errors.AsType[clientError](err)
+	switch {
+	case err != nil && ctx.Err() != nil:
 		err = context.Cause(ctx)
+	case lost && out.conn != nil:
+		err = errGone // A write met its end before the watch for it did.
 	}
 	return err
 }
