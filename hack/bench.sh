@@ -47,6 +47,8 @@ export KUBECONFIG=$PWD/_output/bench/kubeconfig
 "$bin/kubectl" apply -f hack/demo/workloads.yaml >/dev/null
 "$bin/kubectl" -n shop wait --for=condition=Available deployment --all --timeout=120s >/dev/null
 "$bin/bench/captures"
+echo "the same as ordinary answers, for clients that do not take over the connection:"
+"$bin/bench/captures" -firsts 0 -streams 0 -upgrade=false
 
 printf '\nbench: done in %d min %d s on %d processors; load average %s\n' \
 	$((SECONDS / 60)) $((SECONDS % 60)) "$(nproc)" "$(cut -d' ' -f1-3 /proc/loadavg)"

@@ -31,9 +31,9 @@ const namespace = "shop"
 func main() {
 	kubeconfig := flag.String("kubeconfig", os.Getenv("KUBECONFIG"), "kubeconfig `FILE`")
 	firsts := flag.Int("firsts", 20, "how many times the first packet is waited for; 0 for none")
-	pairs := flag.Int("pairs", 8, "how many pairs of downloads")
+	pairs := flag.Int("pairs", 24, "how many pairs of downloads")
 	streams := flag.Int("streams", 20, "how many streams are open at a time whose clients do not read; 0 for none")
-	seconds := flag.Int64("seconds", 20, "for how long the file that is downloaded is recorded")
+	seconds := flag.Int64("seconds", 40, "for how long the file that is downloaded is recorded")
 	upgrade := flag.Bool("upgrade", true, "download as kubectl-network does, over connections of their own")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
