@@ -12,8 +12,9 @@ import (
 const (
 	// flowEvent is the name of the event that a record of a flow is.
 	flowEvent = "networkobservability.flow"
-	// recordsAtOnce is how many records a batch has at most, before batches are joined.
-	recordsAtOnce = 512
+	// recordsAtOnce is how many records a batch has at most, before batches are joined. With the longest names that there can be
+	// these have less than half of the smallest queue, of 1 MiB.
+	recordsAtOnce = 128
 	// textBytes is how long an attribute's text is at most.
 	textBytes = 1024
 )

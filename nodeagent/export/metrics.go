@@ -15,6 +15,9 @@ const (
 	// well below the 4 MiB that collectors take over gRPC.
 	costAtOnce    = 3000
 	histogramCost = 6
+	// bytesAtOnce is how large a batch may be before the last point that is added: points with many labels are large, and the
+	// smallest queue that there can be, of 1 MiB, has to take a batch.
+	bytesAtOnce = 512 << 10
 	// bucketsAtMost is how many buckets from the first to the last an exponential histogram may have.
 	bucketsAtMost = 1024
 	cumulative    = 2
@@ -178,7 +181,7 @@ func (w *batches) add(r *resource) {
 		w.encoder.resource(&w.writer, r)
 		scope := w.writer.begin(scopeMetricsField)
 		w.encoder.scope(&w.writer)
-		for len(rest) > 0 && w.cost < costAtOnce {
+		for len(rest) > 0 && !w.full() {
 			taken := w.series(&rest[0])
 			if taken == len(rest[0].metrics) {
 				rest = rest[1:]
@@ -191,11 +194,14 @@ func (w *batches) add(r *resource) {
 		w.writer.end(scope)
 		w.writer.text(metricsSchemaURLField, schemaURL)
 		w.writer.end(outer)
-		if w.cost >= costAtOnce {
+		if w.full() {
 			w.flush()
 		}
 	}
 }
+
+// full says that a batch takes no more.
+func (w *batches) full() bool { return w.cost >= costAtOnce || len(w.writer.b) >= bytesAtOnce }
 
 // flush ends a batch.
 func (w *batches) flush() {
@@ -233,29 +239,36 @@ func (w *batches) series(s *series) int {
 	}
 	field := map[dto.MetricType]protowire.Number{dto.MetricType_COUNTER: metricSum, dto.MetricType_GAUGE: metricGauge,
 		dto.MetricType_UNTYPED: metricGauge, dto.MetricType_SUMMARY: metricSummary}[s.kind]
-	if field != 0 { // histograms of gauges have no form in OTLP
-		w.metric(s, field, metrics)
+	if field == 0 { // histograms of gauges have no form in OTLP
+		return n
 	}
-	return n
+	written := w.metric(s, field, metrics)
+	w.cost -= (n - written) * each
+	return written
 }
 
-// metric writes a Metric with its points.
-func (w *batches) metric(s *series, field protowire.Number, metrics []*dto.Metric) {
+// metric writes a Metric with its points, and returns how many there was room for: of histograms, of which a family has few, all.
+func (w *batches) metric(s *series, field protowire.Number, metrics []*dto.Metric) (written int) {
 	if len(metrics) == 0 {
-		return
+		return 0
 	}
 	outer := w.writer.begin(metricsField)
 	w.writer.text(metricName, s.name)
 	w.writer.text(metricDescription, printable(s.description, textBytes))
 	w.writer.text(metricUnit, s.unit)
 	data := w.writer.begin(field)
+	histograms := field == metricHistogram || field == metricExponential
 	for _, m := range metrics {
+		if written > 0 && !histograms && len(w.writer.b) >= bytesAtOnce {
+			break
+		}
 		point := w.writer.begin(dataPoints)
 		w.point(s, field, m)
 		w.writer.end(point)
+		written++
 	}
-	w.items += int64(len(metrics))
-	if field == metricSum || field == metricHistogram || field == metricExponential {
+	w.items += int64(written)
+	if field == metricSum || histograms {
 		w.writer.varint(temporality, cumulative)
 	}
 	if field == metricSum {
@@ -263,6 +276,7 @@ func (w *batches) metric(s *series, field protowire.Number, metrics []*dto.Metri
 	}
 	w.writer.end(data)
 	w.writer.end(outer)
+	return written
 }
 
 func (w *batches) point(s *series, field protowire.Number, m *dto.Metric) {

@@ -93,8 +93,11 @@ func (q *queue) supersede(gathering int64) {
 }
 
 // makeRoom drops until so many bytes fit. Metrics of which there are newer ones go first, then the oldest flow logs, then
-// metrics.
+// metrics. Nothing is dropped for what would not fit even then.
 func (q *queue) makeRoom(size int64) bool {
+	if size > 0 && q.sending()+size > q.limit {
+		return false
+	}
 	for q.bytes+size > q.limit {
 		metrics, logs := q.waiting[Metrics][q.taken[Metrics]:], q.waiting[FlowLogs][q.taken[FlowLogs]:]
 		switch {
@@ -109,6 +112,16 @@ func (q *queue) makeRoom(size int64) bool {
 		}
 	}
 	return true
+}
+
+// sending is the size of what is being sent, which stays.
+func (q *queue) sending() (size int64) {
+	for s := range signals {
+		for _, b := range q.waiting[s][:q.taken[s]] {
+			size += int64(len(b.Payload))
+		}
+	}
+	return size
 }
 
 // drop drops the oldest batch of a signal that is not being sent.

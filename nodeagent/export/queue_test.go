@@ -3,7 +3,15 @@ package export
 import (
 	"bytes"
 	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
 	"testing"
+
+	dto "github.com/prometheus/client_model/go"
+
+	"github.com/networkobservability/networkobservability/nodeagent/flowlog"
 )
 
 func logsOf(size int, items int64) Batch {
@@ -131,5 +139,62 @@ func TestQueueJoinsLittle(t *testing.T) {
 	batch, _ := q.take(FlowLogs)
 	if len(batch.Payload) > joinedBytes || batch.Items != joinedBytes/(10<<10) {
 		t.Errorf("%d items in %d bytes", batch.Items, len(batch.Payload))
+	}
+}
+
+// What cannot fit takes no other's place: it would be in vain.
+func TestQueueKeepsWhatWaits(t *testing.T) {
+	q := newQueue(100)
+	q.put(0, logsOf(30, 1), logsOf(30, 2))
+	q.put(0, logsOf(101, 4))
+	if c, waiting, _ := q.snapshot(FlowLogs); waiting != 3 || c.dropped[reasonQueueFull] != 4 {
+		t.Errorf("%d wait, dropped %v: a batch that is larger than the queue", waiting, c.dropped)
+	}
+	q.take(FlowLogs)
+	q.put(1, metricsOf(30, 1))
+	q.put(0, logsOf(50, 8))
+	if c, waiting, _ := q.snapshot(FlowLogs); waiting != 3 || c.dropped[reasonQueueFull] != 4+8 {
+		t.Errorf("%d wait, dropped %v: a batch for which what is being sent leaves no room", waiting, c.dropped)
+	}
+	if c, waiting, _ := q.snapshot(Metrics); waiting != 1 {
+		t.Errorf("%d points wait, dropped %v", waiting, c.dropped)
+	}
+	checkQueue(t, q)
+}
+
+// The smallest queue that can be configured takes a batch of each signal, however long the names in it are.
+func TestBatchesFitIntoTheSmallestQueue(t *testing.T) {
+	const smallest = 1 << 20
+	short, long := strings.Repeat("n", 63), strings.Repeat("n", 253)
+	record := flow(1)
+	for _, end := range []*flowlog.Endpoint{&record.Local, &record.Peer, &record.Translated} {
+		*end = flowlog.Endpoint{Address: netip.MustParseAddr("fd00:1111:2222:3333:4444:5555:6666:7777"), Port: 65535, Namespace: short, Pod: long,
+			WorkloadKind: "ReplicationController", WorkloadName: long, ServiceNamespace: short, Service: short, Node: long}
+	}
+	record.DNSName = long
+	nowhere := toSink(&sink{url: "http://127.0.0.1:1"}, false)
+	nowhere.GetOtlp().QueueBytes, nowhere.GetOtlp().NeedsHeaders = smallest, true
+	e := exporters(t, nil)
+	e.Apply(configOf(nowhere))
+	e.Log(slices.Repeat([]*flowlog.Record{record}, 512))
+	if c, waiting := e.tally("collector", FlowLogs); waiting == 0 || c.given != 512 {
+		t.Errorf("%d of %d records wait: no batch fits", waiting, c.given)
+	}
+
+	var peers []*dto.Metric
+	for i := range 10_000 {
+		peers = append(peers, counter(float64(i), "namespace", short, "pod", long, "workload", long, "direction", "receive", "dns_name", long, "peer_namespace", short,
+			"peer_workload", long, "port", strconv.Itoa(i), "protocol", "TCP", "service", short, "service_namespace", short))
+	}
+	made := otlpEncoder{here}.EncodeMetrics([]*dto.MetricFamily{family(ours+"pod_peer_bytes_total", dto.MetricType_COUNTER, peers...)}, now)
+	var items int64
+	for _, batch := range made {
+		if items += batch.Items; len(batch.Payload) > smallest*3/4 {
+			t.Errorf("a batch of %d points has %d bytes", batch.Items, len(batch.Payload))
+		}
+	}
+	all := decodeMetrics(t, made)
+	if got := len(all[here.Node+"."+short+"."+long]["networkobservability.pod.peer.io"].GetSum().GetDataPoints()); got != 10_000 || items != 10_000 {
+		t.Errorf("%d points are in batches that say %d", got, items)
 	}
 }
