@@ -260,10 +260,11 @@ func noticeOf(rejected, of int64) string {
 	return fmt.Sprintf("the destination rejected %d of the last %d items", min(rejected, of), of)
 }
 
-// backoff is how long to wait after so many failures in a row: exponential, and different on each node.
+// backoff is how long to wait after so many failures in a row: exponential, and different on each node. A destination that asks
+// for less than the first pause, as for a nanosecond, would be asked again without an end.
 func (d *destination) backoff(failures int, asked time.Duration) time.Duration {
 	if asked > 0 {
-		return min(asked, askedAtMost)
+		return min(max(asked, d.config.RetryAfter), askedAtMost)
 	}
 	wait := d.config.RetryAtMost
 	if failures < 16 {

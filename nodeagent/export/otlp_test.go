@@ -147,6 +147,9 @@ func TestRetryAfter(t *testing.T) {
 			t.Errorf("after %d failures %v", failures, got)
 		}
 	}
+	if got := d.backoff(1, time.Nanosecond); got != d.config.RetryAfter {
+		t.Errorf("asked to wait for a nanosecond: %v", got)
+	}
 	if got := d.backoff(1, time.Hour); got != askedAtMost {
 		t.Errorf("asked to wait an hour: %v", got)
 	}
