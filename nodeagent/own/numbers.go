@@ -106,15 +106,24 @@ func (n numbers) ofNode(out output, row *v1alpha1.NodeStats) {
 }
 
 // unseen are counters of what collectors did not see that have no field of their own in the row. It has them when they are
-// not 0.
-var unseen = []struct{ collector, counter string }{
-	{"drops", "missed"}, {"tcp", "events_missed"}, {"tcp", "sockets_not_followed"}, {"flows", "failed"}, {"flows", "unrecorded"},
+// not 0, and the collector could be read: then it has the collector's part.
+var unseen = []struct {
+	collector, counter string
+	read               func(*v1alpha1.NodeStats) bool
+}{
+	{"drops", "missed", dropsRead}, {"tcp", "events_missed", tcpRead}, {"tcp", "sockets_not_followed", tcpRead},
+	{"flows", "failed", flowsRead}, {"flows", "unrecorded", flowsRead},
 }
 
+func dropsRead(row *v1alpha1.NodeStats) bool { return row.GetDrops() != nil }
+func tcpRead(row *v1alpha1.NodeStats) bool   { return row.GetConnections() != nil }
+func flowsRead(row *v1alpha1.NodeStats) bool { return row.GetFlows() != nil }
+
+// ofUnseen leaves counters out that could not be read: with 0 they would seem to begin anew, and with the next reading to have
+// counted everything once more.
 func (n numbers) ofUnseen(out output, row *v1alpha1.NodeStats) {
 	for _, one := range unseen {
-		there := slices.ContainsFunc(row.GetAgent().GetCollectors(), func(c *v1alpha1.Collector) bool { return c.GetName() == one.collector })
-		if !there || slices.Contains(n.Disabled, one.collector) {
+		if !one.read(row) || slices.Contains(n.Disabled, one.collector) {
 			continue
 		}
 		var value int64

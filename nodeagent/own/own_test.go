@@ -41,7 +41,7 @@ func row() *v1alpha1.NodeStats {
 			{Name: "infiniband", State: v1alpha1.Collector_STATE_OFF, Message: "is switched off by configuration"},
 		}},
 		Drops: &v1alpha1.Drops{Unsorted: 3},
-		Dns:   &v1alpha1.DNS{Lost: 4},
+		Dns:   &v1alpha1.DNS{Lost: 4}, Connections: &v1alpha1.Connections{},
 		Flows: &v1alpha1.FlowTable{Present: 5, Capacity: 100, Evicted: 6, Recorded: 7, HistoryCapacity: 200},
 		Additional: []*v1alpha1.Counter{
 			{Collector: "flows", Name: "unrecorded", Value: 8}, {Collector: "tcp", Name: "events_missed", Value: 9},
@@ -249,6 +249,24 @@ func TestNothingIsKnown(t *testing.T) {
 			if name := family.GetName(); name == prefix+"lost_events_total" || name == prefix+"captures" || name == prefix+"collector_up" {
 				t.Errorf("%s has %d series", name, len(family.Metric))
 			}
+		}
+	}
+}
+
+// TestCounterThatCannotBeRead: it is absent, for a 0 would be taken for a new beginning, and the next value for what was counted since.
+func TestCounterThatCannotBeRead(t *testing.T) {
+	failed := row()
+	failed.Drops, failed.Connections, failed.Flows, failed.Additional = nil, nil, nil, nil
+	config := full()
+	config.Node = func() *v1alpha1.NodeStats { return failed }
+	families, err := newMetrics(t, config).Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	lost := slices.IndexFunc(families, func(f *dto.MetricFamily) bool { return f.GetName() == prefix+"lost_events_total" })
+	for _, metric := range families[lost].Metric {
+		if stage := metric.Label[0].GetValue(); stage != "dns_names" && stage != "peers" {
+			t.Errorf("stage %s has a value", stage)
 		}
 	}
 }
