@@ -148,9 +148,11 @@ func (f *file) reopen() error {
 		f.closeRoot() // the folder may have been replaced
 		return fmt.Errorf("opening %s: %w", f.name, shortened(err))
 	}
-	size, err := prepare(open)
-	if named, missing := f.root.Lstat(f.name); err == nil && (missing != nil || !named.Mode().IsRegular()) {
-		err = errors.New("it is no regular file")
+	var size int64
+	if named, missing := f.root.Lstat(f.name); missing != nil || !named.Mode().IsRegular() {
+		err = errors.New("it is no regular file") // nor is what it leads to prepared, which is not ours
+	} else {
+		size, err = prepare(open)
 	}
 	if err != nil {
 		_ = open.Close() // nothing was written

@@ -158,6 +158,25 @@ func TestFileStaysInItsFolder(t *testing.T) {
 	}
 }
 
+// What a link leads to is left as it is: the line that it ends with is no torn one of ours.
+func TestFileLeavesWhatALinkLeadsTo(t *testing.T) {
+	dir := t.TempDir()
+	const text = "somebody's list\nwithout a line feed at its end"
+	if err := os.WriteFile(filepath.Join(dir, "list"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("list", filepath.Join(dir, "flows.log")); err != nil {
+		t.Fatal(err)
+	}
+	f := openFile(t, dir, nil)
+	if _, err := f.Send(t.Context(), Batch{Payload: f.EncodeLogs(flows(0, 1)), Items: 1}); err == nil {
+		t.Error("written through a link")
+	}
+	if got, err := os.ReadFile(filepath.Join(dir, "list")); err != nil || string(got) != text {
+		t.Errorf("%q is left (%v)", got, err)
+	}
+}
+
 // A full disk costs nothing while the queue has room: lines are whole, and written when there is room again.
 func TestFileOnAFullDisk(t *testing.T) {
 	dir := t.TempDir()
