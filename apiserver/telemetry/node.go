@@ -217,5 +217,5 @@ func (n *node) ended(err error) {
 	}
 	n.seen.open = false
 	n.seen.unknown = errors.Is(err, ErrUnknown)
-	n.seen.failure = strings.TrimPrefix(err.Error(), n.name+": ")
+	n.seen.failure = steady(strings.TrimPrefix(err.Error(), n.name+": "))
 }

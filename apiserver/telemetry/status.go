@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -372,7 +373,7 @@ func (o *outlook) problem(v *view) string {
 // message is why an exporter fails. Collectors may send back what they were sent, and agents may pass it on: what is in a header is
 // never shown.
 func (o *outlook) message(exporter *agentv1.TelemetryExporterState) string {
-	message := cmp.Or(exporter.GetMessage(), "no reason is told")
+	message := steady(cmp.Or(exporter.GetMessage(), "no reason is told"))
 	for _, to := range o.want.config.GetExporters() {
 		for _, value := range to.GetOtlp().GetHeaders() {
 			for _, word := range strings.Fields(value) {
@@ -383,6 +384,18 @@ func (o *outlook) message(exporter *agentv1.TelemetryExporterState) string {
 		}
 	}
 	return message
+}
+
+// What errors have that is another with each attempt: our own port of a connection or a question to DNS, and the time at which a
+// certificate was found to have expired.
+var (
+	ownAddress = regexp.MustCompile(`\b((?:dial|read|write) (?:tcp|udp)[46]? )\S+->`)
+	timeOfDay  = regexp.MustCompile(`\bcurrent time \S+ is `)
+)
+
+// steady is an error without that: for as long as it is the same one, its text is, and nothing is written for it.
+func steady(text string) string {
+	return timeOfDay.ReplaceAllString(ownAddress.ReplaceAllString(text, "$1"), "the time is ")
 }
 
 // of counts nodes among all.

@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -232,5 +233,35 @@ func TestWhenToWrite(t *testing.T) {
 		if got := s.due(at(test.now), stored, test.is, test.pending); got != test.want {
 			t.Errorf("%+v: got %v", test, got)
 		}
+	}
+}
+
+// TestSameErrorIsWrittenOnce: what changes with each attempt is left out of errors, or the status would be written for every one.
+func TestSameErrorIsWrittenOnce(t *testing.T) {
+	at := func(port, second int) *v1alpha1.NetworkTelemetryStatus {
+		node := exporting("a", fails)
+		node.report.Exporters[0].Message = fmt.Sprintf("the collector cannot be reached: lookup otlp.example.com on 10.96.0.10:53: read udp 192.0.2.7:%d->10.96.0.10:53: i/o timeout", port)
+		other := exporting("b", fails)
+		other.report.Exporters[0].Message = fmt.Sprintf("the collector cannot be reached: tls: failed to verify certificate: x509: certificate has expired or is not yet valid: current time 2026-11-23T12:00:%02dZ is after 2026-11-01T00:00:00Z", second)
+		return newOutlook(wanted(), []view{node, other}, epoch).status(&v1alpha1.NetworkTelemetryStatus{})
+	}
+	first, second := at(40001, 1), at(40002, 2)
+	if !sameButCounts(first, second) {
+		t.Errorf("%v\nand %v", first.Problems, second.Problems)
+	}
+	want := []string{
+		"exporter otlp: the collector cannot be reached: lookup otlp.example.com on 10.96.0.10:53: read udp 10.96.0.10:53: i/o timeout",
+		"exporter otlp: the collector cannot be reached: tls: failed to verify certificate: x509: certificate has expired or is not yet valid: the time is after 2026-11-01T00:00:00Z",
+	}
+	for i, problem := range first.Problems {
+		if problem.Message != want[i] {
+			t.Errorf("%q", problem.Message)
+		}
+	}
+
+	n := &node{term: &term{Controller: &Controller{}}, name: "a"}
+	n.ended(errors.New("a: connecting to the agent at 192.0.2.1:10261: error reading server preface: read tcp [fd00::1]:40003->[fd00::2]:10261: read: connection reset by peer"))
+	if got := n.view().failure; got != "connecting to the agent at 192.0.2.1:10261: error reading server preface: read tcp [fd00::2]:10261: read: connection reset by peer" {
+		t.Errorf("%q", got)
 	}
 }
