@@ -162,16 +162,32 @@ func (f *File) Size() (size int64, known bool) {
 	for _, node := range f.nodes {
 		size += node.State.BlockBytes
 	}
-	return size + int64(len(f.AppendBegin(nil))+len(f.AppendEnd(nil))), true
+	_ = f.WriteBegin(func(b []byte) error { size += int64(len(b)); return nil })
+	return size + int64(len(f.AppendEnd(nil))), true
+}
+
+// pieceBytes is about how much WriteBegin hands over at a time.
+const pieceBytes = 64 << 10
+
+// WriteBegin hands over what comes before the packets, in pieces whose memory is used again: each interface has the text of the
+// filter, so that all of it may be much.
+func (f *File) WriteBegin(write func([]byte) error) error {
+	b := AppendSection(nil, f.header)
+	for _, i := range f.interfaces {
+		if b = AppendInterface(b, f.header, i.node, i.part); len(b) >= pieceBytes {
+			if err := write(b); err != nil {
+				return err
+			}
+			b = b[:0]
+		}
+	}
+	return write(AppendNames(b, f.names))
 }
 
 // AppendBegin appends what comes before the packets.
 func (f *File) AppendBegin(b []byte) []byte {
-	b = AppendSection(b, f.header)
-	for _, i := range f.interfaces {
-		b = AppendInterface(b, f.header, i.node, i.part)
-	}
-	return AppendNames(b, f.names)
+	_ = f.WriteBegin(func(piece []byte) error { b = append(b, piece...); return nil })
+	return b
 }
 
 // AppendEnd appends what comes after the packets.

@@ -2,6 +2,7 @@ package pcapfile
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -158,5 +159,36 @@ func TestManyNames(t *testing.T) {
 			t.Fatalf("a block of type %d with %d bytes", blocks[0], size)
 		}
 		blocks = blocks[size:]
+	}
+}
+
+// TestWriteBegin: in pieces it is the same, and what a piece holds does not grow with the interfaces.
+func TestWriteBegin(t *testing.T) {
+	long := header
+	long.Filter = strings.Repeat("x", 50_000)
+	var parts []*agentv1.CapturePart
+	for i := range uint32(50) {
+		parts = append(parts, part(i, "shop", fmt.Sprintf("web-%d", i), "eth0"))
+	}
+	file := mustNew(t, long, nil, Node{"a", state("digest of a", 1000, parts...)})
+	var whole []byte
+	if err := file.WriteBegin(func(b []byte) error {
+		if len(b) > 3*pieceBytes {
+			t.Errorf("a piece of %d bytes", len(b))
+		}
+		whole = append(whole, b...)
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(whole, file.AppendBegin(nil)) || len(whole) < 50*50_000 {
+		t.Errorf("%d bytes are not what comes before the packets", len(whole))
+	}
+	if got := file.AppendBegin([]byte("before")); !bytes.HasPrefix(got, []byte("before")) || !bytes.Equal(got[6:], whole) {
+		t.Error("it is not appended")
+	}
+	enough := errors.New("enough")
+	if err := file.WriteBegin(func([]byte) error { return enough }); err != enough {
+		t.Errorf("the error is %v", err)
 	}
 }

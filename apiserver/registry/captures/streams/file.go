@@ -54,12 +54,15 @@ func (s *session) serveFile(ctx context.Context, out *output) error {
 	if err := s.prepare(out, file); err != nil {
 		return err
 	}
-	begin := file.AppendBegin(nil)
-	behind := s.options.Offset - int64(len(begin))
-	if err := out.write(begin); err != nil {
+	behind := s.options.Offset
+	err = file.WriteBegin(func(b []byte) error {
+		behind -= int64(len(b))
+		return out.write(b)
+	})
+	if err != nil {
 		return err
 	}
-	begin, d.names = nil, pcapfile.Names{}
+	d.names = pcapfile.Names{}
 	if err := s.writePackets(ctx, out, file, d, behind); err != nil {
 		return err
 	}
