@@ -21,6 +21,7 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/net/http/httpguts"
 	restclient "k8s.io/client-go/rest"
 
 	"github.com/networkobservability/networkobservability/apis/bulk"
@@ -35,9 +36,11 @@ const (
 	readAhead = 256 << 10
 )
 
-// Asked is whether a request asks for a connection of its own.
+// Asked is whether a request asks for a connection of its own. Without Connection, what is between may not know of it, and takes what
+// comes for answers to others.
 func Asked(request *http.Request) bool {
-	return request.ProtoMajor == 1 && strings.EqualFold(request.Header.Get("Upgrade"), Protocol)
+	return request.ProtoMajor == 1 && request.ProtoAtLeast(1, 1) &&
+		httpguts.HeaderValuesContainsToken(request.Header["Connection"], "Upgrade") && strings.EqualFold(request.Header.Get("Upgrade"), Protocol)
 }
 
 // Config is a copy of a client's configuration for reading packets: over HTTP/1.1, of which kube-apiserver makes half the work

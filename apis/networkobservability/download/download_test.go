@@ -134,3 +134,27 @@ func TestGetEnds(t *testing.T) {
 	}
 	<-left
 }
+
+// TestAsked wants an upgrade to be asked for as HTTP has it: whoever does not would take the file for answers to other requests.
+func TestAsked(t *testing.T) {
+	for _, test := range []struct {
+		name                string
+		major, minor        int
+		connection, upgrade string
+		want                bool
+	}{
+		{"as it is done", 1, 1, "keep-alive, upgrade", Protocol, true},
+		{"without Connection", 1, 1, "", Protocol, false},
+		{"another protocol", 1, 1, "Upgrade", "websocket", false},
+		{"HTTP/1.0", 1, 0, "Upgrade", Protocol, false},
+		{"HTTP/2", 2, 0, "Upgrade", Protocol, false},
+	} {
+		request := &http.Request{ProtoMajor: test.major, ProtoMinor: test.minor, Header: http.Header{"Upgrade": {test.upgrade}}}
+		if test.connection != "" {
+			request.Header.Set("Connection", test.connection)
+		}
+		if got := Asked(request); got != test.want {
+			t.Errorf("%s: asked is %t", test.name, got)
+		}
+	}
+}
