@@ -39,6 +39,9 @@ type part struct {
 	// keep is how many bytes of blocks a ring of files holds; 0 for no such ring.
 	keep int64
 
+	// saving is held while the state is written, of which each of several goroutines may be the cause. It is taken before mu.
+	saving sync.Mutex
+
 	mu sync.Mutex
 	partState
 	source source // nil when the part has ended
@@ -406,8 +409,11 @@ func (p *part) complete(now time.Time) (watermark, last int64, ended bool) {
 	return p.watermark, p.Last, false
 }
 
-// save writes what a restart needs to know.
+// save writes what a restart needs to know. One does it at a time: two would write one new file, and the older state might come
+// last.
 func (p *part) save() {
+	p.saving.Lock()
+	defer p.saving.Unlock()
 	p.mu.Lock()
 	_, _ = p.readDrops()
 	state := p.partState

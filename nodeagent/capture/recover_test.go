@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -245,6 +246,30 @@ func TestDamagedFolders(t *testing.T) {
 		if _, err := os.Stat(filepath.Join(dir, name)); (err == nil) != there {
 			t.Errorf("%s: there is %v (%v)", name, err == nil, err)
 		}
+	}
+}
+
+// A part is written down by whoever changes it: what is on disk is whole, and the newest.
+func TestSavedByMany(t *testing.T) {
+	e, f := fake(t, t.TempDir(), 1)
+	r := fakeRequest(fakepod.UID(), "a")
+	e.ensure(r)
+	f.source(0).push(packetAt(10, 100))
+	e.waitFor(r.Uid, 1)
+	p := e.captures[r.Uid].parts[0]
+	var all sync.WaitGroup
+	for range 4 {
+		all.Go(func() {
+			for range 200 {
+				p.count(partCounts{LimitDrops: 1_000_001}) // numbers that get longer
+				p.save()
+			}
+		})
+	}
+	all.Wait()
+	var found partState
+	if err := readJSON(p.capture.root, partName(0), &found); err != nil || found.LimitDrops != 4*200*1_000_001 {
+		t.Errorf("%d packets beyond a limit are written down: %v", found.LimitDrops, err)
 	}
 }
 
