@@ -486,9 +486,10 @@ func (c *capture) open(target *v1alpha1.CaptureTarget, at place, request *v1alph
 	return absent, nil
 }
 
-// records is true when an interface is being recorded for a target. An interface that was given another name is the same.
+// records is true when an interface is being recorded for a target, and will be. An interface that was given another name is
+// the same.
 func (c *capture) records(key string, d device) bool {
-	return slices.ContainsFunc(c.active(), func(p *part) bool { return p.Key == key && p.Device.same(d) })
+	return slices.ContainsFunc(c.active(), func(p *part) bool { return p.Key == key && p.Device.same(d) && !p.ends() })
 }
 
 func (d device) same(other device) bool {

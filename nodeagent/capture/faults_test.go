@@ -165,6 +165,27 @@ func TestRevisions(t *testing.T) {
 	}
 }
 
+// A target that is asked for again, while what was recorded of it is still being written, is recorded again.
+func TestTargetComesBack(t *testing.T) {
+	e, f := fake(t, t.TempDir(), 1)
+	r := fakeRequest(fakepod.UID(), "a", "b")
+	e.ensure(r)
+	c := e.captures[r.Uid]
+	c.addresses.mu.Lock() // the part waits for it with what it was given
+	f.source(1).push(packetAt(10, 100))
+	for revision, pods := range [][]string{{"a"}, {"a", "b"}} {
+		next := fakeRequest(r.Uid, pods...)
+		next.Revision = int64(revision) + 2
+		e.ensure(next)
+	}
+	c.addresses.mu.Unlock()
+	fakepod.Eventually(t, "the part to end", func() bool { return e.state(r.Uid).Parts[1].Phase == v1alpha1.CaptureState_PHASE_ENDED })
+	state := e.state(r.Uid)
+	if len(state.Parts) != 3 || state.Parts[2].Key != "b" || state.Parts[2].Phase != v1alpha1.CaptureState_PHASE_RUNNING || state.Parts[1].Counts.Packets != 1 {
+		t.Errorf("%v", state)
+	}
+}
+
 func TestInvalidRequests(t *testing.T) {
 	e, _ := fake(t, t.TempDir(), 1)
 	for field, change := range map[string]func(*v1alpha1.EnsureCaptureRequest){

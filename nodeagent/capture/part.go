@@ -459,6 +459,13 @@ func (p *part) recording() bool {
 	return p.source != nil
 }
 
+// ends is true for a part that was stopped. It takes no more packets, and still writes those that it has.
+func (p *part) ends() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.stopping != v1alpha1.CaptureState_REASON_UNSPECIFIED
+}
+
 // suspended is true for a part that recorded when the agent ended.
 func (p *part) suspended() bool {
 	p.mu.Lock()
