@@ -201,6 +201,7 @@ func TestInvalidRequests(t *testing.T) {
 		"targets[1].key":           func(r *v1alpha1.EnsureCaptureRequest) { r.Targets = append(r.Targets, r.Targets[0]) },
 		"targets[0].interfaces[0]": func(r *v1alpha1.EnsureCaptureRequest) { r.Targets[0].Interfaces = []string{""} },
 		"peers[0]":                 func(r *v1alpha1.EnsureCaptureRequest) { r.Peers = [][]byte{{1}} },
+		"filter_text":              func(r *v1alpha1.EnsureCaptureRequest) { r.FilterText = strings.Repeat("x", 64<<10+1) },
 		"ethernet_filter":          func(r *v1alpha1.EnsureCaptureRequest) { r.EthernetFilter = make([]uint64, 4097) },
 	} {
 		r := fakeRequest(fakepod.UID(), "a")
@@ -213,6 +214,17 @@ func TestInvalidRequests(t *testing.T) {
 	if err != nil || len(entries) > 0 {
 		t.Errorf("%d folders are left (%v)", len(entries), err)
 	}
+}
+
+// A filter is as long as the API server takes one, and is written into every file.
+func TestLongFilterText(t *testing.T) {
+	e, f := fake(t, t.TempDir(), 1)
+	r := fakeRequest(fakepod.UID(), "a")
+	r.FilterText = "port 1" + strings.Repeat(" or port 1", 64<<10/10-1)
+	e.ensure(r)
+	f.source(0).push(packetAt(10, 100))
+	e.waitFor(r.Uid, 1)
+	consistent(t, e.end(r.Uid), e.read(&v1alpha1.ReadCaptureRequest{Uid: r.Uid}))
 }
 
 func TestNoCapture(t *testing.T) {

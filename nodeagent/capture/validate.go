@@ -38,7 +38,7 @@ const (
 
 	minSnap       = 64
 	minRenew      = 10 * time.Second
-	maxFilterText = 16 << 10
+	maxFilterText = 64 << 10 // what the API server compiles
 	maxDuration   = 7 * 24 * time.Hour
 	maxRingFiles  = 1000
 	minRingFile   = 1 << 20
