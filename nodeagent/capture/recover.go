@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"time"
 
@@ -116,7 +117,7 @@ func (c *capture) elapsed() time.Duration {
 
 var (
 	partFiles    = regexp.MustCompile(`^(\d{5})\.json$`)
-	segmentFiles = regexp.MustCompile(`^(\d{5})-(\d{6})\.pcapng$`)
+	segmentFiles = regexp.MustCompile(`^(\d{5})-(\d{6,9})\.pcapng$`) // a ring of small files comes to more than six digits
 )
 
 func (c *capture) restoreParts() error {
@@ -126,7 +127,7 @@ func (c *capture) restoreParts() error {
 	}
 	segments := map[int][]int{}
 	parts := 0
-	for _, entry := range entries { // sorted by name, and so by number
+	for _, entry := range entries {
 		if match := segmentFiles.FindStringSubmatch(entry.Name()); match != nil {
 			number, _ := strconv.Atoi(match[1])
 			index, _ := strconv.Atoi(match[2])
@@ -137,6 +138,7 @@ func (c *capture) restoreParts() error {
 		}
 	}
 	for number := range parts {
+		slices.Sort(segments[number])
 		p, err := c.restorePart(uint32(number), segments[number])
 		if err != nil {
 			return err
@@ -170,8 +172,13 @@ func (c *capture) restorePart(number uint32, indexes []int) (*part, error) {
 		return nil, fmt.Errorf("%s is about part %d", partName(number), state.Number)
 	}
 	known := closedSegments(&state)
-	state.Segments, state.Last = nil, 0
+	before := int64(0)
+	if len(state.Segments) > 0 {
+		before = state.Segments[0].Before // of a packet that a ring let go, which the place of those behind it depends on
+	}
+	state.Segments, state.Last = nil, before
 	p := c.makePart(state)
+	p.writer.next = state.First
 	for i, index := range indexes {
 		p.writer.next = index + 1
 		if index < state.First {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -160,6 +161,41 @@ func TestGoOn(t *testing.T) {
 	}
 	if l := last.captures[r.Uid].limits; l.packets != 6 || last.disk.used.Load() == 0 {
 		t.Errorf("limits %+v and quota %d after a restart", l, last.disk.used.Load())
+	}
+}
+
+// A ring of files is found as it was: its files, however often it has gone round, and the places of its packets, which those
+// that it let go have a say in.
+func TestRingGoesOn(t *testing.T) {
+	e, f := fake(t, t.TempDir(), 1)
+	r := fakeRequest(fakepod.UID(), "a")
+	r.RingFiles, r.RingFileBytes = 4, 1<<20
+	e.ensure(r)
+	p := e.captures[r.Uid].parts[0]
+	p.writer.next = 999_998 // as after a terabyte; the part's goroutine waits for packets
+	for n := range int64(50) {
+		var block []ring.Packet
+		for i := range int64(100) {
+			block = append(block, packetAt(1e18-n*100-i, 1000)) // a clock that steps back
+		}
+		f.source(0).push(block...)
+	}
+	e.waitFor(r.Uid, 5000)
+	for _, what := range []string{"while it is recorded", "at its end"} {
+		if what == "at its end" {
+			e.end(r.Uid)
+		}
+		m := recovered(t, copyFolder(t, e.dir), func(err error) { t.Error(err) })
+		before, after := p.view(), m.captures[r.Uid].parts[0].view()
+		if !slices.Equal(after, before) || before[0].Index != 999_999 || before[0].Before != 1e18 {
+			t.Errorf("%s: the files are %+v, and were %+v", what, after, before)
+		}
+		if next := m.captures[r.Uid].parts[0].writer.next; next != p.writer.next {
+			t.Errorf("%s: the next file is %d, and was %d", what, next, p.writer.next)
+		}
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
