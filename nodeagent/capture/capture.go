@@ -21,7 +21,7 @@ import (
 
 // A capture is one Capture or ClusterCapture on this node.
 //
-// Locks are taken in this order: ensuring, joining, mu, and then those of parts.
+// Locks are taken in this order: ensuring, joining, saving, mu, and then those of parts.
 type capture struct {
 	manager   *Manager
 	uid       string
@@ -32,6 +32,9 @@ type capture struct {
 	full atomic.Bool
 	// forgetful has targets looked at as if nothing was known of them.
 	forgetful atomic.Bool
+	// saving is held while the meta file is written, and unsaved is set when that failed the last time.
+	saving  sync.Mutex
+	unsaved atomic.Bool
 
 	limiting sync.Mutex
 	limits   limits
@@ -148,6 +151,8 @@ func (c *capture) begin() error {
 
 // save writes the meta file. While a capture runs nobody waits for it to be on disk, as its packets are not either.
 func (c *capture) save() error {
+	c.saving.Lock()
+	defer c.saving.Unlock()
 	c.mu.Lock()
 	text, err := protojson.Marshal(c.request)
 	c.Request = text
@@ -156,7 +161,21 @@ func (c *capture) save() error {
 	if err != nil {
 		return fmt.Errorf("encoding the request: %w", err)
 	}
-	return writeJSON(c.root, metaFile, content, durable)
+	err = writeJSON(c.root, metaFile, content, durable)
+	c.unsaved.Store(err != nil)
+	return err
+}
+
+// saveRest saves again what could not be saved, and says whether all is on disk then.
+func (c *capture) saveRest() bool {
+	c.mu.Lock()
+	parts := slices.Clone(c.parts)
+	c.mu.Unlock()
+	saved := true
+	for _, p := range parts {
+		saved = p.saveIfChanged() && saved
+	}
+	return saved && (!c.unsaved.Load() || c.save() == nil) // the first failure was told
 }
 
 // ensure takes over what a request says, and has its targets recorded.
@@ -167,7 +186,7 @@ func (c *capture) ensure(request *v1alpha1.EnsureCaptureRequest) (*v1alpha1.Capt
 	if err != nil {
 		return nil, err
 	}
-	if changed {
+	if changed || c.unsaved.Load() {
 		if err := c.save(); err != nil {
 			return nil, err
 		}
@@ -345,9 +364,7 @@ func (c *capture) watch() {
 
 // checkpoint saves what a restart could not find in the segments.
 func (c *capture) checkpoint() {
-	for _, p := range c.active() {
-		p.saveIfChanged()
-	}
+	c.saveRest()
 	if content := c.addresses.unsaved(); content != nil {
 		if err := replace(c.root, addressesFile, content, false); err != nil {
 			c.problem(err)
@@ -569,7 +586,7 @@ func (c *capture) newPart(target *v1alpha1.CaptureTarget, d device, now time.Tim
 }
 
 func (c *capture) makePart(state partState) *part {
-	p := &part{capture: c, partState: state}
+	p := &part{capture: c, partState: state, saved: state.partCounts}
 	p.writer = writer{root: c.root, disk: &c.manager.disk, part: state.Number, most: segmentBytes}
 	if files := int64(c.request.GetRingFiles()); files > 0 {
 		p.writer.most = min(segmentBytes, c.request.GetRingFileBytes())

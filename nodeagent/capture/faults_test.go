@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
@@ -113,6 +114,63 @@ func TestWriteFails(t *testing.T) {
 		t.Errorf("ended as %v", state)
 	}
 	consistent(t, state, e.read(&v1alpha1.ReadCaptureRequest{Uid: r.Uid}))
+}
+
+// noRoom has the files that describe a capture and its first part not be written, until what it returns is called.
+func noRoom(t *testing.T, folder string) func() {
+	t.Helper()
+	var all []string
+	for _, name := range []string{metaFile, partName(0)} {
+		all = append(all, filepath.Join(folder, name+".new"))
+		if err := os.Mkdir(all[len(all)-1], 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return func() {
+		for _, one := range all {
+			if err := os.Remove(one); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// What could not be written down is written down when that is possible again, or an agent that is started anew would go on
+// with what has ended, and with a lease that was given back.
+func TestSavedLater(t *testing.T) {
+	var told atomic.Int32
+	e, f := fake(t, t.TempDir(), 1, func(c *Config) { c.Failed = func(error) { told.Add(1) } })
+	r := fakeRequest(fakepod.UID(), "a")
+	r.PacketsLease = proto.Int64(100)
+	e.ensure(r)
+	f.source(0).push(packetAt(1, 100))
+	e.waitFor(r.Uid, 1)
+	again := noRoom(t, filepath.Join(e.dir, r.Uid))
+	next := proto.CloneOf(r)
+	next.Revision, next.PacketsLease = 2, proto.Int64(10)
+	if _, err := e.Ensure(context.Background(), next); err == nil {
+		t.Error("what was not written down is said to be in force")
+	}
+	again()
+	e.ensure(next)
+	root := e.captures[r.Uid].root
+	var capture meta
+	var request v1alpha1.EnsureCaptureRequest
+	if err := errors.Join(readJSON(root, metaFile, &capture), protojson.Unmarshal(capture.Request, &request)); err != nil || request.GetPacketsLease() != 10 {
+		t.Errorf("the lease of revision %d is %d: %v", request.GetRevision(), request.GetPacketsLease(), err)
+	}
+
+	again = noRoom(t, filepath.Join(e.dir, r.Uid))
+	e.end(r.Uid)
+	if told.Load() < 2 {
+		t.Errorf("told %d times", told.Load())
+	}
+	again()
+	fakepod.Eventually(t, "the end to be written down", func() bool {
+		var part partState
+		err := errors.Join(readJSON(root, metaFile, &capture), readJSON(root, partName(0), &part))
+		return err == nil && capture.Phase == v1alpha1.CaptureState_PHASE_ENDED && part.Phase == v1alpha1.CaptureState_PHASE_ENDED
+	})
 }
 
 func TestManyAtOnce(t *testing.T) {

@@ -57,6 +57,8 @@ type part struct {
 	watermark int64
 	watched   time.Time
 	saved     partCounts
+	// unsaved is set when the last attempt to write the state failed.
+	unsaved bool
 }
 
 // partState is what is kept on disk of a part, beside its segments.
@@ -418,23 +420,32 @@ func (p *part) save() {
 	_, _ = p.readDrops()
 	state := p.partState
 	state.Segments = append([]segment(nil), state.Segments...)
-	p.saved = p.partCounts
 	durable := p.capture.manager.durable && p.Phase == v1alpha1.CaptureState_PHASE_ENDED
 	p.mu.Unlock()
-	if err := writeJSON(p.capture.root, partName(p.Number), state, durable); err != nil {
+	err := writeJSON(p.capture.root, partName(p.Number), state, durable)
+	p.mu.Lock()
+	again := p.unsaved
+	if p.unsaved = err != nil; err == nil {
+		p.saved = state.partCounts
+	}
+	p.mu.Unlock()
+	if err != nil && !again {
 		p.capture.problem(err)
 	}
 }
 
-// saveIfChanged is called every second or so.
-func (p *part) saveIfChanged() {
+// saveIfChanged is called every second or so. It says whether the state is on disk.
+func (p *part) saveIfChanged() bool {
 	p.mu.Lock()
 	_, _ = p.readDrops()
-	changed := p.saved != p.partCounts
+	changed := p.unsaved || p.saved != p.partCounts
 	p.mu.Unlock()
 	if changed {
 		p.save()
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !p.unsaved
 }
 
 // view is a copy of the part's segments.

@@ -106,12 +106,8 @@ func (c *capture) seal(ctx context.Context) {
 	if ctx.Err() != nil {
 		return
 	}
-	select {
-	case <-ctx.Done():
+	if !c.awaitSaving(ctx, c.named) {
 		return
-	case <-c.gone:
-		return
-	case <-c.named:
 	}
 	c.mu.Lock()
 	if c.sealing = err; err == nil {
@@ -125,6 +121,32 @@ func (c *capture) seal(ctx context.Context) {
 		c.problem(err)
 	}
 	close(c.sealed)
+	c.awaitSaving(ctx, nil)
+}
+
+// awaitSaving waits for a channel to be closed, or, when it is nil, for everything to be saved. What a full disk had no room
+// for is tried again meanwhile: an agent that finds the capture running goes on with it. The answer is false when the
+// capture was deleted or the agent ends.
+func (c *capture) awaitSaving(ctx context.Context, what <-chan struct{}) bool {
+	again := time.NewTicker(saveEvery)
+	defer again.Stop()
+	for {
+		retry := again.C
+		if c.saveRest() {
+			if retry = nil; what == nil {
+				return true
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-c.gone:
+			return false
+		case <-what:
+			return true
+		case <-retry:
+		}
+	}
 }
 
 // A hashedPart is what the digest says of a part.
