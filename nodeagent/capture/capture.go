@@ -43,10 +43,13 @@ type capture struct {
 	// ensuring is held while targets are made parts, and while parts are ended.
 	ensuring sync.Mutex
 	seen     map[string]sighting // by key of target
-	snapped  map[string]bool     // by key of target
+	snapped  map[string]bool     // by UID of pod, which the node has none of
 	asleep   bool                // all parts were ended
+	// snapshotsBegun is the number of the next snapshot.
+	snapshotsBegun int
 	// recording are the goroutines of parts, snapshots those that take some.
 	recording, snapshots sync.WaitGroup
+	snapshotBytes        atomic.Int64 // on disk
 
 	// joining is held while a part joins, so that nobody takes the packets of others for complete meanwhile.
 	joining sync.RWMutex
@@ -640,7 +643,7 @@ func (c *capture) running() bool {
 
 // remove removes everything of a capture that has ended.
 func (c *capture) remove() error {
-	var size int64
+	size := c.snapshotBytes.Load()
 	for _, p := range c.parts {
 		for _, s := range p.view() {
 			size += s.Header + s.Size

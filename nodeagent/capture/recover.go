@@ -86,6 +86,7 @@ func (c *capture) restoreRest() {
 			c.setNames(request.GetNames())
 		}
 	}
+	c.restoreSnapshots()
 	if len(c.Digest) > 0 {
 		close(c.sealed)
 	}

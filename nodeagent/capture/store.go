@@ -207,19 +207,16 @@ func snapshotName(number int) string { return fmt.Sprintf("network-%05d.json", n
 
 // snapshot records the state of a target's network, once and in the background. The caller holds ensuring.
 func (c *capture) snapshot(target *v1alpha1.CaptureTarget, request *v1alpha1.EnsureCaptureRequest) {
-	if !request.GetNetworkSnapshot() || c.snapped[target.GetKey()] || len(c.snapped) >= maxSnapshots {
+	if !request.GetNetworkSnapshot() || c.snapped[target.GetPodUid()] || c.snapshotsBegun >= maxSnapshots {
 		return
 	}
 	at := c.manager.find(target)
 	if at == nil {
 		return
 	}
-	if _, exists := c.root.Stat(snapshotName(len(c.snapped))); exists == nil {
-		c.snapped[target.GetKey()] = true // from before the agent was started
-		return
-	}
-	number := len(c.snapped)
-	c.snapped[target.GetKey()] = true
+	number := c.snapshotsBegun
+	c.snapshotsBegun++
+	c.snapped[target.GetPodUid()] = true
 	c.snapshots.Go(func() {
 		if err := c.takeSnapshot(number, target, at); err != nil {
 			c.problem(fmt.Errorf("taking a snapshot of the network: %w", err))
@@ -245,12 +242,69 @@ func (c *capture) takeSnapshot(number int, target *v1alpha1.CaptureTarget, at pl
 	}); err != nil {
 		return err
 	}
-	one := networkOf{Namespace: target.GetNamespace(), Pod: target.GetPod(), PodUID: target.GetPodUid(), Network: state}
-	if err := c.manager.disk.reserve(int64(len(state))); err != nil {
+	one, err := json.Marshal(networkOf{Namespace: target.GetNamespace(), Pod: target.GetPod(), PodUID: target.GetPodUid(), Network: state})
+	if err != nil {
+		return fmt.Errorf("encoding it: %w", err)
+	}
+	if err := c.manager.disk.reserve(int64(len(one))); err != nil {
 		return err
 	}
-	c.manager.disk.release(int64(len(state))) // it is small, and is not counted on
-	return writeJSON(c.root, snapshotName(number), one, false)
+	if err := replace(c.root, snapshotName(number), one, false); err != nil {
+		c.manager.disk.release(int64(len(one)))
+		return err
+	}
+	c.snapshotBytes.Add(int64(len(one)))
+	return nil
+}
+
+// restoreSnapshots finds those that were taken before the agent was started.
+func (c *capture) restoreSnapshots() {
+	if !c.request.GetNetworkSnapshot() {
+		return
+	}
+	for number := range maxSnapshots {
+		pod, size, err := c.snapshotOf(number)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			c.problem(fmt.Errorf("reading %s: %w", snapshotName(number), err))
+		} else {
+			c.snapped[pod] = true
+		}
+		c.snapshotsBegun = number + 1
+		c.snapshotBytes.Add(size)
+		c.manager.disk.used.Add(size)
+	}
+}
+
+// snapshotOf says of which pod a snapshot is, by its UID, and how large it is. What it holds of the network comes last, and
+// is not read.
+func (c *capture) snapshotOf(number int) (pod string, size int64, err error) {
+	file, err := c.root.Open(snapshotName(number))
+	if err != nil {
+		return "", 0, err
+	}
+	defer file.Close()
+	if info, err := file.Stat(); err == nil {
+		size = info.Size()
+	}
+	known := map[json.Token]json.Token{}
+	decoder := json.NewDecoder(file)
+	if _, err := decoder.Token(); err != nil {
+		return "", size, err
+	}
+	for known["network"] == nil {
+		name, err := decoder.Token()
+		if err != nil {
+			return "", size, err
+		}
+		if known[name], err = decoder.Token(); err != nil {
+			return "", size, err
+		}
+	}
+	pod, _ = known["podUID"].(string)
+	return pod, size, nil
 }
 
 // network is all snapshots, as one file of JSON.

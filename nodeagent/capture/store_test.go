@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
@@ -128,6 +129,64 @@ func TestSnapshots(t *testing.T) {
 	if all.Node != "node-1" || len(all.Targets) != 2 || all.Targets[0].Pod != "" || all.Targets[1].Pod != "a" || len(all.Targets[1].Network) == 0 {
 		t.Errorf("%s", text)
 	}
+}
+
+// A pod that comes when the agent was started anew has a snapshot as others have, and all of them count towards the quota.
+func TestSnapshotsGoOn(t *testing.T) {
+	dir := t.TempDir()
+	e, f := fake(t, dir, 1)
+	r := fakeRequest(fakepod.UID(), "a", "b")
+	r.NetworkSnapshot = true
+	e.ensure(r)
+	fakepod.Eventually(t, "snapshots", func() bool { return len(matching(t, dir, r.Uid, "network-*.json")) == 3 })
+	e.stop()
+
+	f.places["a"].gone.Store(true)
+	next := launch(t, dir, f)
+	again := fakeRequest(r.Uid, "c", "b")
+	again.Revision, again.NetworkSnapshot = 2, true
+	next.ensure(again)
+	next.end(r.Uid)
+	network, err := next.captures[r.Uid].network()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all struct{ Targets []networkOf }
+	if err := json.Unmarshal(content1(t, outputs.File{Open: network.open}, 0), &all); err != nil {
+		t.Fatal(err)
+	}
+	var pods []string
+	for _, one := range all.Targets {
+		pods = append(pods, one.Pod)
+	}
+	slices.Sort(pods)
+	if !slices.Equal(pods, []string{"", "a", "b", "c"}) {
+		t.Errorf("there are snapshots of %q", pods)
+	}
+	size := int64(0)
+	for _, file := range append(matching(t, dir, r.Uid, "network-*.json"), matching(t, dir, r.Uid, "*.pcapng")...) {
+		info, err := os.Stat(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		size += info.Size()
+	}
+	if used := next.disk.used.Load(); used != size {
+		t.Errorf("%d of %d bytes count towards the quota", used, size)
+	}
+	next.delete(r.Uid)
+	if used := next.disk.used.Load(); used != 0 {
+		t.Errorf("%d bytes count towards the quota, and nothing is there", used)
+	}
+}
+
+func matching(t *testing.T, dir, uid, pattern string) []string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, uid, pattern))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
 }
 
 func TestStoreOnVolume(t *testing.T) {
