@@ -26,6 +26,10 @@ func (m *Manager) Store(_ context.Context, request *v1alpha1.StoreCaptureRequest
 	if m.config.Outputs == nil {
 		return nil, fmt.Errorf("%w: this agent has no outputs", ErrPrecondition)
 	}
+	return c.store(request)
+}
+
+func (c *capture) store(request *v1alpha1.StoreCaptureRequest) (*v1alpha1.CaptureState, error) {
 	c.mu.Lock()
 	sealed := len(c.Digest) > 0
 	c.mu.Unlock()
@@ -36,9 +40,14 @@ func (m *Manager) Store(_ context.Context, request *v1alpha1.StoreCaptureRequest
 	if err != nil {
 		return nil, err
 	}
-	if err := m.config.Outputs.Ensure(c.uid, request.GetOutputs(), files); errors.Is(err, outputs.ErrClosed) {
+	err = c.manager.config.Outputs.Ensure(c.uid, request.GetOutputs(), files)
+	switch {
+	case c.isGone(): // perhaps so late that what was begun just now was not forgotten with the rest
+		c.manager.config.Outputs.Forget(c.uid)
+		return nil, ErrNotFound
+	case errors.Is(err, outputs.ErrClosed):
 		return nil, ErrEnding
-	} else if err != nil {
+	case err != nil:
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	return c.state(), nil

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"os"
 	"os/exec"
@@ -216,4 +217,20 @@ func TestStoreOnVolume(t *testing.T) {
 		t.Errorf("%d bytes were stored (%v)", len(stored), err)
 	}
 	e.delete(r.Uid)
+}
+
+// Nothing is copied of a capture that is deleted at the same time.
+func TestStoreOfDeleted(t *testing.T) {
+	volumes := t.TempDir()
+	uploads := outputs.New(outputs.Config{VolumesDir: volumes})
+	t.Cleanup(uploads.Close)
+	e, r := ended(t, false, func(c *Config) { c.Outputs = uploads })
+	c := e.captures[r.Uid]
+	e.delete(r.Uid)
+	state, err := c.store(&v1alpha1.StoreCaptureRequest{Uid: r.Uid, Outputs: []*v1alpha1.CaptureOutput{
+		{Name: "here", To: &v1alpha1.CaptureOutput_Volume{Volume: &v1alpha1.VolumeOutput{Name: "big"}}},
+	}})
+	if !errors.Is(err, ErrNotFound) || len(uploads.State(r.Uid)) != 0 {
+		t.Errorf("%v (%v); %v is remembered", state, err, uploads.State(r.Uid))
+	}
 }

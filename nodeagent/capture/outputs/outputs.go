@@ -74,13 +74,15 @@ type Uploader struct {
 	mu       sync.Mutex
 	closed   bool
 	captures map[string]map[string]*job // by UID and name of output
+	leaving  map[string]int             // by UID: how many calls of Forget are under way
 }
 
 // New makes an Uploader. It has to be closed.
 func New(config Config) *Uploader {
 	config = config.withDefaults()
 	return &Uploader{
-		config: config, stores: make(chan struct{}, config.Workers), volumes: make(chan struct{}, 1), captures: map[string]map[string]*job{},
+		config: config, stores: make(chan struct{}, config.Workers), volumes: make(chan struct{}, 1),
+		captures: map[string]map[string]*job{}, leaving: map[string]int{},
 	}
 }
 
@@ -119,7 +121,7 @@ func (u *Uploader) Ensure(uid string, outputs []*v1alpha1.CaptureOutput, files [
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.closed {
+	if u.closed || u.leaving[uid] > 0 {
 		return ErrClosed
 	}
 	jobs := u.captures[uid]
@@ -155,12 +157,16 @@ func (u *Uploader) State(uid string) []*v1alpha1.CaptureOutputState {
 // gone is not waited for longer than 15 s.
 func (u *Uploader) Forget(uid string) {
 	u.mu.Lock()
+	u.leaving[uid]++ // none is added meanwhile
 	jobs := maps.Clone(u.captures[uid])
 	u.mu.Unlock()
 	endAll(slices.Collect(maps.Values(jobs)))
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	delete(u.captures, uid)
+	if u.leaving[uid]--; u.leaving[uid] == 0 {
+		delete(u.leaving, uid)
+	}
 }
 
 // Close ends everything, as Forget does for each capture.

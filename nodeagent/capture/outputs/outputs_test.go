@@ -88,6 +88,41 @@ func TestRefusesBadInput(t *testing.T) {
 	}
 }
 
+// Nothing is added to a capture that is being forgotten: nobody would end it.
+func TestAddedWhileForgotten(t *testing.T) {
+	config := quick()
+	config.VolumesDir, _ = volumes(t)
+	u := New(config)
+	t.Cleanup(u.Close)
+	opened, release := make(chan struct{}), make(chan struct{})
+	slow := fileOf(name, nil)
+	slow.Open = func(int64) (io.ReadCloser, error) {
+		close(opened)
+		<-release
+		return nil, errors.New("it is gone")
+	}
+	if err := u.Ensure(uid, []*v1alpha1.CaptureOutput{toVolume("archive", "")}, []File{slow}); err != nil {
+		t.Fatal(err)
+	}
+	<-opened
+	u.mu.Lock()
+	first := u.captures[uid]["archive"]
+	u.mu.Unlock()
+	forgotten := make(chan struct{})
+	go func() { u.Forget(uid); close(forgotten) }()
+	<-first.ctx.Done()
+	other := toVolume("archive", "other")
+	other.Name = "other"
+	if err := u.Ensure(uid, []*v1alpha1.CaptureOutput{other}, []File{fileOf(name, []byte("content"))}); !errors.Is(err, ErrClosed) {
+		t.Errorf("it is added: %v", err)
+	}
+	close(release)
+	<-forgotten
+	if states := u.State(uid); len(states) != 0 {
+		t.Errorf("%v is remembered", states)
+	}
+}
+
 func TestPatience(t *testing.T) {
 	begin := time.Unix(1000, 0)
 	p := patience{config: Config{RetryAfter: time.Second, RetryAtMost: 4 * time.Second, RetryFor: time.Minute}}
