@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -33,6 +34,10 @@ var special = prefixes(
 	"2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20",
 )
 
+// platforms are where clouds answer machines, and give them credentials, at addresses that look like any other: Azure's
+// virtual public address, and Amazon's link-local services in IPv6.
+var platforms = prefixes("168.63.129.16/32", "fd00:ec2::/32")
+
 var publicIPv6 = netip.MustParsePrefix("2000::/3")
 
 func prefixes(texts ...string) []netip.Prefix {
@@ -43,8 +48,8 @@ func prefixes(texts ...string) []netip.Prefix {
 	return all
 }
 
-// allows tells whether an address may be connected to. Link-local ones, where clouds keep the credentials of machines,
-// and those that are no single machine's are never allowed.
+// allows tells whether an address may be connected to. Link-local ones and others where clouds keep the credentials of
+// machines, and those that are no single machine's, are never allowed.
 func (e *egress) allows(a netip.Addr) bool {
 	if a.Zone() != "" {
 		return false
@@ -53,12 +58,8 @@ func (e *egress) allows(a netip.Addr) bool {
 	if !a.IsValid() || a.IsUnspecified() || a.IsMulticast() || a.IsLinkLocalUnicast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
 		return false
 	}
-	for _, network := range e.allowed {
-		if network.Contains(a) {
-			return true
-		}
-	}
-	return isPublic(a)
+	within := func(network netip.Prefix) bool { return network.Contains(a) }
+	return !slices.ContainsFunc(platforms, within) && (slices.ContainsFunc(e.allowed, within) || isPublic(a))
 }
 
 func isPublic(a netip.Addr) bool {

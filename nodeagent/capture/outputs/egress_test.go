@@ -37,7 +37,10 @@ func TestAllowedAddresses(t *testing.T) {
 		"100.100.100.200":        {false, true},
 		"192.0.0.192":            {false, true},
 		"198.18.0.1":             {false, true},
-		"fd00:ec2::254":          {false, true},
+		"fd00:ec3::254":          {false, true},
+		"fd00:ec2::254":          {false, false},
+		"168.63.129.16":          {false, false},
+		"::ffff:168.63.129.16":   {false, false},
 		"fec0::1":                {false, true},
 		"64:ff9b::7f00:1":        {false, true}, // translated to 127.0.0.1
 		"2002:7f00:1::":          {false, true}, // tunnelled to it
