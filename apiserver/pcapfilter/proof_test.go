@@ -20,6 +20,7 @@ func TestHeadersOnly(t *testing.T) {
 		"len + tcp[0] = 5": false, "5 * udp[0] = 10": false, "ip[0] + tcp[0] = 5": false, "ip[0xfffffff0] = 1": false, "ip[0 - 1] = 1": false, "ether[0xfffff030] = 1": false,
 		"mpls and ip": false, "mpls and port 80": false, "geneve": false, "geneve and ip": false, "llc": false, "stp": false, "iso": false, "atalk": false, "isis proto 17": false,
 		"vlan or port 80": false, "not vlan and port 80": false, "(vlan or ip) and port 80": false, "(vlan and ip) or udp": false, "not (vlan and ip) and udp": false,
+		"pppoes and iso": true, "pppoes and iso proto 5": false, "pppoes and clnp": false, "pppoes and isis": false, "pppoes and l1": false, "pppoes and isis proto 17": false,
 		"pppoes or ip": false, "not pppoes and ip": false, "ip[0 << 33] = 1": false,
 	} {
 		p, err := Compile(text, Options{})

@@ -217,6 +217,7 @@ func (g *generator) carried(number uint32, inside proto) (*condition, error) {
 		behindFragment := and(g.equal(fromPayload, 6, sizeB, ipFragment), g.equal(fromPayload, 40, sizeB, number))
 		return and(link, or(g.equal(fromPayload, 6, sizeB, number), behindFragment)), nil
 	case pISO:
+		g.proof.leaves("the payload of ISO packets") // behind PPP, too
 		link, err := g.linkProtocol(sapISO)
 		if err != nil {
 			return nil, err
