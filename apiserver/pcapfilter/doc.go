@@ -57,8 +57,6 @@
 //	optimize.go  fewer blocks and statements, with simplify.go for what happens inside a block
 //	emit.go      a program, with long jumps where 8 bits are too few
 //
-// join.go joins a program that limits the scope of a capture with one that a user wrote.
-//
 // # Headers only
 //
 // proof.go decides whether a filter depends on headers only, while blocks are made. It does if every byte that it
