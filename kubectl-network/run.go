@@ -135,18 +135,11 @@ func (p *program) follow(ctx context.Context, api *captures, name string, what p
 	if err != nil {
 		return err
 	}
-	stop := func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWord)
-		defer cancel()
-		if err := api.stop(ctx, name); err != nil {
-			fmt.Fprintf(p.streams.ErrOut, "warning: stopping %s: %v\n", name, err)
-		}
-	}
 	reading, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	first := stop
+	first := func(ctx context.Context) { p.stop(ctx, api, name) }
 	if !stopping {
-		first = func() { cancel(errInterrupted) }
+		first = func(context.Context) { cancel(errInterrupted) }
 	}
 	reading, interrupted, done := interrupts(reading, first)
 	defer done()
@@ -166,9 +159,11 @@ func (p *program) follow(ctx context.Context, api *captures, name string, what p
 	case gone:
 		// Whoever read has seen enough, as tcpdump -c 10 does.
 		if stopping {
-			stop()
+			p.stop(context.WithoutCancel(ctx), api, name)
 		}
 		return nil
+	case interrupted() && stopping && reading.Err() != nil:
+		return errInterrupted // At once: perhaps nobody answers.
 	case interrupted() && (err == nil || reading.Err() != nil):
 		p.conclude(ctx, api, name)
 		return errInterrupted
@@ -183,6 +178,15 @@ func (p *program) follow(ctx context.Context, api *captures, name string, what p
 		return fmt.Errorf("following %s: %w; what was written can be read, and everything with: %s", name, unread{err}, api.later(name))
 	}
 	return p.conclude(ctx, api, name)
+}
+
+// stop ends a capture, unless the context ends.
+func (p *program) stop(ctx context.Context, api *captures, name string) {
+	limited, cancel := context.WithTimeout(ctx, lastWord)
+	defer cancel()
+	if err := api.stop(limited, name); err != nil && ctx.Err() == nil {
+		fmt.Fprintf(p.streams.ErrOut, "warning: stopping %s: %v\n", name, err)
+	}
 }
 
 // conclude says how a capture ended.
@@ -210,15 +214,9 @@ func (p *program) collect(ctx context.Context, api *captures, name string, what 
 	defer line.clear()
 	waiting, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	first := func() { cancel(errInterrupted) }
+	first := func(context.Context) { cancel(errInterrupted) }
 	if stopping {
-		first = func() {
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWord)
-			defer cancel()
-			if err := api.stop(ctx, name); err != nil {
-				fmt.Fprintf(p.streams.ErrOut, "warning: stopping %s: %v\n", name, err)
-			}
-		}
+		first = func(ctx context.Context) { p.stop(ctx, api, name) }
 	}
 	waiting, interrupted, done := interrupts(waiting, first)
 	defer done()

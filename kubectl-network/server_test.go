@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -41,8 +42,8 @@ type server struct {
 	digest string
 	// hold keeps captures running until they are stopped; silent gives followers no packets.
 	hold, silent bool
-	// stuck captures go on although they were stopped.
-	stuck bool
+	// stuck captures go on although they were stopped; a deaf server does not answer to that.
+	stuck, deaf bool
 	// interrupted are the commands that were sent an interrupt.
 	interrupted []*exec.Cmd
 }
@@ -96,11 +97,13 @@ func (s *server) command(ts *testscript.TestScript, args []string) {
 			}
 		}
 	case "hold":
-		s.hold, s.stuck = true, false
+		s.hold, s.stuck, s.deaf = true, false, false
 	case "silent":
 		s.silent = true
 	case "stuck":
 		s.hold, s.stuck = true, true
+	case "deaf":
+		s.hold, s.deaf = true, true
 	case "delete":
 		delete(s.captures, args[1])
 		s.changed.Broadcast()
@@ -256,6 +259,13 @@ func (s *server) list(w http.ResponseWriter) {
 func (s *server) object(w http.ResponseWriter, r *http.Request, capture *v1alpha1.Capture) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.deaf && r.Method == http.MethodPatch {
+		s.mu.Unlock()
+		io.Copy(io.Discard, r.Body) // Only then it is noticed that the client leaves.
+		<-r.Context().Done()
+		s.mu.Lock()
+		return
+	}
 	switch r.Method {
 	case http.MethodPatch:
 		capture.Spec.Stop = true
