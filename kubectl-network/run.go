@@ -202,10 +202,16 @@ func (p *program) conclude(ctx context.Context, api *captures, name string) erro
 }
 
 func failure(v view) error {
-	if failed := v.condition(v1alpha1.CaptureFailed); failed != nil {
-		return fmt.Errorf("%s failed: %s: %s", v.Name, failed.Reason, failed.Message)
+	failed := v.condition(v1alpha1.CaptureFailed)
+	if failed == nil {
+		return nil
 	}
-	return nil
+	err := fmt.Errorf("%s failed: %s: %s", v.Name, failed.Reason, failed.Message)
+	switch failed.Reason {
+	case "NodeUnreachable", "FileNotMade": // Nodes have packets that are in no file, or not yet.
+		return unread{err}
+	}
+	return err
 }
 
 // collect waits until a capture has ended and writes its file.

@@ -40,6 +40,8 @@ type server struct {
 	refuse, forbid int
 	// digest is what the file is now.
 	digest string
+	// failed is the reason for which captures fail; empty when they do not.
+	failed string
 	// hold keeps captures running until they are stopped; silent gives followers no packets.
 	hold, silent bool
 	// stuck captures go on although they were stopped; a deaf server does not answer to that.
@@ -104,6 +106,8 @@ func (s *server) command(ts *testscript.TestScript, args []string) {
 		s.hold, s.stuck = true, true
 	case "deaf":
 		s.hold, s.deaf = true, true
+	case "failing": // failing REASON
+		s.failed = args[1]
 	case "delete":
 		delete(s.captures, args[1])
 		s.changed.Broadcast()
@@ -242,6 +246,9 @@ func (s *server) create(w http.ResponseWriter, r *http.Request) {
 // end ends a capture. The lock is held.
 func (s *server) end(capture *v1alpha1.Capture) {
 	capture.Status.Conditions = []metav1.Condition{{Type: v1alpha1.CaptureComplete, Status: metav1.ConditionTrue, Reason: "Stopped"}}
+	if s.failed != "" {
+		capture.Status.Conditions = []metav1.Condition{{Type: v1alpha1.CaptureFailed, Status: metav1.ConditionTrue, Reason: s.failed, Message: "it went wrong"}}
+	}
 	capture.Status.File = &v1alpha1.CaptureFile{Digest: s.digest, Bytes: fileBytes}
 	s.changed.Broadcast()
 }
