@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"strings"
 	"text/tabwriter"
@@ -324,7 +325,7 @@ func (p *program) save(ctx context.Context, api *captures, v view, what portion,
 			return hinted(err, what)
 		}
 		next := "this begins anew"
-		if what.whole() {
+		if what.whole() && !isOther(err) {
 			next = "this goes on from there"
 		}
 		return fmt.Errorf("%w; %s holds what came, and %s: %s", err, partial, next, api.again(v.Name, what, file))
@@ -373,6 +374,12 @@ func hinted(err error, what portion) error {
 func isAnswer(err error) bool {
 	var status apierrors.APIStatus
 	return errors.As(err, &status)
+}
+
+// isOther says that the file is another one by now: a node has come back, and its packets with it.
+func isOther(err error) bool {
+	var status apierrors.APIStatus
+	return errors.As(err, &status) && status.Status().Code == http.StatusPreconditionFailed
 }
 
 // An unread error is errUnread and reads as what it is of.

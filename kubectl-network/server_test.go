@@ -106,6 +106,8 @@ func (s *server) command(ts *testscript.TestScript, args []string) {
 		s.hold, s.stuck = true, true
 	case "deaf":
 		s.hold, s.deaf = true, true
+	case "other": // other DIGEST: of the file, while clients have another one still
+		s.digest = args[1]
 	case "failing": // failing REASON
 		s.failed = args[1]
 	case "delete":
