@@ -80,7 +80,11 @@ func (p *program) begin(ctx context.Context, api *captures, r *recipe, object ru
 	} else if r.remove {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWord)
 		defer cancel()
-		err = errors.Join(err, api.delete(ctx, made.Name))
+		deleting := api.delete(ctx, made.Name)
+		if deleting == nil || !errors.Is(err, errInterrupted) {
+			return errors.Join(err, deleting)
+		}
+		fmt.Fprintf(p.streams.ErrOut, "warning: deleting %s: %v\n", made.Name, deleting) // Of an interruption nothing is said.
 	}
 	return err
 }

@@ -46,6 +46,8 @@ type server struct {
 	hold, silent bool
 	// stuck captures go on although they were stopped; a deaf server does not answer to that.
 	stuck, deaf bool
+	// lasting captures cannot be deleted.
+	lasting bool
 	// interrupted are the commands that were sent an interrupt.
 	interrupted []*exec.Cmd
 }
@@ -99,11 +101,13 @@ func (s *server) command(ts *testscript.TestScript, args []string) {
 			}
 		}
 	case "hold":
-		s.hold, s.stuck, s.deaf = true, false, false
+		s.hold, s.stuck, s.deaf, s.lasting = true, false, false, false
 	case "silent":
 		s.silent = true
 	case "stuck":
 		s.hold, s.stuck = true, true
+	case "lasting":
+		s.lasting = true
 	case "deaf":
 		s.hold, s.deaf = true, true
 	case "other": // other DIGEST: of the file, while clients have another one still
@@ -282,6 +286,10 @@ func (s *server) object(w http.ResponseWriter, r *http.Request, capture *v1alpha
 			s.end(capture)
 		}
 	case http.MethodDelete:
+		if s.lasting {
+			fail(w, http.StatusForbidden, metav1.StatusReasonForbidden, "cannot delete captures")
+			return
+		}
 		delete(s.captures, capture.Name)
 		s.changed.Broadcast()
 	}
