@@ -302,11 +302,12 @@ func (o *outlook) withinLimits() *metav1.Condition {
 	return condition
 }
 
-// reaching are the nodes from which an exporter's last request was answered well, and those from which it was not.
+// reaching are the nodes from which an exporter's last request was answered well, and those from which it was not. What became of an
+// exporter of another spec says nothing of the one that has its name in this.
 func (o *outlook) reaching(name string) (from, not []string) {
 	for i := range o.nodes {
 		v := &o.nodes[i]
-		if !v.current(o.now) {
+		if v.state(o.want, o.now) != stateApplied {
 			continue
 		}
 		switch exporter := v.exporter(name); {

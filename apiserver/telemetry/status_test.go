@@ -90,7 +90,7 @@ func TestStatus(t *testing.T) {
 			v.report.Refused, v.report.Folded = strings.Repeat("é", 400), 9
 		}), exporting("z", func(v *view) { v.inForce = 6 })), want: []string{
 			"Applied=False Refused: 1 of 2 nodes refuse the spec: n000 (n000: " + cut(strings.Repeat("é", 400)) + ").",
-			"Exporting=True AllReaching: Every exporter reaches its destination from every node that has an agent.",
+			"Exporting=Unknown WaitingForNodes: otlp reaches its destination from 0 of 2 nodes, and the rest have not answered yet.",
 			"WithinLimits=False SeriesFolded: Series are folded into others on 1 of 2 nodes: n000. Raise seriesLimit or labelValuesLimit, or choose fewer pods or labels.",
 		}, problems: []string{"n000: " + cut("the spec is refused: "+strings.Repeat("é", 400)), "1"}},
 		"not all of it": {nodes: append(many(6, lacks("flow logs", "collector flows is off"), lacks("group DNS", "no hook")), exporting("y", lacks("group TCP", "no hook")), exporting("z")), want: []string{
@@ -112,10 +112,10 @@ func TestStatus(t *testing.T) {
 			"Exporting=True AllReaching: Every exporter reaches its destination from every node that has an agent.",
 			"WithinLimits=True WithinLimits: No series is folded into others.",
 		}, problems: []string{"n000: the spec is in force, but would be lost in a restart: no space left on device", "1"}},
-		// What an agent lacks that does another spec says nothing of this one.
-		"lacking of another spec": {nodes: many(1, lacks("flow logs", "x"), func(v *view) { v.inForce, v.report.Unkept = 6, "y" }), want: []string{
+		// What an agent that does another spec lacks, and what its exporters reach, says nothing of this one.
+		"another spec": {nodes: many(1, lacks("flow logs", "x"), func(v *view) { v.inForce, v.report.Unkept = 6, "y" }), want: []string{
 			"Applied=False Applying: 1 of 1 nodes have not answered yet: n000.",
-			"Exporting=True AllReaching: Every exporter reaches its destination from every node that has an agent.",
+			"Exporting=Unknown WaitingForNodes: otlp reaches its destination from 0 of 1 nodes, and the rest have not answered yet.",
 			"WithinLimits=True WithinLimits: No series is folded into others.",
 		}},
 	} {
