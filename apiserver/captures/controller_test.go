@@ -12,6 +12,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/utils/clock"
 
 	agentv1 "github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
@@ -134,6 +136,20 @@ func TestStore(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestUnknownRights: that the cluster could not find out is not that it said no.
+func TestUnknownRights(t *testing.T) {
+	w := newWorld(t, "n1")
+	w.kube.PrependReactor("create", "subjectaccessreviews", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		review := action.(clienttesting.CreateAction).GetObject().(*authorizationv1.SubjectAccessReview).DeepCopy()
+		review.Status.EvaluationError = "the webhook did not answer"
+		return true, review, nil
+	})
+	allowed, err := newRights(w.kube, clock.RealClock{}).mayCaptureNodes(t.Context(), &v1alpha1.CaptureRequester{Username: "alice"})
+	if allowed || err == nil || !strings.Contains(err.Error(), "the webhook did not answer") {
+		t.Errorf("allowed is %t, %v", allowed, err)
 	}
 }
 

@@ -85,6 +85,10 @@ func (r *rights) may(ctx context.Context, requester *v1alpha1.CaptureRequester, 
 		return false, fmt.Errorf("asking for the requester's rights: %w", err)
 	}
 	allowed := review.Status.Allowed && !review.Status.Denied
+	if !allowed && !review.Status.Denied && review.Status.EvaluationError != "" {
+		// What is refused is refused for good, and this is no answer.
+		return false, fmt.Errorf("asking for the requester's rights: %s", review.Status.EvaluationError)
+	}
 	r.note(question, allowed)
 	return allowed, nil
 }
