@@ -70,7 +70,7 @@ func cluster() board {
 			{"Nodes", []panel{
 				series("Received through uplinks, by node", "Bps", "Interfaces that carry the node's addresses or a default route.", query{uplinks("bytes", "receive", "node"), "{{node}}"}),
 				series("Sent through uplinks, by node", "Bps", "Interfaces that carry the node's addresses or a default route.", query{uplinks("bytes", "transmit", "node"), "{{node}}"}),
-				series("Connection tracking, by node", "percentunit", "How full the kernel's table of connections is.", query{`^node_conntrack_entries{$clusters} / ^node_conntrack_limit{$clusters}`, "{{node}}"}),
+				series("Connection tracking, by node", "percentunit", "How full the kernel's table of connections is.", query{`^node_conntrack_entries{$clusters} / (^node_conntrack_limit{$clusters} > 0)`, "{{node}}"}),
 				series("Retransmitted, by node", "percentunit", "Share of the TCP segments that the node itself (not its pods) sent again.", query{`sum by (node) (rate(^node_tcp_retransmitted_segments_total{$clusters}[$])) / sum by (node) (rate(^node_tcp_segments_total{$clusters,direction="transmit"}[$]))`, "{{node}}"}),
 			}},
 			{"Workloads", []panel{
