@@ -3,6 +3,7 @@ package captures
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -150,6 +151,22 @@ func TestUnknownRights(t *testing.T) {
 	allowed, err := newRights(w.kube, clock.RealClock{}).mayCaptureNodes(t.Context(), &v1alpha1.CaptureRequester{Username: "alice"})
 	if allowed || err == nil || !strings.Contains(err.Error(), "the webhook did not answer") {
 		t.Errorf("allowed is %t, %v", allowed, err)
+	}
+}
+
+// TestVastRevision: what an agent says of revisions does not make those of the leader run over.
+func TestVastRevision(t *testing.T) {
+	s, err := subjectOf(&v1alpha1.Capture{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web", UID: "u1"}})
+	must(t, err)
+	m := newMachine(s, &selection{})
+	for _, revision := range []int64{math.MaxInt64, math.MaxInt64 - revisions, 5 * revisions} {
+		m.answer(fmt.Sprint("n", revision), &agentv1.CaptureState{Uid: "u1", Phase: agentv1.CaptureState_PHASE_RUNNING, Revision: revision}, time.Now())
+		if m.base < 0 || m.base > maxRevision+revisions {
+			t.Errorf("an agent says %d, and the leader goes on from %d", revision, m.base)
+		}
+	}
+	if m.base != 6*revisions {
+		t.Errorf("the leader goes on from %d", m.base)
 	}
 }
 

@@ -27,6 +27,9 @@ const (
 	slowly = 30 * time.Second
 	// revisions is how many requests a leader numbers before it writes a new base: more than there can be.
 	revisions = 1 << 32
+	// maxRevision is what no leader of a capture gets to, and far enough from the end of the type to go on from: an agent that says
+	// more says it of itself alone.
+	maxRevision = 1 << 62
 )
 
 // A Program is a filter in the form that agents take.
@@ -207,7 +210,7 @@ func (m *machine) answer(node string, state *agentv1.CaptureState, now time.Time
 	mem.refused, mem.trouble = false, nil
 	mem.noteMissing(now)
 	m.noteStart(state, now)
-	if state.Revision > m.base+m.sequence {
+	if state.Revision > m.base+m.sequence && state.Revision <= maxRevision {
 		// Somebody else leads, or led and its object is lost: what counts is what can be written now.
 		m.claimed = false
 		m.base, m.sequence = state.Revision+revisions, 0
