@@ -170,6 +170,34 @@ func TestVastRevision(t *testing.T) {
 	}
 }
 
+// TestEmptySecret: a Secret without anything in it is not the absence of one, for which agents would use their own identity.
+func TestEmptySecret(t *testing.T) {
+	w := newWorld(t, "n1")
+	must(t, w.kube.Tracker().Add(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "keys"}}))
+	w.pod("n1", "a", web)
+	w.controller("one")
+	w.capture("web", func(s *v1alpha1.CaptureSpec) {
+		s.Outputs = []v1alpha1.CaptureOutput{
+			{Name: "s3", S3: &v1alpha1.CaptureOutputS3{Bucket: "b", SecretName: "keys"}},
+			{Name: "azure", AzureBlob: &v1alpha1.CaptureOutputAzureBlob{Account: "a", Container: "c", SecretName: "keys"}},
+			{Name: "google", GoogleCloudStorage: &v1alpha1.CaptureOutputGoogleCloudStorage{Bucket: "b", SecretName: "keys"}},
+		}
+	})
+	w.eventually("recording", func() bool { return w.condition("web", v1alpha1.CaptureStarted) == "True Recording" })
+	w.stop("web")
+	stored := func() []*agentv1.StoreCaptureRequest {
+		w.fleet.mu.Lock()
+		defer w.fleet.mu.Unlock()
+		return w.fleet.stored
+	}
+	w.eventually("word of the Secret", func() bool {
+		return len(stored()) > 0 || strings.Count(fmt.Sprint(w.get("web").Status.Conditions), "the Secret keys has no ") == 3
+	})
+	if told := stored(); len(told) > 0 {
+		t.Errorf("told to store to %v", told)
+	}
+}
+
 // TestHostNetwork: a pod in its node's network is recorded for those who may record nodes.
 func TestHostNetwork(t *testing.T) {
 	for _, allowed := range []bool{false, true} {

@@ -70,7 +70,9 @@ func (t *term) output(ctx context.Context, s *subject, output *v1alpha1.CaptureO
 		if refused != nil {
 			return nil, refused
 		}
-		credentials = secret.Data
+		if credentials = secret.Data; credentials == nil {
+			credentials = map[string][]byte{} // No credentials at all would mean the agents' identity.
+		}
 	}
 	if refused := fill(to, output, credentials); refused != nil {
 		return nil, refused
