@@ -299,6 +299,7 @@ func TestRefused(t *testing.T) {
 		`nodeagent: {tolerations: {operator: Exists}}`:                        "at '/nodeagent/tolerations': got object, want array",
 		`nodeagent: {updateStrategy: {rollingUpdate: {maxSurge: 1}}}`:         "at '/nodeagent/updateStrategy/rollingUpdate/maxSurge'",
 		`nodeagent: {updateStrategy: {rollingUpdate: {maxUnavailable: "0"}}}`: "at '/nodeagent/updateStrategy/rollingUpdate/maxUnavailable'",
+		`nodeagent: {updateStrategy: {rollingUpdate: {maxUnavailable: 0%}}}`:  "at '/nodeagent/updateStrategy/rollingUpdate/maxUnavailable'",
 		`nodeagent: {config: "captures: {}"}`:                                 "at '/nodeagent/config': got string, want object",
 		`nodeagent: {logVerbosity: -1}`:                                       "at '/nodeagent/logVerbosity'",
 		`nodeagent: {extraVolumes: [{emptyDir: {}}]}`:                         "at '/nodeagent/extraVolumes/0': missing property 'name'",
