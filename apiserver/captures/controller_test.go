@@ -198,6 +198,32 @@ func TestEmptySecret(t *testing.T) {
 	}
 }
 
+// TestRefusedOutput: an output that the agent does not take keeps it from no other, and it is said why.
+func TestRefusedOutput(t *testing.T) {
+	w := newWorld(t, "n1")
+	w.fleet.refusedOutput = "bad"
+	w.pod("n1", "a", web)
+	w.controller("one")
+	w.capture("web", func(s *v1alpha1.CaptureSpec) {
+		for _, name := range []string{"bad", "good"} {
+			s.Outputs = append(s.Outputs, v1alpha1.CaptureOutput{Name: name, Volume: &v1alpha1.CaptureOutputVolume{Volume: "v"}})
+		}
+	})
+	w.eventually("recording", func() bool { return w.condition("web", v1alpha1.CaptureStarted) == "True Recording" })
+	w.stop("web")
+	phase := func(name string) v1alpha1.CaptureOutputPhase {
+		rows := w.get("web").Status.Outputs
+		if i := slices.IndexFunc(rows, func(row v1alpha1.CaptureOutputStatus) bool { return row.Name == name }); i >= 0 {
+			return rows[i].Phase
+		}
+		return ""
+	}
+	w.eventually("the other output, and word of this one", func() bool {
+		return phase("good") == v1alpha1.CaptureOutputStored && phase("bad") == v1alpha1.CaptureOutputPending &&
+			strings.Contains(fmt.Sprint(w.get("web").Status.Conditions), "bad: n1: the agent does not accept the request")
+	})
+}
+
 // TestHostNetwork: a pod in its node's network is recorded for those who may record nodes.
 func TestHostNetwork(t *testing.T) {
 	for _, allowed := range []bool{false, true} {

@@ -2,6 +2,7 @@ package captures
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
@@ -23,30 +24,43 @@ type refusal struct {
 	final bool
 }
 
-// store has a node copy what it recorded to those outputs that may be used.
-func (t *term) store(ctx context.Context, e *entry, node string) (*agentv1.CaptureState, error) {
+// store has a node copy what it recorded to those outputs that may be used. It is told of each by itself: one that the agent does not
+// take, for what is in a Secret, must not keep it from the others.
+func (t *term) store(ctx context.Context, e *entry, node string) (state *agentv1.CaptureState, err error) {
 	e.mu.Lock()
 	s, outputs := e.m.subject, e.m.outputsFor(e.m.member(node))
 	e.mu.Unlock()
-	request := &agentv1.StoreCaptureRequest{Uid: string(e.uid)}
 	for i := range outputs {
-		output, refused := t.output(ctx, s, &outputs[i])
-		if ctx.Err() != nil {
+		told, refused, err := t.storeTo(ctx, e, s, node, &outputs[i])
+		switch {
+		case ctx.Err() != nil:
 			return nil, nil
+		case err != nil:
+			return nil, err
+		case refused == nil:
+			state = told
 		}
 		e.mu.Lock()
 		if refused != nil {
 			e.m.cannotStore(outputs[i].Name, refused.message, refused.final, t.cfg.Clock.Now())
 		} else {
 			e.m.canStore(outputs[i].Name)
-			request.Outputs = append(request.Outputs, output)
 		}
 		e.mu.Unlock()
 	}
-	if len(request.Outputs) == 0 {
-		return nil, nil
+	return state, nil
+}
+
+func (t *term) storeTo(ctx context.Context, e *entry, s *subject, node string, to *v1alpha1.CaptureOutput) (*agentv1.CaptureState, *refusal, error) {
+	output, refused := t.output(ctx, s, to)
+	if refused != nil || ctx.Err() != nil {
+		return nil, refused, nil
 	}
-	return t.cfg.Agents.Store(ctx, node, request)
+	state, err := t.cfg.Agents.Store(ctx, node, &agentv1.StoreCaptureRequest{Uid: string(e.uid), Outputs: []*agentv1.CaptureOutput{output}})
+	if errors.Is(err, ErrInvalid) {
+		return nil, &refusal{err.Error(), false}, nil
+	}
+	return state, nil, err
 }
 
 // output is an output with its credentials, read now, if the requester may still have it used.

@@ -47,6 +47,8 @@ type fleet struct {
 	deleted map[string]bool
 	stored  []*agentv1.StoreCaptureRequest
 	lists   int
+	// refusedOutput is one that agents do not take.
+	refusedOutput string
 }
 
 type fleetNode struct {
@@ -134,6 +136,9 @@ func (f *fleet) Seal(_ context.Context, node string, r *agentv1.SealCaptureReque
 
 func (f *fleet) Store(_ context.Context, node string, r *agentv1.StoreCaptureRequest) (*agentv1.CaptureState, error) {
 	return f.with(node, r.Uid, func(a *storyAgent) error {
+		if slices.ContainsFunc(r.Outputs, func(o *agentv1.CaptureOutput) bool { return o.Name == f.refusedOutput }) {
+			return fmt.Errorf("%s: %w: outputs[0].s3.access_key_id: holds blanks", node, ErrInvalid)
+		}
 		f.stored = append(f.stored, r)
 		for _, output := range r.Outputs {
 			a.state.Outputs = append(a.state.Outputs, &agentv1.CaptureOutputState{Name: output.Name, Phase: agentv1.CaptureOutputState_PHASE_STORED})
