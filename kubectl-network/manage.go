@@ -154,7 +154,7 @@ func (p *program) downloadCommand(k kind) *cobra.Command {
 	c := &cobra.Command{
 		Use: "download NAME [flags]", Short: "Get the file of a capture, when it has ended",
 		Long: "Get the file of a capture: all packets of all nodes in one. Waits until the capture has ended. A download that was broken off " +
-			"is gone on with.",
+			"is gone on with, unless it is of one pod or node only or without payload.",
 		Example: fmt.Sprintf("  kubectl network %s download web -o web.pcapng", k.singular),
 		Args:    exactlyOneName(k), ValidArgsFunction: p.completeNames(k, false),
 		RunE: func(c *cobra.Command, args []string) error {

@@ -12,7 +12,7 @@ import (
 const destinationHelp = `Where to copy the packets to when the capture has ended; can be given several times:
 s3://BUCKET/PREFIX?endpoint=URL&region=REGION&secret=NAME,
 azblob://ACCOUNT/CONTAINER/PREFIX?endpoint=URL&secret=NAME,
-gs://BUCKET/PREFIX?secret=NAME, volume://NAME/PATH`
+gs://BUCKET/PREFIX?endpoint=URL&secret=NAME, volume://NAME/PATH`
 
 // parseDestinations reads the values of --to.
 func parseDestinations(values []string) ([]v1alpha1.CaptureOutput, error) {

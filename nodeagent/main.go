@@ -122,7 +122,7 @@ func (o *options) addTo(c *cobra.Command) {
 	flags.StringVar(&o.bpffs, "bpffs", "/sys/fs/bpf", "Where the BPF file system is mounted.")
 	flags.StringVar(&o.cgroupRoot, "cgroup-root", "", "Where the host's cgroup version 2 is mounted (default: found below /sys/fs/cgroup).")
 	flags.StringVar(&o.caDir, "ca-dir", "/etc/networkobservability/ca", "Folder with the CA bundles "+v1alpha1.ClientCAKey+" and "+v1alpha1.ServingCAKey+".")
-	flags.StringVar(&o.dataDir, "data-dir", "/var/lib/networkobservability", "Folder for the agent's certificate and for recorded packets.")
+	flags.StringVar(&o.dataDir, "data-dir", "/var/lib/networkobservability", "Folder for the agent's certificate, for recorded packets and for what it was last told of telemetry.")
 	flags.StringVar(&o.volumesDir, "volumes-dir", "/var/lib/networkobservability-volumes", "Folder below which volumes are mounted, by name, that captures may be copied to.")
 	flags.StringVar(&o.logsDir, "logs-dir", "/var/log/networkobservability", "Folder for flow logs that are written to files.")
 	flags.StringVar(&o.metricsAddress, "metrics-address", fmt.Sprintf(":%d", v1alpha1.MetricsPort), "Address of /metrics, over HTTPS, for who may get it; empty for none.")

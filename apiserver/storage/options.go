@@ -42,7 +42,7 @@ func NewOptions(codec runtime.Codec) *Options {
 func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	transport := &o.etcd.StorageConfig.Transport
 	fs.StringSliceVar(&transport.ServerList, "etcd-servers", transport.ServerList,
-		"URLs of etcd servers to store captures in, separated by commas. If omitted, captures are stored in custom resources of the cluster.")
+		"URLs of etcd servers to store captures and the NetworkTelemetry in, separated by commas. If omitted, they are stored in custom resources of the cluster.")
 	fs.StringVar(&o.etcd.StorageConfig.Prefix, "etcd-prefix", o.etcd.StorageConfig.Prefix, "What keys in etcd begin with.")
 	fs.StringVar(&transport.TrustedCAFile, "etcd-cafile", transport.TrustedCAFile, "File with the CA of --etcd-servers.")
 	fs.StringVar(&transport.CertFile, "etcd-certfile", transport.CertFile, "File with the certificate for --etcd-servers.")
