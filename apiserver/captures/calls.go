@@ -116,6 +116,7 @@ func (t *term) landed(e *entry, c *call, state *agentv1.CaptureState, err error)
 			e.m.member(c.node).retryAt = now.Add(time.Second) // The agent still reads what it recorded.
 		}
 	}
+	e.m.noteTrouble(c, err, now)
 	e.m.done(c.node, now)
 	if e.gone {
 		t.slow.Add(callKey{e.key, e.uid, c.node})
@@ -205,7 +206,7 @@ func (t *term) assemble(ctx context.Context, e *entry) {
 	case ctx.Err() != nil:
 	case errors.As(err, &silent):
 		// It answers again, or is given up: the members' states are looked at as ever.
-		e.m.failed(silent.node, kindOf(silent.err), silent.err, t.cfg.Clock.Now())
+		e.m.notLaidOut(silent.node, kindOf(silent.err), silent.err, t.cfg.Clock.Now())
 		t.captures.AddAfter(e.key, time.Second)
 	default:
 		e.m.assembled(file, err)
@@ -340,9 +341,9 @@ func (t *term) looked(e *entry, node string, state *agentv1.CaptureState, err er
 		err = t.check(e.m.subject, node, state)
 	}
 	switch {
-	case err != nil && !e.m.member(node).busy:
-		e.m.failed(node, kindOf(err), err, now)
-	case err == nil && (state != nil || !e.m.member(node).busy):
+	case err != nil:
+		e.m.notListed(node, kindOf(err), err, now)
+	case state != nil || !e.m.member(node).busy:
 		e.m.answer(node, state, now)
 	}
 }

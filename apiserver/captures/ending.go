@@ -87,6 +87,7 @@ func (m *machine) giveUp(now time.Time, d *decision) {
 		return
 	}
 	for _, mem := range m.members {
+		m.giveUpSealing(mem, now, d)
 		if mem.err == nil || mem.settled() && (!mem.sealed() || m.file != nil || mem.gaveUp) {
 			continue
 		}
@@ -99,10 +100,22 @@ func (m *machine) giveUp(now time.Time, d *decision) {
 			since = mem.errSince
 		}
 		if !now.Before(since.Add(patience)) {
-			mem.gaveUp = true
+			mem.gaveUp, m.unlaidSince = true, time.Time{}
 		} else {
 			d.soonest(since.Add(patience))
 		}
+	}
+}
+
+// giveUpSealing stops waiting for a node that answers lists, and never seals what it recorded.
+func (m *machine) giveUpSealing(mem *member, now time.Time, d *decision) {
+	if mem.sealing.err == nil || mem.settled() {
+		return
+	}
+	if at := mem.sealing.since.Add(patience); now.Before(at) {
+		d.soonest(at)
+	} else {
+		mem.gaveUp, mem.err = true, mem.sealing.err
 	}
 }
 
@@ -124,9 +137,21 @@ func (m *machine) needsFile() bool {
 	return any
 }
 
+// notLaidOut notes that a node did not describe what it recorded. One that is silent is given up; for one that answers lists it is not
+// waited for ever.
+func (m *machine) notLaidOut(node string, kind failure, err error, now time.Time) {
+	m.failed(node, kind, err, now)
+	if m.unlaidSince.IsZero() {
+		m.unlaidSince = now
+	}
+	if now.Sub(m.unlaidSince) >= 2*patience {
+		m.assembled(nil, err)
+	}
+}
+
 // assembled takes over the file.
 func (m *machine) assembled(file *v1alpha1.CaptureFile, err error) {
-	m.file, m.fileErr = file, err
+	m.file, m.fileErr, m.unlaidSince = file, err, time.Time{}
 	for _, mem := range m.members {
 		if mem.sealed() {
 			mem.err, mem.failures = nil, 0 // It has described what it recorded.

@@ -23,6 +23,8 @@ const (
 	checkpointEvery, checkpoints = 5 * time.Second, 40
 	// peersEvery is how often agents are told of others' new addresses alone.
 	peersEvery = 250 * time.Millisecond
+	// longestPause is how long to wait at most before a call that failed is made again.
+	longestPause = 10 * time.Second
 	// slowly is how often what has little hope is tried.
 	slowly = 30 * time.Second
 	// revisions is how many requests a leader numbers before it writes a new base: more than there can be.
@@ -65,9 +67,11 @@ type machine struct {
 	// ending is why all nodes are told to end, since when this leader tells them.
 	ending      string
 	endingSince time.Time
-	// file is what all nodes recorded together, once it is known; fileErr why that is not possible.
-	file    *v1alpha1.CaptureFile
-	fileErr error
+	// file is what all nodes recorded together, once it is known; fileErr why that is not possible, unlaidSince since when nodes do
+	// not describe what they recorded.
+	file        *v1alpha1.CaptureFile
+	fileErr     error
+	unlaidSince time.Time
 	// storing is why outputs cannot be used, by their names.
 	storing map[string]storeProblem
 
@@ -255,11 +259,20 @@ func (m *machine) failed(node string, kind failure, err error, now time.Time) {
 		mem.trouble = err
 	}
 	mem.whole, mem.withPeers = 0, 0
-	pause := min(250*time.Millisecond<<min(mem.failures, 6), 10*time.Second)
+	pause := min(250*time.Millisecond<<min(mem.failures, 6), longestPause)
 	if kind == failedInvalid || mem.gaveUp {
 		pause = slowly
 	}
 	mem.retryAt = now.Add(pause)
+}
+
+// notListed notes that a list was not answered. What came of calls before then says nothing of what comes of them when it is.
+func (m *machine) notListed(node string, kind failure, err error, now time.Time) {
+	mem := m.member(node)
+	mem.sealing = trouble{}
+	if !mem.busy {
+		m.failed(node, kind, err, now)
+	}
 }
 
 // compiled takes over the filter, or why there is none.

@@ -42,6 +42,9 @@ type member struct {
 	packets, bytes memberShare
 	// storeAt is when to try again to have the node copy what it recorded.
 	storeAt time.Time
+	// sealAt is when to try again to seal what it recorded, sealing why that failed. Lists are answered all the same.
+	sealAt  time.Time
+	sealing trouble
 	// missing are targets that are missed there, by their keys.
 	missing map[string]missed
 }
@@ -52,6 +55,20 @@ type missed struct {
 	since time.Time
 	// partly: other interfaces of the target were recorded when the agent said so.
 	partly bool
+}
+
+// A trouble is an error of calls of one kind, the last of them, and since when there are no others.
+type trouble struct {
+	err   error
+	since time.Time
+}
+
+// note takes over how a call ended.
+func (t *trouble) note(err error, now time.Time) {
+	if t.err == nil || err == nil {
+		t.since = now
+	}
+	t.err = err
 }
 
 // A memberShare is a node's share of one limit.

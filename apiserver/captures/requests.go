@@ -54,6 +54,8 @@ func (m *machine) callFor(mem *member, peers peers, now time.Time) (c *call, at 
 		return m.stopCall(mem)
 	case mem.lost, mem.absent && m.ending != "":
 		return nil, time.Time{}
+	case mem.ended() && !mem.sealed() && now.Before(mem.sealAt):
+		return nil, mem.sealAt
 	case mem.ended() && !mem.sealed():
 		return &call{node: mem.node, seal: true}, time.Time{}
 	case mem.sealed():
@@ -213,5 +215,13 @@ func (m *machine) done(node string, now time.Time) {
 	mem.busy = false
 	if mem.err == nil {
 		mem.answered = now
+	}
+}
+
+// noteTrouble notes how a call ended that is made until it succeeds.
+func (m *machine) noteTrouble(c *call, err error, now time.Time) {
+	if mem := m.member(c.node); c.seal {
+		mem.sealing.note(err, now)
+		mem.sealAt = now.Add(min(now.Sub(mem.sealing.since), longestPause))
 	}
 }

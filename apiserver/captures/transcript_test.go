@@ -108,7 +108,10 @@ func (s *story) do(words []string) string {
 	case "list":
 		return s.list(words[1], words[2:])
 	case "silent":
-		s.m.failed(words[1], failedSilent, fmt.Errorf("%s: the agent did not answer in time", words[1]), s.now)
+		s.m.notListed(words[1], failedSilent, fmt.Errorf("%s: the agent did not answer in time", words[1]), s.now)
+		return s.decide()
+	case "unlaid":
+		s.m.notLaidOut(words[1], failedSilent, fmt.Errorf("%s: the agent did not describe it", words[1]), s.now)
 		return s.decide()
 	case "hold":
 		s.held = true
@@ -345,13 +348,15 @@ func (s *story) answerCall(node string) string {
 		s.agents[node] = a
 	}
 	var answer *agentv1.CaptureState
+	var err error
 	switch {
 	case c.ensure != nil:
 		a.ensure(c.ensure, s.now)
 		a.lack(s.lacking)
 		answer = a.state
 	case a.state == nil:
-		s.m.failed(node, failedUnknown, fmt.Errorf("%s: the agent does not know this capture", node), s.now)
+		err = fmt.Errorf("%s: the agent does not know this capture", node)
+		s.m.failed(node, failedUnknown, err, s.now)
 	case c.stop != nil:
 		a.state.Revision = c.stop.Revision
 		a.end(agentv1.CaptureState_REASON_STOPPED, s.now)
@@ -368,6 +373,7 @@ func (s *story) answerCall(node string) string {
 	if answer != nil {
 		s.m.answer(node, copied(answer), s.now)
 	}
+	s.m.noteTrouble(c, err, s.now)
 	s.m.done(node, s.now)
 	return s.decide()
 }
@@ -431,7 +437,8 @@ func (a *storyAgent) end(reason agentv1.CaptureState_Reason, now time.Time) {
 
 // fail NODE KIND: the call under way ends with an error.
 func (s *story) failCall(node, kind string) string {
-	if s.calls[node] == nil {
+	c := s.calls[node]
+	if c == nil {
 		s.t.Fatalf("no call to %s is under way", node)
 	}
 	delete(s.calls, node)
@@ -440,7 +447,9 @@ func (s *story) failCall(node, kind string) string {
 	if !ok {
 		s.t.Fatalf("unknown failure %q", kind)
 	}
-	s.m.failed(node, of, errors.New(node+": "+kind), s.now)
+	err := errors.New(node + ": " + kind)
+	s.m.failed(node, of, err, s.now)
+	s.m.noteTrouble(c, err, s.now)
 	s.m.done(node, s.now)
 	return s.decide()
 }
