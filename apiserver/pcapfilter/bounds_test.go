@@ -32,6 +32,7 @@ func TestBounds(t *testing.T) {
 		"some indices":      {strings.Repeat("ip[", 40) + "1" + strings.Repeat("]", 40) + "=1", ""},
 		"a long sum":        {list(13000, "", "+", func(i int) string { return "len" }) + "=1", "instructions and the kernel takes"},
 		"a constant sum":    {"len = " + list(9000, "", " + ", func(i int) string { return "1" }), ""},
+		"a product of 0":    {list(5000, "", "*", func(i int) string { return "ip[0]" }) + "*0 = 1", "takes too long to compile"},
 		"registers":         {"ip[0] = " + list(20, "", "|(", func(i int) string { return "ip[1]" }) + strings.Repeat(")", 19), "more than the kernel's 16 registers"},
 		"powers":            {"len = " + list(20000, "", "%", func(i int) string { return "3" }), "nested more than"},
 		"many ports":        {list(6000, "port ", " or ", func(i int) string { return fmt.Sprint(i) }), "has grown too complex"},

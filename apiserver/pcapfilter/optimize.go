@@ -67,8 +67,13 @@ type constantValue struct {
 	value uint32
 }
 
-// maxWork bounds the optimizer's steps, and so its time.
-const maxWork = 3e8
+const (
+	// maxWork bounds the optimizer's steps, and so its time.
+	maxWork = 3e8
+	// statementWork is how many steps it takes to look at a statement. A pass may find that one of them is not needed, and
+	// the next pass that so is the one before.
+	statementWork = 8
+)
 
 // optimize returns the block that does with fewer instructions what first does. A register that a removed statement
 // would have set has an unknown value from then on, and forgotten says which word that statement was for. libpcap
@@ -378,6 +383,7 @@ func (o *optimizer) evaluate(b *block, simplify bool) {
 		}
 	}
 	a, x := b.values[registerA], b.values[registerX]
+	o.work += statementWork * len(b.statements)
 	for _, s := range b.statements {
 		o.statement(b, s, simplify)
 	}
