@@ -269,7 +269,7 @@ func (m *machine) failed(node string, kind failure, err error, now time.Time) {
 // notListed notes that a list was not answered. What came of calls before then says nothing of what comes of them when it is.
 func (m *machine) notListed(node string, kind failure, err error, now time.Time) {
 	mem := m.member(node)
-	mem.sealing = trouble{}
+	mem.sealing, mem.storing = trouble{}, trouble{}
 	if !mem.busy {
 		m.failed(node, kind, err, now)
 	}
@@ -327,6 +327,7 @@ func (m *machine) decide(now time.Time) decision {
 		m.apportion(now)
 		m.giveUp(now, &d)
 	}
+	m.giveUpCopies(now, &d)
 	status := m.report(now)
 	if due, at := m.worthWriting(status, now); due {
 		d.status = status

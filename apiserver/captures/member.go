@@ -40,8 +40,11 @@ type member struct {
 	peersAt          time.Time
 
 	packets, bytes memberShare
-	// storeAt is when to try again to have the node copy what it recorded.
-	storeAt time.Time
+	// storeAt is when to try again to have the node copy what it recorded, storing why it could not be told to. uncopied is why it is
+	// no longer waited for.
+	storeAt  time.Time
+	storing  trouble
+	uncopied error
 	// sealAt is when to try again to seal what it recorded, sealing why that failed. Lists are answered all the same.
 	sealAt  time.Time
 	sealing trouble

@@ -220,8 +220,12 @@ func (m *machine) done(node string, now time.Time) {
 
 // noteTrouble notes how a call ended that is made until it succeeds.
 func (m *machine) noteTrouble(c *call, err error, now time.Time) {
-	if mem := m.member(c.node); c.seal {
+	mem := m.member(c.node)
+	switch {
+	case c.seal:
 		mem.sealing.note(err, now)
 		mem.sealAt = now.Add(min(now.Sub(mem.sealing.since), longestPause))
+	case c.store:
+		mem.storing.note(err, now)
 	}
 }

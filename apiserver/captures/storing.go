@@ -65,6 +65,28 @@ func (m *machine) cannotStore(output, message string, final bool, now time.Time)
 	m.storing[output] = storeProblem{message, final || now.Sub(since) > storeFor}
 }
 
+// giveUpCopies stops waiting for nodes that have long not answered, or not been able to be told what to copy.
+func (m *machine) giveUpCopies(now time.Time, d *decision) {
+	if len(m.settings.Outputs) == 0 || m.storesNoMore() || !m.over() {
+		return
+	}
+	for _, mem := range m.members {
+		mem.uncopied = nil
+		why := mem.storing
+		if why.err == nil {
+			why = trouble{mem.err, mem.errSince}
+		}
+		if why.err == nil || !mem.sealed() || mem.lost {
+			continue
+		}
+		if at := why.since.Add(storeFor); now.Before(at) {
+			d.soonest(at)
+		} else {
+			mem.uncopied = why.err
+		}
+	}
+}
+
 // canStore notes that an output can be used after all.
 func (m *machine) canStore(output string) { delete(m.storing, output) }
 
@@ -171,10 +193,10 @@ func (m *machine) outputRow(mem *member, name string) v1alpha1.CaptureOutputStat
 		}
 	}
 	state := outputState(mem.state, name)
-	if state == nil {
-		return row
+	if state == nil && mem.storing.err != nil {
+		row.Message = cmp.Or(row.Message, fmt.Sprint(mem.storing.err))
 	}
-	switch state.Phase {
+	switch state.GetPhase() {
 	case agentv1.CaptureOutputState_PHASE_PENDING:
 		row.Message = cmp.Or(state.Message, row.Message) // Why it is tried again, after a failure that may pass.
 	case agentv1.CaptureOutputState_PHASE_UPLOADING:
@@ -184,7 +206,10 @@ func (m *machine) outputRow(mem *member, name string) v1alpha1.CaptureOutputStat
 	case agentv1.CaptureOutputState_PHASE_FAILED:
 		row.Phase, row.Message = v1alpha1.CaptureOutputFailed, cmp.Or(state.Message, "the agent does not say why")
 	}
-	for _, object := range state.Objects {
+	if mem.uncopied != nil && row.Phase != v1alpha1.CaptureOutputStored && row.Phase != v1alpha1.CaptureOutputFailed {
+		row.Phase, row.Message = v1alpha1.CaptureOutputFailed, fmt.Sprint(mem.uncopied)
+	}
+	for _, object := range state.GetObjects() {
 		row.Objects = append(row.Objects, v1alpha1.CaptureObject{Key: object.Key, Bytes: object.Bytes, SHA256: object.Sha256})
 	}
 	return row
