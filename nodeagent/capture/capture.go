@@ -574,9 +574,7 @@ func (c *capture) endSuspended() {
 	parts := slices.Clone(c.parts)
 	c.mu.Unlock()
 	for _, p := range parts {
-		if p.suspended() {
-			p.interrupt()
-		}
+		p.interrupt()
 	}
 }
 

@@ -484,11 +484,17 @@ func (p *part) suspended() bool {
 	return p.source == nil && p.Phase == v1alpha1.CaptureState_PHASE_RUNNING
 }
 
-// interrupt ends a part that cannot go on after the agent was started anew.
+// interrupt ends a part that recorded when the agent ended, and has not gone on since: another goroutine may have it go on
+// at the same time.
 func (p *part) interrupt() {
 	p.mu.Lock()
-	p.Phase, p.Reason = v1alpha1.CaptureState_PHASE_ENDED, v1alpha1.CaptureState_REASON_INTERRUPTED
-	p.Message, p.End = "the agent was started anew, and the interface was not there any more", time.Now().UnixNano()
+	suspended := p.source == nil && p.Phase == v1alpha1.CaptureState_PHASE_RUNNING
+	if suspended {
+		p.Phase, p.Reason = v1alpha1.CaptureState_PHASE_ENDED, v1alpha1.CaptureState_REASON_INTERRUPTED
+		p.Message, p.End = "the agent was started anew, and the interface was not there any more", time.Now().UnixNano()
+	}
 	p.mu.Unlock()
-	p.save()
+	if suspended {
+		p.save()
+	}
 }

@@ -199,6 +199,17 @@ func TestRingGoesOn(t *testing.T) {
 	}
 }
 
+// A part that goes on after all is not ended by who found that it had not.
+func TestOnlySuspendedAreInterrupted(t *testing.T) {
+	e, _ := fake(t, t.TempDir(), 1)
+	r := fakeRequest(fakepod.UID(), "a")
+	e.ensure(r)
+	e.captures[r.Uid].parts[0].interrupt()
+	if part := e.state(r.Uid).Parts[0]; part.Phase != v1alpha1.CaptureState_PHASE_RUNNING {
+		t.Errorf("%v", part)
+	}
+}
+
 func equal(a, b []int64) bool {
 	if len(a) != len(b) {
 		return false
