@@ -149,7 +149,10 @@ func (c *capture) begin() error {
 	c.deadline = now.Add(time.Duration(c.request.GetDurationNano()))
 	c.meta = meta{Format: format, Phase: v1alpha1.CaptureState_PHASE_RUNNING, Start: now.UnixNano()}
 	c.Boot, c.Began = bootClock()
-	return c.save()
+	if err := c.save(); err != nil {
+		return errors.Join(err, root.Close())
+	}
+	return nil
 }
 
 // save writes the meta file. While a capture runs nobody waits for it to be on disk, as its packets are not either.

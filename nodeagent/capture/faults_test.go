@@ -116,6 +116,20 @@ func TestWriteFails(t *testing.T) {
 	consistent(t, state, e.read(&v1alpha1.ReadCaptureRequest{Uid: r.Uid}))
 }
 
+// A capture that cannot be written down is not begun, and leaves nothing open: its controller asks again and again.
+func TestBeginFails(t *testing.T) {
+	e, _ := fake(t, t.TempDir(), 1)
+	r := fakeRequest(fakepod.UID(), "a")
+	r.Name = "\xff" // of which no JSON can be made
+	c := newCapture(e.Manager, r)
+	if err := c.begin(); err == nil {
+		t.Fatal("it is begun")
+	}
+	if _, err := c.root.Stat("."); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("its folder is open: %v", err)
+	}
+}
+
 // noRoom has the files that describe a capture and its first part not be written, until what it returns is called.
 func noRoom(t *testing.T, folder string) func() {
 	t.Helper()
