@@ -129,6 +129,12 @@ func TestImpossibleStates(t *testing.T) {
 		"sealed but runs":  func(s *agentv1.CaptureState) { s.Sealed, s.Digest = true, make([]byte, 32) },
 		"negative count":   func(s *agentv1.CaptureState) { s.Parts[0].Counts = &agentv1.CaptureCounts{Packets: -1} },
 		"impossible count": func(s *agentv1.CaptureState) { s.Parts[0].Counts = &agentv1.CaptureCounts{Bytes: 1 << 62} },
+		"impossible sum": func(s *agentv1.CaptureState) {
+			for i := range uint32(9) {
+				s.Parts = append(s.Parts, &agentv1.CapturePart{Number: 1 + i, Counts: &agentv1.CaptureCounts{Bytes: maxCount}})
+			}
+		},
+		"vast number":      func(s *agentv1.CaptureState) { s.Parts[0].Number = 1<<32 - 1 },
 		"repeated part":    func(s *agentv1.CaptureState) { s.Parts = append(s.Parts, &agentv1.CapturePart{}) },
 		"nameless missing": func(s *agentv1.CaptureState) { s.Missing = []*agentv1.CaptureMissing{{}} },
 	} {
@@ -198,6 +204,9 @@ func TestDescribeCapture(t *testing.T) {
 	enough := errors.New("enough")
 	if err := captures.Describe(t.Context(), "n1", "u", func(*agentv1.DescribeCaptureResponse) error { return enough }); err != enough {
 		t.Errorf("the taker's error is lost: %v", err)
+	}
+	if checkPackets(&agentv1.ReadCaptureResponse{Parts: []*agentv1.CapturePart{{Number: 1<<32 - 1}}}, "u") == nil {
+		t.Error("a part of a vast number is taken")
 	}
 	if checkDescription(&agentv1.DescribeCaptureResponse{Addresses: [][]byte{{1}}}, "u") == nil {
 		t.Error("an address of one byte is taken")

@@ -14,6 +14,8 @@ const (
 	digestBytes  = 32
 	// maxCount is what no honest count reaches, so that sums of very many stay far from the end of their type.
 	maxCount = 1 << 50
+	// maxSum is the same for all counts of a node together: agents have thousands of parts, and sums are of all agents.
+	maxSum = 8 * maxCount
 )
 
 // checkState makes what an agent says of a capture fit to be stored and shown, and fails where it is impossible.
@@ -32,6 +34,7 @@ func checkState(state *agentv1.CaptureState) error {
 	}
 	state.Message = printable(state.Message)
 	numbers := make(map[uint32]bool, len(state.Parts))
+	all := int64(0)
 	for _, part := range state.Parts {
 		if err := checkPart(part); err != nil {
 			return err
@@ -40,6 +43,9 @@ func checkState(state *agentv1.CaptureState) error {
 			return violation("two parts of one number")
 		}
 		numbers[part.Number] = true
+		if all += sum(part.Counts); all > maxSum {
+			return violation("an impossible sum of counts")
+		}
 	}
 	for _, missing := range state.Missing {
 		if missing.Target == nil {
@@ -56,13 +62,27 @@ func checkPart(part *agentv1.CapturePart) error {
 	if part.Counts == nil {
 		part.Counts = &agentv1.CaptureCounts{}
 	}
-	counts := part.Counts
-	if outside(counts.Matched, counts.Packets, counts.Bytes, counts.RingDrops, counts.DiskDrops, counts.LimitDrops, counts.OtherVantage) {
+	if part.Number >= maxParts {
+		return violation("a part of an impossible number") // Memory is taken for all up to it.
+	}
+	if outside(counted(part.Counts)...) {
 		return violation("a negative or impossible count")
 	}
 	part.Namespace, part.Pod, part.PodUid = printable(part.Namespace), printable(part.Pod), printable(part.PodUid)
 	part.Interface, part.Message = printable(part.Interface), printable(part.Message)
 	return nil
+}
+
+func counted(counts *agentv1.CaptureCounts) []int64 {
+	return []int64{counts.Matched, counts.Packets, counts.Bytes, counts.RingDrops, counts.DiskDrops, counts.LimitDrops, counts.OtherVantage}
+}
+
+// sum is all of a part's counts together.
+func sum(counts *agentv1.CaptureCounts) (all int64) {
+	for _, one := range counted(counts) {
+		all += one
+	}
+	return all
 }
 
 func checkOutputs(outputs []*agentv1.CaptureOutputState) error {
