@@ -38,9 +38,9 @@ const (
 // sysctlName makes a name of a path as sysctl does: an interface's dot becomes a slash.
 var sysctlName = strings.NewReplacer("/", ".", ".", "/")
 
-// isSecret tells of keys that guard connections. They are nobody's business.
+// isSecret tells of keys: of TCP's fast open, of what spreads packets over queues, of addresses. They are nobody's business.
 func isSecret(name string) bool {
-	return strings.Contains(name, "fastopen_key") || strings.Contains(name, "stable_secret") || strings.Contains(name, "cookie_hmac")
+	return strings.HasSuffix(name, "_key") || strings.Contains(name, "stable_secret") || strings.Contains(name, "cookie_hmac")
 }
 
 // readSysctls reads below /proc/sys/net, which shows the reading thread's network namespace.

@@ -432,6 +432,26 @@ func openSockets(t *testing.T) func() {
 	}
 }
 
+// The node's own namespace has keys that no other one has.
+func TestKeysOfNode(t *testing.T) {
+	s := &items{room: MaximumBytes}
+	if err := readSysctls(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	for _, item := range s.Items {
+		var one sysctl
+		if err := json.Unmarshal(item, &one); err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasSuffix(one.Name, "_key") {
+			t.Errorf("%s is told", one.Name)
+		}
+	}
+	if len(s.Items) == 0 {
+		t.Error("there are no sysctls")
+	}
+}
+
 func TestSysctlsAndCounters(t *testing.T) {
 	inNamespace(t, func() {
 		configure(t)
