@@ -147,13 +147,20 @@ func (c *Captures) list(ctx context.Context, node string, uids []string, into *s
 // It has 30 s in all, and the agent NodeTimeout for each batch.
 func (c *Captures) Describe(ctx context.Context, node, uid string, take func(*agentv1.DescribeCaptureResponse) error) error {
 	return c.call(ctx, node, "DescribeCapture", slowCall, func(ctx context.Context, conn *connection, cancel context.CancelCauseFunc) error {
-		left := maxDescription
+		left, names, addresses, nameBytes := maxDescription, maxAddresses, maxAddresses, agentv1.MaxCaptureRequestBytes
 		open := func() (grpc.ServerStreamingClient[agentv1.DescribeCaptureResponse], error) {
 			return conn.DescribeCapture(ctx, &agentv1.DescribeCaptureRequest{Uid: uid}, stateSize())
 		}
 		return receive(open, c.fleet.nodeTimeout, cancel, func(batch *agentv1.DescribeCaptureResponse) error {
 			if left -= proto.Size(batch); left < 0 {
 				return violation("a description that does not end")
+			}
+			for _, name := range batch.Names {
+				nameBytes -= proto.Size(name)
+			}
+			names, addresses = names-len(batch.Names), addresses-len(batch.Addresses)
+			if names < 0 || addresses < 0 || nameBytes < 0 {
+				return violation("more addresses or names than a capture may have")
 			}
 			if err := checkDescription(batch, uid); err != nil {
 				return err

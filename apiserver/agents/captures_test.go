@@ -213,6 +213,34 @@ func TestDescribeCapture(t *testing.T) {
 	}
 }
 
+// TestVastDescription: what a capture may have is bounded in all batches together.
+func TestVastDescription(t *testing.T) {
+	w := newWorld(t)
+	var batch *agentv1.DescribeCaptureResponse
+	w.agent("n1").capturesNow(t, capturing{describe: func(_ *agentv1.DescribeCaptureRequest, s grpc.ServerStreamingServer[agentv1.DescribeCaptureResponse]) error {
+		for range 100 {
+			if err := s.Send(batch); err != nil {
+				return err
+			}
+		}
+		return nil
+	}})
+	captures := capturesOf(t, w)
+	name := &agentv1.CaptureName{Address: []byte{192, 0, 2, 1}, Names: []string{"web"}}
+	long := &agentv1.CaptureName{Address: []byte{192, 0, 2, 1}, Names: []string{strings.Repeat("x", 100_000)}}
+	for what, one := range map[string]*agentv1.DescribeCaptureResponse{
+		"addresses":  {Addresses: slices.Repeat([][]byte{{192, 0, 2, 1}}, 200)},
+		"names":      {Names: slices.Repeat([]*agentv1.CaptureName{name}, 200)},
+		"long names": {Names: []*agentv1.CaptureName{long}},
+	} {
+		batch = one
+		err := captures.Describe(t.Context(), "n1", "u", func(*agentv1.DescribeCaptureResponse) error { return nil })
+		if err == nil || !strings.Contains(err.Error(), "more addresses or names than a capture may have") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
 // TestSlowCapture: an agent that stops a capture slowly is asked about others meanwhile, one that does not answer a
 // short question is not asked again at once.
 func TestSlowCapture(t *testing.T) {

@@ -110,9 +110,6 @@ func checkDescription(batch *agentv1.DescribeCaptureResponse, uid string) error 
 			return err
 		}
 	}
-	if len(batch.Names) > maxAddresses || len(batch.Addresses) > maxAddresses {
-		return violation("more addresses than a capture may have")
-	}
 	for _, address := range batch.Addresses {
 		if !addressSized(address) {
 			return violation("an address that is none")

@@ -186,14 +186,14 @@ func (s *session) silent(failed []error, nodes int) error {
 func (s *session) describeNode(ctx context.Context, node string, into *description, mu *sync.Mutex) error {
 	var state *agentv1.CaptureState
 	var names pcapfile.Names
-	var marks []*agentv1.CaptureMark
+	var marks sample
 	err := s.streams.Source.DescribeCapture(ctx, node, s.capture.header.UID, func(batch *agentv1.DescribeCaptureResponse) error {
 		if state == nil {
 			state = batch.State
 		}
 		names.Add(batch.Names)
 		if s.options.Offset > 0 {
-			marks = append(marks, batch.Marks...)
+			marks.take(batch.Marks)
 		}
 		return nil
 	})
@@ -217,7 +217,7 @@ func (s *session) describeNode(ctx context.Context, node string, into *descripti
 	for _, part := range state.Parts {
 		shown[part.Number] = s.shows(part)
 	}
-	into.marks.add(marks, state.BlockBytes, func(part uint32) bool { return shown[part] })
+	into.marks.add(marks.kept, state.BlockBytes, func(part uint32) bool { return shown[part] })
 	return nil
 }
 

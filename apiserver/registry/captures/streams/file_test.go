@@ -260,3 +260,23 @@ func TestFileRefusals(t *testing.T) {
 		})
 	}
 }
+
+// TestSampleOfMarks: however many marks come, few are held, evenly.
+func TestSampleOfMarks(t *testing.T) {
+	var s sample
+	const count = 100_000
+	for i := range int64(count) {
+		s.take([]*agentv1.CaptureMark{{TimeUnixNano: i}})
+		if cap(s.kept) > 4*marksPerNode {
+			t.Fatalf("%d are held after %d", cap(s.kept), i)
+		}
+	}
+	if len(s.kept) < marksPerNode/2 || len(s.kept) > marksPerNode {
+		t.Errorf("%d are kept", len(s.kept))
+	}
+	for i, mark := range s.kept {
+		if mark.TimeUnixNano != int64(i*s.step) {
+			t.Fatalf("mark %d is that of %d", i, mark.TimeUnixNano)
+		}
+	}
+}

@@ -25,9 +25,6 @@ type step struct{ time, more int64 }
 // add adds the marks of one node, of the parts that are shown, which have so many bytes in all.
 func (m *marks) add(given []*agentv1.CaptureMark, all int64, shows func(part uint32) bool) {
 	byPart := map[uint32][]*agentv1.CaptureMark{}
-	for len(given) > marksPerNode {
-		given = everySecond(given)
-	}
 	for _, mark := range given {
 		if shows(mark.Part) {
 			byPart[mark.Part] = append(byPart[mark.Part], mark)
@@ -51,11 +48,31 @@ func (m *marks) add(given []*agentv1.CaptureMark, all int64, shows func(part uin
 	m.sorted = false
 }
 
+// A sample is evenly taken of a node's marks, as many as there may come.
+type sample struct {
+	kept       []*agentv1.CaptureMark
+	seen, step int
+}
+
+func (s *sample) take(marks []*agentv1.CaptureMark) {
+	s.step = max(s.step, 1)
+	for _, mark := range marks {
+		if s.seen%s.step == 0 {
+			s.kept = append(s.kept, mark)
+		}
+		s.seen++
+		if len(s.kept) > marksPerNode {
+			s.kept, s.step = everySecond(s.kept), 2*s.step
+		}
+	}
+}
+
 func everySecond(given []*agentv1.CaptureMark) []*agentv1.CaptureMark {
-	var kept []*agentv1.CaptureMark
+	kept := given[:0]
 	for i := 0; i < len(given); i += 2 {
 		kept = append(kept, given[i])
 	}
+	clear(given[len(kept):])
 	return kept
 }
 
