@@ -42,8 +42,12 @@ type series struct {
 
 // EncodeMetrics implements Encoder: ExportMetricsServiceRequests, in which each pod is a resource.
 func (e otlpEncoder) EncodeMetrics(families []*dto.MetricFamily, at time.Time) []Batch {
+	return e.encode(resourcesOf(families), at)
+}
+
+func (e otlpEncoder) encode(resources []*resource, at time.Time) []Batch {
 	w := &batches{encoder: e, at: at}
-	for _, r := range resourcesOf(families) {
+	for _, r := range resources {
 		w.add(r)
 	}
 	w.flush()

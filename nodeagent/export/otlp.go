@@ -15,6 +15,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	dto "github.com/prometheus/client_model/go"
 	"golang.org/x/net/http/httpguts"
 	"google.golang.org/protobuf/encoding/protowire"
 
@@ -42,6 +43,7 @@ type collector struct {
 	timeout  time.Duration
 	agent    string // User-Agent
 	identity *tls.Certificate
+	errors   errorSums
 	// asked says that the collector has asked for a certificate, answered that it has answered a request.
 	asked, answered atomic.Bool
 }
@@ -90,6 +92,13 @@ func newCollector(encoder otlpEncoder, wanted *v1alpha1.OTLPDestination) (*colle
 	}
 	c.tls.GetClientCertificate = c.identify
 	return c, nil
+}
+
+// EncodeMetrics implements Encoder, with sums that do not fall.
+func (c *collector) EncodeMetrics(families []*dto.MetricFamily, at time.Time) []Batch {
+	resources := resourcesOf(families)
+	c.errors.steady(resources)
+	return c.encode(resources, at)
 }
 
 // identityOf is by what the collector knows the agent; nil for nothing.
