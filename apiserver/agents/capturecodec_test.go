@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"testing"
 
+	"google.golang.org/grpc/encoding"
+	protocodec "google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/proto"
 
@@ -68,5 +70,39 @@ func TestBatchCodec(t *testing.T) {
 	third := decode(3, 5000)
 	if &third[0] != &first[0] || third[4999] != 3 || second[2999] != 2 {
 		t.Error("the memory of the first batch is not that of the third, or the second has changed")
+	}
+}
+
+// TestManyRows: what would become very many objects is refused before it does; as much as agents may say is not.
+func TestManyRows(t *testing.T) {
+	codec := boundedCodec{encoding.GetCodecV2(protocodec.Name)}
+	for name, of := range map[string]proto.Message{
+		"a state":       &agentv1.CaptureState{Parts: make([]*agentv1.CapturePart, maxMessages+1)},
+		"one inside":    &agentv1.ReadCaptureResponse{End: &agentv1.CaptureState{Missing: make([]*agentv1.CaptureMissing, maxMessages)}},
+		"a description": &agentv1.DescribeCaptureResponse{Marks: make([]*agentv1.CaptureMark, maxMessages+1)},
+	} {
+		message, err := proto.Marshal(of)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := codec.Unmarshal(mem.BufferSlice{mem.SliceBuffer(message)}, of); err == nil {
+			t.Errorf("%s of %d bytes is decoded", name, len(message))
+		}
+		if batch, ok := of.(*agentv1.ReadCaptureResponse); ok && newBatchCodec(1).Unmarshal(mem.BufferSlice{mem.SliceBuffer(message)}, batch) == nil {
+			t.Error("it is, as a batch")
+		}
+	}
+	whole := &agentv1.CaptureState{}
+	for range maxParts {
+		whole.Parts = append(whole.Parts, &agentv1.CapturePart{Counts: &agentv1.CaptureCounts{}})
+		whole.Missing = append(whole.Missing, &agentv1.CaptureMissing{Target: &agentv1.CaptureTarget{}})
+	}
+	message, err := proto.Marshal(whole)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := &agentv1.CaptureState{}
+	if err := codec.Unmarshal(mem.BufferSlice{mem.SliceBuffer(message)}, got); err != nil || len(got.Parts) != maxParts {
+		t.Errorf("%d parts: %v", len(got.Parts), err)
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/encoding"
+	protocodec "google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"k8s.io/component-base/metrics"
@@ -38,8 +40,9 @@ const (
 	// slowCall is the time for what has to wait for a disk: to end a capture, and to read it once more for its digest. A
 	// call that takes longer goes on at the agent, and is made again.
 	slowCall = 30 * time.Second
-	// maxStates bounds the captures in a list without names, maxListBytes what any list may hold.
-	maxStates, maxListBytes = 20_000, 64 << 20
+	// maxStates bounds the captures in a list without names, maxListBytes and maxListRows what any list may hold: rows need more in
+	// memory than on the wire.
+	maxStates, maxListBytes, maxListRows = 20_000, 64 << 20, 400_000
 	// maxDescription bounds what is told about a capture beside its packets.
 	maxDescription = 64 << 20
 )
@@ -137,7 +140,7 @@ func (c *Captures) list(ctx context.Context, node string, uids []string, into *s
 		into.ask(uids)
 		defer func() { c.fleet.metrics.reject(rowNotAsked, into.notAsked) }()
 		open := func() (grpc.ServerStreamingClient[agentv1.CaptureState], error) {
-			return conn.ListCaptures(ctx, &agentv1.ListCapturesRequest{Uids: uids}, stateSize())
+			return conn.ListCaptures(ctx, &agentv1.ListCapturesRequest{Uids: uids}, bounded()...)
 		}
 		return receive(open, c.fleet.nodeTimeout, cancel, into.take)
 	})
@@ -149,7 +152,7 @@ func (c *Captures) Describe(ctx context.Context, node, uid string, take func(*ag
 	return c.call(ctx, node, "DescribeCapture", slowCall, func(ctx context.Context, conn *connection, cancel context.CancelCauseFunc) error {
 		left, names, addresses, nameBytes := maxDescription, maxAddresses, maxAddresses, agentv1.MaxCaptureRequestBytes
 		open := func() (grpc.ServerStreamingClient[agentv1.DescribeCaptureResponse], error) {
-			return conn.DescribeCapture(ctx, &agentv1.DescribeCaptureRequest{Uid: uid}, stateSize())
+			return conn.DescribeCapture(ctx, &agentv1.DescribeCaptureRequest{Uid: uid}, bounded()...)
 		}
 		return receive(open, c.fleet.nodeTimeout, cancel, func(batch *agentv1.DescribeCaptureResponse) error {
 			if left -= proto.Size(batch); left < 0 {
@@ -200,7 +203,12 @@ func receive[M any](open func() (grpc.ServerStreamingClient[M], error), patience
 	}
 }
 
-func stateSize() grpc.CallOption { return grpc.MaxCallRecvMsgSize(agentv1.MaxCaptureStateBytes) }
+// bounded are the options of calls whose answers have states.
+func bounded() []grpc.CallOption {
+	return []grpc.CallOption{
+		grpc.MaxCallRecvMsgSize(agentv1.MaxCaptureStateBytes), grpc.ForceCodecV2(boundedCodec{encoding.GetCodecV2(protocodec.Name)}),
+	}
+}
 
 // state makes a call whose answer is the capture's state.
 func (c *Captures) state(ctx context.Context, node, method string, within time.Duration, uid string,
@@ -208,7 +216,7 @@ func (c *Captures) state(ctx context.Context, node, method string, within time.D
 ) (*agentv1.CaptureState, error) {
 	var state *agentv1.CaptureState
 	err := c.call(ctx, node, method, within, func(ctx context.Context, conn *connection, _ context.CancelCauseFunc) error {
-		answer, err := do(ctx, conn, stateSize(), grpc.MaxCallSendMsgSize(agentv1.MaxCaptureRequestBytes))
+		answer, err := do(ctx, conn, append(bounded(), grpc.MaxCallSendMsgSize(agentv1.MaxCaptureRequestBytes))...)
 		if err != nil {
 			return err
 		}
@@ -351,12 +359,13 @@ type states struct {
 	byUID    map[string]*agentv1.CaptureState
 	asked    map[string]bool
 	bytes    int
+	rows     int
 	notAsked int
 }
 
 // ask begins, or begins anew, a list of these captures; none is all.
 func (s *states) ask(uids []string) {
-	s.bytes, s.notAsked, s.asked = 0, 0, nil
+	s.bytes, s.rows, s.notAsked, s.asked = 0, 0, 0, nil
 	if uids == nil {
 		clear(s.byUID)
 		return
@@ -370,7 +379,11 @@ func (s *states) ask(uids []string) {
 
 func (s *states) take(state *agentv1.CaptureState) error {
 	s.bytes += proto.Size(state)
-	if s.bytes > maxListBytes || len(s.byUID) >= maxStates {
+	s.rows += len(state.Parts) + len(state.Missing)
+	for _, output := range state.Outputs {
+		s.rows += 1 + len(output.Objects)
+	}
+	if s.bytes > maxListBytes || s.rows > maxListRows || len(s.byUID) >= maxStates {
 		return violation("a list that does not end")
 	}
 	if s.asked != nil && !s.asked[state.Uid] || s.byUID[state.Uid] != nil {

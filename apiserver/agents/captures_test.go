@@ -241,6 +241,22 @@ func TestVastDescription(t *testing.T) {
 	}
 }
 
+// TestVastList: a list is bounded by what it takes in memory.
+func TestVastList(t *testing.T) {
+	list := &states{byUID: map[string]*agentv1.CaptureState{}}
+	list.ask(nil)
+	for i := range maxListRows/maxParts + 1 {
+		state := stateOf(fmt.Sprint(i))
+		for number := range uint32(maxParts) {
+			state.Parts = append(state.Parts, &agentv1.CapturePart{Number: number})
+		}
+		if err := list.take(state); (err != nil) != (i == maxListRows/maxParts) {
+			t.Fatalf("state %d: %v", i, err)
+		}
+		state.Parts = nil
+	}
+}
+
 // TestSlowCapture: an agent that stops a capture slowly is asked about others meanwhile, one that does not answer a
 // short question is not asked again at once.
 func TestSlowCapture(t *testing.T) {
