@@ -140,7 +140,7 @@ func (c *Collector) row(link netlink.Link, uplink bool, now time.Time, measureme
 	}
 	s := attrs.Statistics
 	row := &v1alpha1.Interface{
-		Name: attrs.Name, Kind: kind, State: strings.ReplaceAll(attrs.OperState.String(), "-", ""), Mtu: int32(attrs.MTU), Uplink: uplink,
+		Name: text(attrs.Name), Kind: kind, State: strings.ReplaceAll(attrs.OperState.String(), "-", ""), Mtu: int32(attrs.MTU), Uplink: uplink,
 		Receive:  received(s),
 		Transmit: transmitted(s),
 	}

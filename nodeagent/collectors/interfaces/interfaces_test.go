@@ -10,6 +10,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"go.uber.org/goleak"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
 	"github.com/networkobservability/networkobservability/nodeagent/fakepod"
@@ -177,4 +178,17 @@ func BenchmarkNodeOf110Pods(b *testing.B) {
 			}
 		}
 	})
+}
+
+// The kernel takes any bytes for a name, and the wire only UTF-8.
+func TestNameThatIsNoText(t *testing.T) {
+	fakepod.NeedRoot(t)
+	node, outside := fakepod.NewNamespace(t), fakepod.NewNamespace(t)
+	fakepod.Connect(node, outside, "eth0", "a", 1)
+	node.Run("ip", "link", "set", "dev", "eth0", "name", "eth\xff")
+	row := read(t, node, New(nil))
+	named(t, row, "eth?")
+	if _, err := proto.Marshal(row); err != nil {
+		t.Errorf("%v", err)
+	}
 }
