@@ -59,15 +59,16 @@ func (c *Collector) ReadNode(node *v1alpha1.NodeStats) (err error) {
 	if row.Limit, err = c.number(limit); err != nil {
 		return err
 	}
-	node.Conntrack = row
 	text, err := os.ReadFile(filepath.Join(c.proc, statistics))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+	if err == nil {
+		err = addStatistics(string(text), row)
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		// Without the row: counters of 0 would be taken for counters that began again.
 		return fmt.Errorf("reading the statistics: %w", err)
 	}
-	return addStatistics(string(text), row)
+	node.Conntrack = row
+	return nil
 }
 
 func (c *Collector) number(name string) (int64, error) {
@@ -88,12 +89,12 @@ func addStatistics(text string, row *v1alpha1.Conntrack) error {
 	header, rest, _ := strings.Cut(text, "\n")
 	names := strings.Fields(header)
 	if len(names) == 0 {
-		return errors.New("parsing the statistics: there are no names of columns")
+		return errors.New("there are no names of columns")
 	}
 	for line := range strings.Lines(rest) {
 		values := strings.Fields(line)
 		if len(values) != len(names) {
-			return fmt.Errorf("parsing the statistics: %d values in %d columns", len(values), len(names))
+			return fmt.Errorf("%d values in %d columns", len(values), len(names))
 		}
 		for i, name := range names {
 			to := column(row, name)
@@ -102,7 +103,7 @@ func addStatistics(text string, row *v1alpha1.Conntrack) error {
 			}
 			value, err := strconv.ParseUint(values[i], 16, 32)
 			if err != nil {
-				return fmt.Errorf("parsing the statistics: %s: %w", name, err)
+				return fmt.Errorf("parsing %s: %w", name, err)
 			}
 			*to += int64(value)
 		}

@@ -76,8 +76,9 @@ func TestDamagedFiles(t *testing.T) {
 		for _, damage := range damages {
 			files := maps.Clone(good)
 			files[name] = damage
-			if err := New(proc(t, files)).ReadNode(&v1alpha1.NodeStats{}); err == nil {
-				t.Errorf("%q in %s gave no error", damage, name)
+			node := &v1alpha1.NodeStats{}
+			if err := New(proc(t, files)).ReadNode(node); err == nil || node.Conntrack != nil {
+				t.Errorf("%q in %s gave %v and %v", damage, name, node.Conntrack, err)
 			}
 		}
 	}
