@@ -238,8 +238,11 @@ func (p *program) collect(ctx context.Context, api *captures, name string, what 
 	if err != nil {
 		return unread{err}
 	}
-	if v.status.File == nil {
+	switch {
+	case v.status.Totals.Packets == 0 && v.status.File == nil:
 		return errors.Join(failure(v), fmt.Errorf("%s ended without packets", name))
+	case v.status.File == nil && what.node == "" && what.pod == "":
+		return unread{errors.Join(failure(v), fmt.Errorf("there is no file of all nodes of %s; of one there is: %s --node NODE", name, api.later(name)))}
 	}
 	if err := p.save(waiting, api, v, what, file, line); err != nil {
 		if errors.Is(err, errInterrupted) {
@@ -287,7 +290,10 @@ func (c *captures) await(ctx context.Context, name string, look func(view)) (vie
 // same file.
 func (p *program) save(ctx context.Context, api *captures, v view, what portion, file string, line *progress) error {
 	d := &download{captures: api, name: v.Name, what: what}
-	total := v.status.File.Bytes
+	var total int64
+	if v.status.File != nil {
+		total = v.status.File.Bytes
+	}
 	d.moved = func(at int64) {
 		if what.whole() && total > 0 {
 			line.show(fmt.Sprintf("%s: downloading, %s of %s (%d%%)", v.Name, size(at), size(total), at*100/total))

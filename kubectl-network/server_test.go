@@ -40,8 +40,9 @@ type server struct {
 	refuse, forbid int
 	// digest is what the file is now.
 	digest string
-	// failed is the reason for which captures fail; empty when they do not.
-	failed string
+	// failed is the reason for which captures fail; empty when they do not. There is no file then if they are fileless.
+	failed   string
+	fileless bool
 	// hold keeps captures running until they are stopped; silent gives followers no packets.
 	hold, silent bool
 	// stuck captures go on although they were stopped; a deaf server does not answer to that.
@@ -112,8 +113,8 @@ func (s *server) command(ts *testscript.TestScript, args []string) {
 		s.hold, s.deaf = true, true
 	case "other": // other DIGEST: of the file, while clients have another one still
 		s.digest = args[1]
-	case "failing": // failing REASON
-		s.failed = args[1]
+	case "failing": // failing REASON [fileless]
+		s.failed, s.fileless = args[1], len(args) > 2
 	case "delete":
 		delete(s.captures, args[1])
 		s.changed.Broadcast()
@@ -255,7 +256,9 @@ func (s *server) end(capture *v1alpha1.Capture) {
 	if s.failed != "" {
 		capture.Status.Conditions = []metav1.Condition{{Type: v1alpha1.CaptureFailed, Status: metav1.ConditionTrue, Reason: s.failed, Message: "it went wrong"}}
 	}
-	capture.Status.File = &v1alpha1.CaptureFile{Digest: s.digest, Bytes: fileBytes}
+	if !s.fileless {
+		capture.Status.File = &v1alpha1.CaptureFile{Digest: s.digest, Bytes: fileBytes}
+	}
 	s.changed.Broadcast()
 }
 
