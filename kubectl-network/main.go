@@ -7,6 +7,7 @@
 //	output.go     --to URLs into outputs
 //	run.go        what create does beside: following, waiting, downloading
 //	file.go       what packets are written to
+//	pipe_*.go     a reader of stdout that goes away, by system
 //	manage.go     list, attach, download, stop, delete
 //	stream.go     reading packets, resuming, and telling a cut from an end
 //	progress.go   a line on a terminal

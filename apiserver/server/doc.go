@@ -8,6 +8,7 @@
 //	quota.go      ResourceQuotas count captures
 //	fleet.go      the agents as the registry wants to see them
 //	captures.go   captures: storage, controller, streams, and the agents as these want to see them
+//	telemetry.go  telemetry: its controller, and the agents and owners as it wants to see them
 //	filters.go    filters from text to what agents take
 //	expectation.go what a capture would see, from live statistics
 //	shutdown.go   how connections move to the other replica before this one stops

@@ -10,6 +10,7 @@
 //	store.go     create, read, update and delete
 //	list.go      lists, in pages
 //	watch.go     the one watch
+//	stats.go     how many objects there are, and how large
 //	cached.go    the generic server's cache in front
 //	errors.go    what the host says of envelopes, as what we say of objects
 //

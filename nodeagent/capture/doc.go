@@ -23,4 +23,5 @@
 //	store.go      files for outputs
 //	targets.go    interfaces, and opening rings on them
 //	validate.go   what a request may hold
+//	totals.go     counts of all captures, for metrics
 package capture

@@ -9,5 +9,8 @@
 //	metrics.go      families of metrics as OTLP, by the names in names.go
 //	flows.go        records of flows as attributes; as OTLP and as lines of JSON (json.go)
 //	file.go         rotating files
+//	sums.go         sums over series that come and go, which never fall
+//	open.go         an exporter of each kind from its configuration
+//	roots.go        certificate authorities
 //	proto.go        the few lines that write protobuf
 package export

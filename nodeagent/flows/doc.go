@@ -7,6 +7,7 @@
 //	history.go    the records, in one anonymous mapping
 //	pods.go       pods by number, and their totals
 //	ledger.go     what outlives the agent: totals, in pinned maps
+//	names.go      DNS names of peers, each kept once
 //	verdict.go    forwarded, dropped or rejected
 //	conntrack.go  what the node's address translation made of a peer
 //	read.go       which flows a request asks for, and batches of them

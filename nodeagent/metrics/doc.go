@@ -12,6 +12,7 @@
 //	series.go     which series are offered, and adding up the others in series called "other"
 //	ports.go      drops by port: which ports have series
 //	names.go      DNS by name: which names have series
+//	places.go     which values of labels have a place, and when they lose it
 //	build.go      the messages that are encoded
 //
 // # Counters

@@ -36,7 +36,7 @@ const (
 	MaxAPIServers = 64
 	// MaxPeers is the largest number of addresses of peers in one ReadFlowsRequest.
 	MaxPeers = 2000
-	// MaxRequestBytes is the largest ReadStatsRequest.
+	// MaxRequestBytes is the largest request that the API server sends, but for those that have a limit of their own below.
 	MaxRequestBytes = 1 << 20
 	// MaxBatchBytes is the largest ReadStatsResponse.
 	MaxBatchBytes = 256 << 10
@@ -62,7 +62,7 @@ const (
 
 const dnsSuffix = ".agent.networkobservability.k8s.io"
 
-// DNSName is the one subject alternative name in the certificate of a node's agent.
+// DNSName is the first subject alternative name in the certificate of a node's agent, by which the API server checks it.
 func DNSName(node string) string { return node + dnsSuffix }
 
 // NodeOfDNSName is the inverse of DNSName; ok is false for a name that no agent has.

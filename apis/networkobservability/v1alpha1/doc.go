@@ -1,6 +1,6 @@
 // Package v1alpha1 holds the resources of networkobservability.k8s.io/v1alpha1: network telemetry of
 // pods and nodes as Kubernetes objects. Every read is answered live by the agents on the nodes and nothing is
-// stored, but for captures: their specification and progress are, and their packets stay on the nodes.
+// stored, but for captures and the NetworkTelemetry: their specification and status are. Packets stay on the nodes.
 //
 // # What a number means
 //

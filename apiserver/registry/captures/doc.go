@@ -1,7 +1,7 @@
 // Package captures serves captures and clustercaptures from a store. What happens to one that is created:
 //
 //	decoded     defaults (apis/networkobservability/install)
-//	admit       checks that need more than the text: validation.go of the contract first, then the operator's policy,
+//	admit       checks that need more than the text: those of the contract (apis/networkobservability/validation) first, then the operator's policy,
 //	            the filter by the compiler, the requester's rights, and which pods match (admission.go); a dry run also
 //	            tells what would be recorded (preview.go)
 //	strategy    stamps the requester, and what remains of the checks (strategy.go)

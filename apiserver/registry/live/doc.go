@@ -15,7 +15,8 @@
 //	reader.go     the role that the agents play, and what is said of silent ones
 //	crowd.go      how much may be on its way to clients at once
 //	ahead.go      what a client that takes page after page will want next
-//	wire.go       from the agents' messages to the API's types
+//	wire.go       from the agents' messages to the API's types; wire_*.go for each group of counters
+//	metrics.go    how long reads take
 //	table.go      cells
 //
 // # Which objects exist

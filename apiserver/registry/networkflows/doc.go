@@ -12,6 +12,7 @@
 //	book.go       what is remembered of what clients were told
 //	watch.go      watch, one client's side
 //	table.go      what kubectl prints
+//	metrics.go    watches, feeds and rejected rows
 //
 // # Who sees what
 //

@@ -11,6 +11,9 @@
 //	output.go    the body of the answer
 //	upgrade.go   the body over the connection itself
 //	limits.go    how many streams, and how much memory
+//	capture.go   what both kinds of captures have for readers
+//	addresses.go addresses of a packet, for the names of a live file
+//	metrics.go   what is counted of streams
 //
 // # Order
 //
