@@ -21,14 +21,29 @@ type crowd struct {
 	creating chan struct{}
 }
 
-// enter waits for its turn and answers 403 when there is no room. Else the FinishFunc lets the next one in.
-func (c *crowd) enter(ctx context.Context, name string) (genericregistry.FinishFunc, error) {
+// inTurn is the key of contexts whose turn it is.
+type inTurn struct{}
+
+// await waits for its turn, which context and leave hold. What enters with that context does not wait again.
+func (c *crowd) await(ctx context.Context) (turn context.Context, leave func(), err error) {
+	if ctx.Value(inTurn{}) != nil {
+		return ctx, func() {}, nil
+	}
 	select {
 	case c.creating <- struct{}{}:
+		return context.WithValue(ctx, inTurn{}, true), func() { <-c.creating }, nil
 	case <-ctx.Done():
-		return nil, apierrors.NewTimeoutError("waiting for others to be created: "+ctx.Err().Error(), 0)
+		return nil, nil, apierrors.NewTimeoutError("waiting for others to be created: "+ctx.Err().Error(), 0)
 	}
-	leave := func(context.Context, bool) { <-c.creating }
+}
+
+// enter waits for its turn and answers 403 when there is no room. Else the FinishFunc lets the next one in.
+func (c *crowd) enter(ctx context.Context, name string) (genericregistry.FinishFunc, error) {
+	_, done, err := c.await(ctx)
+	if err != nil {
+		return nil, err
+	}
+	leave := func(context.Context, bool) { done() }
 	there, err := c.list(ctx)
 	if err != nil {
 		leave(ctx, false)

@@ -92,6 +92,8 @@ type REST struct {
 	*genericregistry.Store
 	kind  kind
 	fresh func(context.Context, runtime.Object)
+	// crowd is nil where a ResourceQuota counts.
+	crowd *crowd
 }
 
 var (
@@ -121,7 +123,7 @@ func newREST(kind kind, config Config) (*REST, error) {
 			list: func(ctx context.Context) (runtime.Object, error) { return store.List(ctx, nil) },
 		}
 	}
-	return &REST{Store: store, kind: kind, fresh: config.Fresh}, nil
+	return &REST{Store: store, kind: kind, fresh: config.Fresh, crowd: admission.crowd}, nil
 }
 
 // ShortNames is part of rest.ShortNamesProvider.
@@ -142,6 +144,20 @@ func (r *REST) Get(ctx context.Context, name string, options *metav1.GetOptions)
 	defer cancel()
 	r.fresh(ctx, object)
 	return object, nil
+}
+
+// Update may create, by server-side apply, and then the Store says that it is done with creating before it stores anything. So it is
+// in turn for as long as all of it takes.
+func (r *REST) Update(ctx context.Context, name string, info rest.UpdatedObjectInfo, create rest.ValidateObjectFunc, update rest.ValidateObjectUpdateFunc, force bool, options *metav1.UpdateOptions) (runtime.Object, bool, error) {
+	if force && r.crowd != nil {
+		turn, leave, err := r.crowd.await(ctx)
+		if err != nil {
+			return nil, false, err
+		}
+		defer leave()
+		ctx = turn
+	}
+	return r.Store.Update(ctx, name, info, create, update, force, options)
 }
 
 // StatusREST serves the subresource status.
