@@ -63,6 +63,16 @@ func (v view) ended() bool {
 	return v.status.File != nil || v.condition(v1alpha1.CaptureComplete) != nil || v.condition(v1alpha1.CaptureFailed) != nil
 }
 
+// copied is true when nothing more will be copied to outputs, now that it has ended.
+func (v view) copied() bool {
+	for _, c := range v.status.Conditions {
+		if c.Type == v1alpha1.CaptureStored {
+			return c.Status == metav1.ConditionTrue || c.Reason == "UploadFailed" || c.Reason == "NodeUnreachable"
+		}
+	}
+	return v.condition(v1alpha1.CaptureComplete) != nil || v.condition(v1alpha1.CaptureFailed) != nil
+}
+
 // captures is the API as this program uses it, for one kind and namespace.
 type captures struct {
 	kind

@@ -78,6 +78,10 @@ func (p *program) begin(ctx context.Context, api *captures, r *recipe, object ru
 	if r.remove && errors.Is(err, errUnread) {
 		fmt.Fprintf(p.streams.ErrOut, "%s is not deleted, since not everything was read: %s\n", made.Name, api.later(made.Name))
 	} else if r.remove {
+		if copying := p.awaitCopies(ctx, api, made); copying != nil {
+			fmt.Fprintf(p.streams.ErrOut, "%s is not deleted, since it was not copied to all outputs\n", made.Name)
+			return errors.Join(err, copying)
+		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWord)
 		defer cancel()
 		deleting := api.delete(ctx, made.Name)
@@ -231,7 +235,7 @@ func (p *program) collect(ctx context.Context, api *captures, name string, what 
 	}
 	waiting, interrupted, done := interrupts(waiting, first)
 	defer done()
-	v, err := api.await(waiting, name, func(v view) { line.show(running(v, time.Now())) })
+	v, err := api.await(waiting, name, view.ended, func(v view) { line.show(running(v, time.Now())) })
 	if errors.Is(err, errInterrupted) {
 		return err
 	}
@@ -261,8 +265,26 @@ func (p *program) collect(ctx context.Context, api *captures, name string, what 
 	return nil
 }
 
-// await looks at a capture until it has ended.
-func (c *captures) await(ctx context.Context, name string, look func(view)) (view, error) {
+// awaitCopies waits until a capture was copied to its outputs, which deleting it would end. Ctrl-C ends the waiting.
+func (p *program) awaitCopies(ctx context.Context, api *captures, made view) error {
+	if len(made.settings.Outputs) == 0 {
+		return nil
+	}
+	line := newProgress(p.streams.ErrOut)
+	defer line.clear()
+	waiting, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	waiting, _, done := interrupts(waiting, func(context.Context) { cancel(errInterrupted) })
+	defer done()
+	v, err := api.await(waiting, made.Name, view.copied, func(view) { line.show(made.Name + ": copying to its outputs") })
+	if err == nil && v.condition(v1alpha1.CaptureStored) == nil {
+		err = failure(v)
+	}
+	return err
+}
+
+// await looks at a capture until it is as it is to be.
+func (c *captures) await(ctx context.Context, name string, over func(view) bool, look func(view)) (view, error) {
 	answered := time.Now()
 	for {
 		v, err := c.get(ctx, name)
@@ -273,7 +295,7 @@ func (c *captures) await(ctx context.Context, name string, look func(view)) (vie
 			return v, err
 		case err != nil && time.Since(answered) > patience:
 			return v, fmt.Errorf("looking at %s: %w", name, err)
-		case err == nil && v.ended():
+		case err == nil && over(v):
 			return v, nil
 		case err == nil:
 			answered = time.Now()

@@ -47,6 +47,8 @@ type server struct {
 	hold, silent bool
 	// stuck captures go on although they were stopped; a deaf server does not answer to that.
 	stuck, deaf bool
+	// copying is for how many looks at a capture that has ended it is still being copied.
+	copying int
 	// lasting captures cannot be deleted.
 	lasting bool
 	// interrupted are the commands that were sent an interrupt.
@@ -107,6 +109,8 @@ func (s *server) command(ts *testscript.TestScript, args []string) {
 		s.silent = true
 	case "stuck":
 		s.hold, s.stuck = true, true
+	case "copying": // copying LOOKS
+		s.copying = number()
 	case "lasting":
 		s.lasting = true
 	case "deaf":
@@ -253,7 +257,9 @@ func (s *server) create(w http.ResponseWriter, r *http.Request) {
 // end ends a capture. The lock is held.
 func (s *server) end(capture *v1alpha1.Capture) {
 	capture.Status.Conditions = []metav1.Condition{{Type: v1alpha1.CaptureComplete, Status: metav1.ConditionTrue, Reason: "Stopped"}}
-	if s.failed != "" {
+	if s.copying > 0 {
+		capture.Status.Conditions = []metav1.Condition{{Type: v1alpha1.CaptureStored, Status: metav1.ConditionFalse, Reason: "Uploading"}}
+	} else if s.failed != "" {
 		capture.Status.Conditions = []metav1.Condition{{Type: v1alpha1.CaptureFailed, Status: metav1.ConditionTrue, Reason: s.failed, Message: "it went wrong"}}
 	}
 	if !s.fileless {
@@ -281,6 +287,18 @@ func (s *server) object(w http.ResponseWriter, r *http.Request, capture *v1alpha
 		<-r.Context().Done()
 		s.mu.Lock()
 		return
+	}
+	if s.copying > 0 && capture.Status.File != nil {
+		switch r.Method {
+		case http.MethodGet:
+			reply(w, capture)
+			if s.copying--; s.copying == 0 {
+				s.end(capture)
+			}
+			return
+		case http.MethodDelete:
+			s.t.Errorf("%s is deleted while it is copied", capture.Name)
+		}
 	}
 	switch r.Method {
 	case http.MethodPatch:
