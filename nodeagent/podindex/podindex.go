@@ -5,6 +5,7 @@ package podindex
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -13,11 +14,16 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/networkobservability/networkobservability/bpf/headers"
 	"github.com/networkobservability/networkobservability/nodeagent/podmap"
 )
+
+// mostAddresses is how many addresses of one pod are in the index. A pod that has CAP_NET_ADMIN could fill the table, which
+// is one for all pods, with addresses of its own.
+const mostAddresses = 64
 
 // Index keeps the maps. Calls of Follow must not overlap.
 type Index struct {
@@ -40,8 +46,19 @@ type entry struct {
 func New(shared map[string]*ebpf.Map, cgroupRoot string) *Index {
 	return &Index{
 		netns: shared["pods_by_netns"], cgroup: shared["pods_by_cgroup"], address: shared["pods_by_address"],
-		cgroupRoot: cgroupRoot, known: map[string]entry{}, owners: map[headers.Address]uint64{},
+		cgroupRoot: cgroupRoot, known: map[string]entry{}, owners: ownersIn(shared["pods_by_address"]),
 	}
+}
+
+// ownersIn is what a former agent knew; nothing where it cannot be read.
+func ownersIn(m *ebpf.Map) map[headers.Address]uint64 {
+	owners := map[headers.Address]uint64{}
+	var address headers.Address
+	var number uint64
+	for entries := m.Iterate(); entries.Next(&address, &number); {
+		owners[address] = number
+	}
+	return owners
 }
 
 // Follow brings the maps up to date with the pods. The node itself is always in them.
@@ -57,6 +74,7 @@ func (x *Index) Follow(pods []*podmap.Pod) error {
 	for _, address := range addresses {
 		owners[address] = headers.Node
 	}
+	claims := map[uint64][]headers.Address{}
 	for _, pod := range pods {
 		number := headers.PodNumber(pod.Key)
 		if pod.HostNetwork {
@@ -70,7 +88,7 @@ func (x *Index) Follow(pods []*podmap.Pod) error {
 		if !ok || e.cookie != pod.NetnsCookie || e.revision != pod.Revision {
 			e = entry{cookie: pod.NetnsCookie, revision: pod.Revision}
 			err := pod.Enter(func() (err error) {
-				e.addresses, err = addressesHere()
+				e.addresses, err = addressesHere(mostAddresses)
 				return err
 			})
 			if err != nil {
@@ -81,15 +99,28 @@ func (x *Index) Follow(pods []*podmap.Pod) error {
 			}
 		}
 		known[pod.Key] = e
-		for _, address := range e.addresses {
-			owners[address] = number
-		}
+		claims[number] = e.addresses
 	}
 	x.known = known
+	x.settle(claims, owners)
 	x.mu.Lock()
 	x.owners = owners
 	x.mu.Unlock()
 	return errors.Join(append(problems, replaceAll(x.netns, netns), replaceAll(x.cgroup, cgroups), replaceAll(x.address, owners))...)
+}
+
+// settle adds the addresses that pods have to owners. One that several have stays with whose it is already, above all with
+// the node: a pod can give itself any address, and would have the numbers of others.
+func (x *Index) settle(claims map[uint64][]headers.Address, owners map[headers.Address]uint64) {
+	for _, before := range []bool{true, false} {
+		for number, addresses := range claims {
+			for _, address := range addresses {
+				if _, taken := owners[address]; !taken && (!before || x.owners[address] == number) {
+					owners[address] = number
+				}
+			}
+		}
+	}
 }
 
 // OwnerOf is the number of the pod that has an address now, or headers.Node. It is safe for concurrent use.
@@ -151,22 +182,51 @@ func ownNamespace() (cookie uint64, addresses []headers.Address, err error) {
 	if cookie, err = podmap.Cookie(); err != nil {
 		return 0, nil, err
 	}
-	addresses, err = addressesHere()
+	addresses, err = addressesHere(math.MaxInt)
 	return cookie, addresses, err
 }
 
-// addressesHere are those of the calling thread's namespace, but for loopback's and those of links only.
-func addressesHere() ([]headers.Address, error) {
-	list, err := netlink.AddrList(nil, unix.AF_UNSPEC)
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-		return nil, fmt.Errorf("listing addresses: %w", err)
-	}
+// addressesHere are those of the calling thread's namespace, but for loopback's and those of links only, as many as most.
+func addressesHere(most int) ([]headers.Address, error) {
 	var addresses []headers.Address
-	for _, one := range list {
-		address, ok := netip.AddrFromSlice(one.IP)
-		if ok && !address.IsLoopback() && !address.IsLinkLocalUnicast() {
+	request := nl.NewNetlinkRequest(unix.RTM_GETADDR, unix.NLM_F_DUMP)
+	request.AddData(nl.NewIfAddrmsg(unix.AF_UNSPEC))
+	var malformed error
+	// One after the other, so that what is left out takes no memory.
+	err := request.ExecuteIter(unix.NETLINK_ROUTE, unix.RTM_NEWADDR, func(message []byte) bool {
+		address, err := parseAddress(message)
+		if err != nil {
+			malformed = err
+			return false
+		}
+		if address.IsValid() && !address.IsLoopback() && !address.IsLinkLocalUnicast() {
 			addresses = append(addresses, headers.AddressOf(address))
 		}
+		return len(addresses) < most
+	})
+	if errors.Is(err, netlink.ErrDumpInterrupted) {
+		err = nil // what changed meanwhile is announced
+	}
+	if err := errors.Join(err, malformed); err != nil {
+		return nil, fmt.Errorf("listing addresses: %w", err)
 	}
 	return addresses, nil
+}
+
+// parseAddress reads a message of type RTM_NEWADDR. The address is not valid when there is none.
+func parseAddress(message []byte) (address netip.Addr, err error) {
+	if len(message) < unix.SizeofIfAddrmsg {
+		return address, errors.New("a message is too short")
+	}
+	attributes, err := nl.ParseRouteAttr(message[unix.SizeofIfAddrmsg:])
+	if err != nil {
+		return address, err
+	}
+	for _, attribute := range attributes {
+		// IFA_ADDRESS is the other end of a link that has one, and else the own address.
+		if kind := attribute.Attr.Type; kind == unix.IFA_LOCAL || (kind == unix.IFA_ADDRESS && !address.IsValid()) {
+			address, _ = netip.AddrFromSlice(attribute.Value)
+		}
+	}
+	return address, nil
 }

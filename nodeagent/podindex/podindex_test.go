@@ -2,7 +2,11 @@ package podindex_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 
@@ -30,26 +34,8 @@ func TestFollow(t *testing.T) {
 	fakepod.Connect(pod.Namespace, peer, "eth0", "peer", 7)
 	number := headers.PodNumber(pod.UID)
 
-	var mu sync.Mutex
-	var problem error
-	m, err := podmap.New(podmap.Config{Changed: func(pods []*podmap.Pod) {
-		mu.Lock()
-		defer mu.Unlock()
-		problem = index.Follow(pods)
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(t.Context())
-	ended, ready := make(chan error, 1), make(chan struct{})
-	go func() { ended <- m.Run(ctx, func() { close(ready) }) }()
-	defer func() {
-		stop()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	}()
-	<-ready
+	m, stop := follow(t, index)
+	defer stop()
 	known, ok := m.Lookup(pod.UID)
 	if !ok {
 		t.Fatal("the pod is not found")
@@ -80,9 +66,102 @@ func TestFollow(t *testing.T) {
 	fakepod.Eventually(t, "the pod to be forgotten", func() bool {
 		return inKernel("pods_by_netns", known.NetnsCookie) == 0 && inKernel("pods_by_address", headers.AddressOf(added)) == 0
 	})
-	mu.Lock()
-	defer mu.Unlock()
-	if problem != nil {
-		t.Error(problem)
+}
+
+// follow keeps the index until stop, which fails the test if that did not work in the end.
+func follow(t *testing.T, index *podindex.Index) (m *podmap.Map, stop func()) {
+	t.Helper()
+	var mu sync.Mutex
+	var problem error
+	m, err := podmap.New(podmap.Config{Changed: func(pods []*podmap.Pod) {
+		mu.Lock()
+		defer mu.Unlock()
+		problem = index.Follow(pods)
+	}})
+	if err != nil {
+		t.Fatal(err)
 	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended, ready := make(chan error, 1), make(chan struct{})
+	go func() { ended <- m.Run(ctx, func() { close(ready) }) }()
+	<-ready
+	return m, func() {
+		cancel()
+		if err := errors.Join(<-ended, problem); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestForeignAddresses: a pod that gives itself addresses of the node and of another pod gets neither, not after the
+// agent's restart either, and none beyond its share of the table, which it could fill otherwise.
+func TestForeignAddresses(t *testing.T) {
+	shared, err := pins.Shared(pins.Root(fakepod.BPFFS(t), "n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pins.CloseAll(shared)
+	victim, peer := fakepod.New(t, fakepod.Prefix()), fakepod.NewNamespace(t)
+	fakepod.Connect(victim.Namespace, peer, "eth0", "peer", 7)
+	node := nodeAddress(t)
+	theirs := netip.MustParseAddr("10.99.7.1")
+	index := podindex.New(shared, "")
+	_, stop := follow(t, index)
+	if got, _ := index.OwnerOf(theirs); got != headers.PodNumber(victim.UID) {
+		t.Fatalf("the owner of the pod's address is %x", got)
+	}
+
+	thief := fakepod.New(t, fakepod.Prefix())
+	var commands strings.Builder
+	fmt.Fprintf(&commands, "link add taken type veth peer name other\n")
+	fmt.Fprintf(&commands, "address add %s/32 dev taken\naddress add %s/32 dev taken\n", node, theirs)
+	for i := range 200 {
+		fmt.Fprintf(&commands, "address add 198.51.100.%d/32 dev taken\n", i)
+	}
+	thief.RunInput(commands.String(), "ip", "-batch", "-")
+	number := headers.PodNumber(thief.UID)
+	for range 2 { // the second time of a new agent
+		fakepod.Eventually(t, "the pod's own addresses to be known", func() bool {
+			got, _ := index.OwnerOf(netip.MustParseAddr("198.51.100.0"))
+			return got == number
+		})
+		if got, _ := index.OwnerOf(node); got != headers.Node {
+			t.Errorf("the owner of the node's address is %x", got)
+		}
+		if got, _ := index.OwnerOf(theirs); got != headers.PodNumber(victim.UID) {
+			t.Errorf("the owner of the other pod's address is %x", got)
+		}
+		stop()
+		var address headers.Address
+		var owner uint64
+		count := 0
+		for entries := shared["pods_by_address"].Iterate(); entries.Next(&address, &owner); {
+			if owner == number {
+				count++
+			}
+		}
+		if count > 64 {
+			t.Errorf("%d addresses of one pod are in the table", count)
+		}
+		index = podindex.New(shared, "")
+		_, stop = follow(t, index)
+	}
+	stop()
+}
+
+// nodeAddress is one that this machine has.
+func nodeAddress(t *testing.T) netip.Addr {
+	t.Helper()
+	addresses, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, one := range addresses {
+		prefix, err := netip.ParsePrefix(one.String())
+		if err == nil && prefix.Addr().Is4() && prefix.Addr().IsGlobalUnicast() {
+			return prefix.Addr()
+		}
+	}
+	t.Skip("this machine has no address of its own")
+	return netip.Addr{}
 }
