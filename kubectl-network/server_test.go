@@ -330,6 +330,8 @@ func (s *server) attach(w http.ResponseWriter, r *http.Request, capture *v1alpha
 		panic(http.ErrAbortHandler)
 	}
 	s.mu.Lock()
+	s.log = append(s.log, "attached "+capture.Name) // From here on the capture can go without the answer being that there is none.
+	s.changed.Broadcast()
 	for r.Context().Err() == nil && (s.stuck || !capture.Spec.Stop) && len(capture.Status.Conditions) == 0 && s.captures[capture.Name] != nil {
 		s.changed.Wait()
 	}
