@@ -479,7 +479,8 @@ func (s *store) list(selection *selection, after key, limit int) page {
 	candidates := s.candidates(selection, after)
 	total := len(candidates)
 	if limit > 0 && !selection.selects() {
-		candidates = candidates[:min(total, limit+1)]
+		// One more shows that there are more. A limit can be the highest number there is, to which nothing can be added.
+		candidates = candidates[:min(total-1, limit)+1]
 	}
 	// Records do not change, so they are matched while others use the store: 100,000 take 100 ms, to copy them 0.2.
 	candidates = slices.Clone(candidates)

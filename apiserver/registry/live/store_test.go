@@ -5,6 +5,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -309,5 +310,19 @@ func compare(t *testing.T, s *store, all map[string]*corev1.Pod, namespace, node
 	// Keys sort by namespace first, so "a-b/x" and "a/x" differ from the order of texts; these names do not.
 	if !slices.Equal(got, want) {
 		t.Errorf("namespace %q, node %q: got %v, want %v", namespace, node, got, want)
+	}
+}
+
+// TestHighestLimit: a list that asks for as many as can be said has all of them.
+func TestHighestLimit(t *testing.T) {
+	s := newStore(recordOfPod)
+	for _, want := range [][]any{nil, {pod("x/a", "1"), pod("x/b", "1")}} {
+		if err := s.Replace(want, "1"); err != nil {
+			t.Fatal(err)
+		}
+		p := s.list(&selection{namespaced: true, labels: labels.Everything()}, key{}, math.MaxInt)
+		if len(p.records) != len(want) || p.more {
+			t.Errorf("got %d records and more: %v, want %d", len(p.records), p.more, len(want))
+		}
 	}
 }
