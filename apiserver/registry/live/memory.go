@@ -4,6 +4,7 @@ import (
 	"bytes"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 	"k8s.io/apimachinery/pkg/types"
 
 	agentv1 "github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
@@ -34,18 +35,26 @@ func remember(record *Record, reading Reading) memory {
 	m := memory{hostUID: record.HostUID, silent: reading.Err}
 	switch {
 	case reading.Pod != nil:
-		measurement := m.withoutTimes(reading.Pod.GetMeasurement())
-		m.wire = marshal(&agentv1.PodStats{
-			Key: reading.Pod.Key, Measurement: measurement, Traffic: reading.Pod.Traffic, Protocols: reading.Pod.Protocols,
-		})
+		pod := shallow(reading.Pod)
+		pod.Measurement = m.withoutTimes(pod.Measurement)
+		m.wire = marshal(pod)
 	case reading.Node != nil:
-		measurement := m.withoutTimes(reading.Node.GetMeasurement())
+		node := shallow(reading.Node)
+		node.Measurement = m.withoutTimes(node.Measurement)
 		m.isNode = true
-		m.wire = marshal(&agentv1.NodeStats{
-			Measurement: measurement, Interfaces: reading.Node.Interfaces, Protocols: reading.Node.Protocols, Agent: reading.Node.Agent,
-		})
+		m.wire = marshal(node)
 	}
 	return m
+}
+
+// shallow is a message of its own with the same fields, also those that come to be: readings are shared.
+func shallow[M proto.Message](message M) M {
+	copied := message.ProtoReflect().New()
+	message.ProtoReflect().Range(func(field protoreflect.FieldDescriptor, value protoreflect.Value) bool {
+		copied.Set(field, value)
+		return true
+	})
+	return copied.Interface().(M)
 }
 
 func (m *memory) withoutTimes(measurement *agentv1.Measurement) *agentv1.Measurement {
