@@ -215,6 +215,18 @@ func TestBypassed(t *testing.T) {
 	}
 }
 
+// An interface is known by its number: container runtimes give it its name after it came to the pod.
+func TestBypassedOfRenamed(t *testing.T) {
+	pod, _ := pair(t)
+	a := startAgent(t, Config{BPFFS: fakepod.BPFFS(t), Node: "n", Hook: TCX}, pod)
+	pod.Run("ip", "link", "set", "dev", "eth0", "down")
+	pod.Run("ip", "link", "set", "dev", "eth0", "name", "net0")
+	fakepod.Eventually(t, "the statistics of the renamed interface", func() bool {
+		row, err := a.row(pod)
+		return err == nil && row.Traffic.Transmit.Bypassed != nil
+	})
+}
+
 func sendPast(t *testing.T, device string, count int) {
 	frame := make([]byte, 60)
 	frame[0], frame[6], frame[12], frame[13] = 2, 2, 0x88, 0xb5 // for experiments

@@ -2,22 +2,32 @@ package traffic
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/networkobservability/networkobservability/bpf/headers"
 	bpf "github.com/networkobservability/networkobservability/bpf/traffic"
 	"github.com/networkobservability/networkobservability/nodeagent/collectors/rates"
 	"github.com/networkobservability/networkobservability/nodeagent/podmap"
+)
+
+const (
+	// mostInterfaces is how many interfaces of one pod are counted on, and mostListed how many are looked at. A pod that has
+	// CAP_NET_ADMIN can make any number, and each has programs, for which all other pods would wait.
+	mostInterfaces = 64
+	mostListed     = 4096
 )
 
 // A target is one pod whose packets are counted.
@@ -86,17 +96,22 @@ func (c *Collector) attachToCgroup(t *target, pod *podmap.Pod) error {
 func (c *Collector) attachToInterfaces(t *target, pod *podmap.Pod) error {
 	t.pins = c.namespacePins(pod.NetnsCookie)
 	return pod.Enter(func() error {
-		links, err := netlink.LinkList()
+		links, err := listInterfaces()
 		if err != nil {
 			return fmt.Errorf("listing interfaces: %w", err)
 		}
 		found := map[int]bool{}
 		var problems []error
-		for _, iface := range leadingOut(links) {
+		chosen, leftOut := t.choose(leadingOut(links))
+		if leftOut > 0 {
+			problems = append(problems, fmt.Errorf("%d of %d interfaces are left out", leftOut, leftOut+len(chosen)))
+		}
+		for _, iface := range chosen {
 			attrs := iface.Attrs()
 			found[attrs.Index] = true
 			kind := hookFor(iface, links)
 			if known := t.interfaces[attrs.Index]; known != nil && known.kind == kind {
+				known.name = attrs.Name
 				continue
 			}
 			if err := c.attachToInterface(t, pod, iface, kind); err != nil {
@@ -109,6 +124,38 @@ func (c *Collector) attachToInterfaces(t *target, pod *podmap.Pod) error {
 		}
 		return errors.Join(append(problems, bpf.WriteNotes(t.ledger.totals, t.notes))...)
 	})
+}
+
+// listInterfaces lists those of the calling thread's network namespace, as many as mostListed. What is beyond takes no memory.
+func listInterfaces() (links []netlink.Link, err error) {
+	request := nl.NewNetlinkRequest(unix.RTM_GETLINK, unix.NLM_F_DUMP)
+	request.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	var malformed error
+	err = request.ExecuteIter(unix.NETLINK_ROUTE, unix.RTM_NEWLINK, func(message []byte) bool {
+		iface, err := netlink.LinkDeserialize(nil, message)
+		if err != nil {
+			malformed = err
+			return false
+		}
+		links = append(links, iface)
+		return len(links) < mostListed
+	})
+	return links, errors.Join(err, malformed)
+}
+
+// choose takes as many interfaces as are counted on: those that are already, and then the ones that were made first.
+func (t *target) choose(out []netlink.Link) (chosen []netlink.Link, leftOut int) {
+	rank := func(iface netlink.Link) int {
+		if t.interfaces[iface.Attrs().Index] != nil {
+			return 0
+		}
+		return 1
+	}
+	slices.SortFunc(out, func(a, b netlink.Link) int {
+		return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(a.Attrs().Index, b.Attrs().Index))
+	})
+	chosen = out[:min(len(out), mostInterfaces)]
+	return chosen, len(out) - len(chosen)
 }
 
 func (c *Collector) attachToInterface(t *target, pod *podmap.Pod, iface netlink.Link, kind bpf.Hook) error {

@@ -574,6 +574,41 @@ func TestInterfaceThatComesLaterIsCounted(t *testing.T) {
 	}
 }
 
+// A pod can make interfaces without end. What it is beyond the limit is said.
+func TestTooManyInterfaces(t *testing.T) {
+	pod, peer := pair(t)
+	var commands strings.Builder
+	for i := range mostInterfaces + 5 {
+		fmt.Fprintf(&commands, "link add name v%d type veth peer name p%d netns %d\n", i, i, peer.PID)
+	}
+	pod.RunInput(commands.String(), "ip", "-batch", "-")
+	a := startAgent(t, Config{BPFFS: fakepod.BPFFS(t), Node: "n", Hook: Auto}, pod)
+	if n := a.interfaces(pod); n != mostInterfaces {
+		t.Errorf("%d interfaces are counted on, want %d", n, mostInterfaces)
+	}
+	if a.collector.snapshot()[pod.UID].interfaces[eth0(t, pod)] == nil {
+		t.Error("the first interface is not counted on")
+	}
+	want := fmt.Sprintf("6 of %d interfaces are left out", mostInterfaces+6)
+	if state, message := a.collector.State(); state != v1alpha1.Collector_STATE_DEGRADED || !strings.Contains(message, want) {
+		t.Errorf("state %v: %s, want %s", state, message, want)
+	}
+}
+
+// eth0 is the index of the pod's interface.
+func eth0(t *testing.T, pod *fakepod.Pod) (index int) {
+	t.Helper()
+	pod.Do(func() {
+		iface, err := net.InterfaceByName("eth0")
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		index = iface.Index
+	})
+	return index
+}
+
 func TestCleanupRemovesEverything(t *testing.T) {
 	hooksToTest(t, func(t *testing.T, config Config) {
 		pod, _ := pair(t)
