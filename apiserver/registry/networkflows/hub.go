@@ -314,23 +314,26 @@ func keysOn(names Names, node string) []string {
 // catchUpArrivals tells of flows of pods that were not asked for until now, up to the revision at which all others
 // are. There are some only when pods are known to their node before they are to us.
 func (h *hub) catchUpArrivals(ctx context.Context, f *feed, keys []string) error {
-	before := f.asked
-	f.asked = map[string]struct{}{}
+	asked := make(map[string]struct{}, len(keys))
 	var arrived []string
 	for _, key := range keys {
-		f.asked[key] = struct{}{}
-		if _, ok := before[key]; !ok && before != nil {
+		asked[key] = struct{}{}
+		if _, ok := f.asked[key]; !ok && f.asked != nil {
 			arrived = append(arrived, key)
 		}
 	}
-	if len(arrived) == 0 {
-		return nil
+	if len(arrived) > 0 {
+		request := &agentv1.ReadFlowsRequest{PodKeys: arrived, Instance: f.instance}
+		err := h.source.Read(ctx, f.node, request, func(batch *agentv1.ReadFlowsResponse) error {
+			flows := slices.DeleteFunc(batch.Flows, func(flow *agentv1.Flow) bool { return flow.Revision > f.revision })
+			return h.publish(f, &agentv1.ReadFlowsResponse{Flows: flows, Instance: batch.Instance})
+		})
+		if err != nil {
+			return err // Nobody else tells of these flows: they are read when the agent answers again.
+		}
 	}
-	request := &agentv1.ReadFlowsRequest{PodKeys: arrived, Instance: f.instance}
-	return h.source.Read(ctx, f.node, request, func(batch *agentv1.ReadFlowsResponse) error {
-		flows := slices.DeleteFunc(batch.Flows, func(flow *agentv1.Flow) bool { return flow.Revision > f.revision })
-		return h.publish(f, &agentv1.ReadFlowsResponse{Flows: flows, Instance: batch.Instance})
-	})
+	f.asked = asked
+	return nil
 }
 
 // publish tells the watchers of a feed what its agent sent.
