@@ -64,7 +64,7 @@ func (r *recipe) addTo(c *cobra.Command, k kind) {
 	f.Int32Var(&r.ringFiles, "ring-files", 0, "Keep only the newest packets of each interface, in so many files")
 	f.StringVar(&r.ringFileSize, "ring-file-size", "16Mi", "Size of a file of the ring")
 	f.BoolVar(&r.bothEnds, "both-ends", false, "Record a flow between two recorded pods at both of them")
-	f.BoolVar(&r.snapshot, "snapshot", false, "With --to: also copy addresses, routes, rules and sockets of the nodes and pods")
+	f.BoolVar(&r.snapshot, "snapshot", false, "With --to: also copy addresses, routes, rules and sockets of the pods, and for a clustercapture of the nodes")
 	f.StringArrayVar(&r.to, "to", nil, destinationHelp)
 	f.DurationVar(&r.ttl, "ttl", 0, "For how long to keep the packets (default 24h)")
 	f.StringVarP(&r.file, "output", "o", "", "File to write the packets to when the capture has ended; - for stdout. With --dry-run: yaml, json or name")

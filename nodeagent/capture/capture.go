@@ -439,7 +439,9 @@ func (c *capture) reconcile() {
 			p.stop(v1alpha1.CaptureState_REASON_NO_LONGER_TARGET, "")
 		}
 	}
-	c.snapshot(&v1alpha1.CaptureTarget{}, request)
+	if request.GetNamespace() == "" { // The node's own network is not for those who may record a namespace.
+		c.snapshot(&v1alpha1.CaptureTarget{}, request)
+	}
 	var missing []*v1alpha1.CaptureMissing
 	for _, target := range request.GetTargets() {
 		if reason := c.record(target, request); reason != "" && len(missing) < maxMissing {

@@ -113,6 +113,7 @@ func TestDigest(t *testing.T) {
 	}
 }
 
+// Who records pods of a namespace learns nothing of the node's own network, with which go the connections of all pods.
 func TestSnapshots(t *testing.T) {
 	e, r := ended(t, true)
 	files, err := e.captures[r.Uid].files()
@@ -127,17 +128,18 @@ func TestSnapshots(t *testing.T) {
 	if err := json.Unmarshal(text, &all); err != nil || int64(len(text)) != files[1].Size {
 		t.Fatalf("%s: %v", text, err)
 	}
-	if all.Node != "node-1" || len(all.Targets) != 2 || all.Targets[0].Pod != "" || all.Targets[1].Pod != "a" || len(all.Targets[1].Network) == 0 {
+	if all.Node != "node-1" || len(all.Targets) != 1 || all.Targets[0].Pod != "a" || len(all.Targets[0].Network) == 0 {
 		t.Errorf("%s", text)
 	}
 }
 
-// A pod that comes when the agent was started anew has a snapshot as others have, and all of them count towards the quota.
+// A pod of a ClusterCapture that comes when the agent was started anew has a snapshot as others and the node have, and all of
+// them count towards the quota.
 func TestSnapshotsGoOn(t *testing.T) {
 	dir := t.TempDir()
 	e, f := fake(t, dir, 1)
 	r := fakeRequest(fakepod.UID(), "a", "b")
-	r.NetworkSnapshot = true
+	r.Namespace, r.NetworkSnapshot = "", true
 	e.ensure(r)
 	fakepod.Eventually(t, "snapshots", func() bool { return len(matching(t, dir, r.Uid, "network-*.json")) == 3 })
 	e.stop()
@@ -145,7 +147,7 @@ func TestSnapshotsGoOn(t *testing.T) {
 	f.places["a"].gone.Store(true)
 	next := launch(t, dir, f)
 	again := fakeRequest(r.Uid, "c", "b")
-	again.Revision, again.NetworkSnapshot = 2, true
+	again.Namespace, again.Revision, again.NetworkSnapshot = "", 2, true
 	next.ensure(again)
 	next.end(r.Uid)
 	network, err := next.captures[r.Uid].network()

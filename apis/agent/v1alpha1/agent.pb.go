@@ -4422,7 +4422,7 @@ type EnsureCaptureRequest struct {
 	// capture, on all nodes, that are being recorded.
 	OncePerFlow bool     `protobuf:"varint,18,opt,name=once_per_flow,json=oncePerFlow,proto3" json:"once_per_flow,omitempty"`
 	Peers       [][]byte `protobuf:"bytes,19,rep,name=peers,proto3" json:"peers,omitempty"`
-	// Record the state of the network of node and pods at the start, too.
+	// Record the state of the network of each target at the start, too; of a ClusterCapture also that of the node.
 	NetworkSnapshot bool `protobuf:"varint,20,opt,name=network_snapshot,json=networkSnapshot,proto3" json:"network_snapshot,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache

@@ -1654,7 +1654,7 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureSetti
 					},
 					"networkSnapshot": {
 						SchemaProps: spec.SchemaProps{
-							Description: "networkSnapshot also records the state of the network of each node and pod at the start: addresses, neighbours, routes, rules, nftables, sockets and sysctls. It is copied to the outputs beside the packets, and needs one.",
+							Description: "networkSnapshot also records the state of the network of each pod at the start, and for a ClusterCapture that of each node: addresses, neighbours, routes, rules, nftables, sockets and sysctls. It is copied to the outputs beside the packets, and needs one.",
 							Type:        []string{"boolean"},
 							Format:      "",
 						},
@@ -1794,7 +1794,7 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureSpec(
 					},
 					"networkSnapshot": {
 						SchemaProps: spec.SchemaProps{
-							Description: "networkSnapshot also records the state of the network of each node and pod at the start: addresses, neighbours, routes, rules, nftables, sockets and sysctls. It is copied to the outputs beside the packets, and needs one.",
+							Description: "networkSnapshot also records the state of the network of each pod at the start, and for a ClusterCapture that of each node: addresses, neighbours, routes, rules, nftables, sockets and sysctls. It is copied to the outputs beside the packets, and needs one.",
 							Type:        []string{"boolean"},
 							Format:      "",
 						},
@@ -2358,7 +2358,7 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_ClusterCaptu
 					},
 					"networkSnapshot": {
 						SchemaProps: spec.SchemaProps{
-							Description: "networkSnapshot also records the state of the network of each node and pod at the start: addresses, neighbours, routes, rules, nftables, sockets and sysctls. It is copied to the outputs beside the packets, and needs one.",
+							Description: "networkSnapshot also records the state of the network of each pod at the start, and for a ClusterCapture that of each node: addresses, neighbours, routes, rules, nftables, sockets and sysctls. It is copied to the outputs beside the packets, and needs one.",
 							Type:        []string{"boolean"},
 							Format:      "",
 						},

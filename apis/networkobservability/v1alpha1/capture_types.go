@@ -187,8 +187,9 @@ type CaptureSettings struct {
 	// +listType=map
 	// +listMapKey=name
 	Outputs []CaptureOutput `json:"outputs,omitempty"`
-	// networkSnapshot also records the state of the network of each node and pod at the start: addresses, neighbours,
-	// routes, rules, nftables, sockets and sysctls. It is copied to the outputs beside the packets, and needs one.
+	// networkSnapshot also records the state of the network of each pod at the start, and for a ClusterCapture that of each
+	// node: addresses, neighbours, routes, rules, nftables, sockets and sysctls. It is copied to the outputs beside the
+	// packets, and needs one.
 	// +optional
 	NetworkSnapshot bool `json:"networkSnapshot,omitempty"`
 

@@ -50,8 +50,9 @@ type CaptureSettingsApplyConfiguration struct {
 	// outputs are where the recorded packets are copied to when the capture has ended, at most 8. They stay on the nodes as
 	// well. The requester must be allowed to get the subresource pcap.
 	Outputs []CaptureOutputApplyConfiguration `json:"outputs,omitempty"`
-	// networkSnapshot also records the state of the network of each node and pod at the start: addresses, neighbours,
-	// routes, rules, nftables, sockets and sysctls. It is copied to the outputs beside the packets, and needs one.
+	// networkSnapshot also records the state of the network of each pod at the start, and for a ClusterCapture that of each
+	// node: addresses, neighbours, routes, rules, nftables, sockets and sysctls. It is copied to the outputs beside the
+	// packets, and needs one.
 	NetworkSnapshot *bool `json:"networkSnapshot,omitempty"`
 	// ttlSecondsAfterFinished is how long the capture and its packets are kept after it ended, at most 2592000 (30 days).
 	// Default 86400; 0 deletes it at once.
