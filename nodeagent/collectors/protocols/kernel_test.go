@@ -46,6 +46,34 @@ func equal(t *testing.T, what string, got, want int64) {
 	}
 }
 
+// The kernel shows each type of ICMP that it ever met, and anybody can send all of them.
+func TestAllTypesOfICMP(t *testing.T) {
+	a, b := pair(t)
+	addresses := map[*fakepod.Namespace]byte{a: 2, b: 1} // of the other end
+	for n, other := range addresses {
+		n.Do(func() {
+			socket, err := unix.Socket(unix.AF_INET6, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMPV6)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer unix.Close(socket)
+			for kind := range 256 {
+				message := []byte{byte(kind), 0, 0, 0, 0, 0, 0, 0}
+				if err := unix.Sendto(socket, message, 0, &unix.SockaddrInet6{Addr: [16]byte{0xfd, 0x99, 0, 1, 15: other}}); err != nil {
+					t.Errorf("type %d: %v", kind, err)
+				}
+			}
+		})
+	}
+	if length := len(a.Run("cat", "/proc/net/snmp6")); length <= roomy {
+		t.Errorf("snmp6 has %d bytes, want more than %d", length, roomy)
+	}
+	if got := of(t, a); got.Icmpv6.GetInMessages() < 256 {
+		t.Errorf("%d messages were received", got.Icmpv6.GetInMessages())
+	}
+}
+
 // A socket of protocol ICMP sends echo requests, and the kernel on the other side answers.
 func TestEchosOfBothVersions(t *testing.T) {
 	a, b := pair(t)

@@ -24,8 +24,12 @@ import (
 	"github.com/networkobservability/networkobservability/nodeagent/podmap"
 )
 
-// roomy is larger than any of the files, so that each is read at once.
-const roomy = 16 << 10
+const (
+	// roomy is larger than any of the files usually is, so that each is read at once.
+	roomy = 16 << 10
+	// longest is how long a file may be. Two lines for each type of ICMP that was ever sent or received make 22 KiB of snmp6.
+	longest = 1 << 20
+)
 
 // Collector reads protocol counters. It is safe for concurrent use.
 type Collector struct {
@@ -80,14 +84,12 @@ func ownFile(name string, buffer []byte) ([]byte, error) {
 		return buffer, err
 	}
 	defer file.Close()
-	n, err := io.ReadFull(file, buffer[:cap(buffer)])
-	if err == nil {
-		return buffer, fmt.Errorf("more than %d bytes", n)
+	text := bytes.NewBuffer(buffer)
+	n, err := text.ReadFrom(io.LimitReader(file, longest))
+	if n == longest {
+		err = fmt.Errorf("it is longer than %d bytes", longest)
 	}
-	if errors.Is(err, io.ErrUnexpectedEOF) {
-		err = nil
-	}
-	return buffer[:n], err
+	return text.Bytes(), err
 }
 
 // read reads net/snmp and the others. What file returns is not used any more when it is called again.
