@@ -9,8 +9,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ownNamespace stands for the namespace of the listener, which the kernel does not number.
-const ownNamespace = -1
+const (
+	// ownNamespace stands for the namespace of the listener, which the kernel does not number.
+	ownNamespace = -1
+	// everyNamespace is that of an event that stands for those that were lost.
+	everyNamespace = -3
+	// room is how many bytes of announcements wait while pods that were announced before are attached to.
+	room = 1 << 20
+)
 
 // An event is an interface that came, changed or went, got or lost an address, or a whole namespace that went.
 type event struct {
@@ -45,6 +51,7 @@ func listen() (*listener, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("subscribing to interfaces: %w", err)
 	}
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, room) // with less, more is lost
 	everywhere := unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_LISTEN_ALL_NSID, 1) == nil
 	return &listener{socket: os.NewFile(uintptr(fd), "route socket"), everywhere: everywhere}, nil
 }
@@ -53,7 +60,7 @@ func listen() (*listener, error) {
 func (l *listener) close() { l.socket.Close() }
 
 // run calls heard for each event until close. When the kernel had more to tell than the socket holds, it makes up an
-// event of the own namespace, which has everything looked at.
+// event of every namespace.
 func (l *listener) run(heard func(event)) error {
 	raw, err := l.socket.SyscallConn()
 	if err != nil {
@@ -72,7 +79,7 @@ func (l *listener) run(heard func(event)) error {
 		}
 		switch {
 		case errors.Is(receiveError, unix.ENOBUFS):
-			heard(event{namespace: ownNamespace, what: appeared})
+			heard(event{namespace: everyNamespace, what: appeared})
 		case errors.Is(receiveError, unix.EINTR):
 		case receiveError != nil:
 			return fmt.Errorf("listening for interfaces: %w", receiveError)

@@ -79,6 +79,10 @@ type Map struct {
 	pods map[string]*Pod
 
 	// What follows belongs to the loop.
+
+	// missed is true after announcements were lost, until all pods are taken for changed, which they last were at reread.
+	missed   bool
+	reread   time.Time
 	tree     tree
 	seen     map[int]sighting
 	revision uint64
@@ -225,15 +229,33 @@ func gather(ctx context.Context, heard <-chan event, note func(event)) error {
 
 // note marks the pod in whose namespace something happened.
 func (m *Map) note(e event) {
+	if e.namespace == everyNamespace {
+		m.missed = true
+		return
+	}
+	m.revise(func(pod *Pod) bool { return pod.namespace == e.namespace })
+}
+
+// revise marks pods as changed.
+func (m *Map) revise(which func(*Pod) bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for key, pod := range m.pods {
-		if pod.namespace == e.namespace {
+		if which(pod) {
 			changed := *pod
 			m.revision++
 			changed.Revision = m.revision
 			m.pods[key] = &changed
 		}
+	}
+}
+
+// makeUp marks all pods after announcements were lost, but seldom: a pod that causes them without end would keep all others
+// busy.
+func (m *Map) makeUp(now time.Time) {
+	if m.missed && now.Sub(m.reread) >= lookEvery {
+		m.missed, m.reread = false, now
+		m.revise(func(*Pod) bool { return true })
 	}
 }
 
@@ -244,6 +266,7 @@ func (m *Map) look(full bool) error {
 		return err
 	}
 	now := time.Now()
+	m.makeUp(now)
 	found := m.sight(pids, now, full)
 
 	pods := map[string]*Pod{}

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"os"
 	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -101,6 +104,32 @@ func TestInterfaceThatComesLater(t *testing.T) {
 	before := find(t, m, fake.UID).Revision
 	fakepod.Connect(fake.Namespace, fakepod.NewNamespace(t), "net1", "b", 1)
 	fakepod.Eventually(t, "hearing of the interface", func() bool {
+		pod, ok := m.Lookup(fake.UID)
+		return ok && pod.Revision != before
+	})
+}
+
+// While pods are attached to, the kernel can announce more than the socket holds, as when one pod changes an interface
+// again and again. What happened to others is not forgotten.
+func TestLostAnnouncements(t *testing.T) {
+	busy, fake := fakepod.New(t, fakepod.Prefix()), fakepod.New(t, fakepod.Prefix())
+	var attaching atomic.Bool
+	entered, release := make(chan struct{}), make(chan struct{})
+	m := start(t, podmap.Config{Changed: func([]*podmap.Pod) {
+		if attaching.CompareAndSwap(true, false) {
+			close(entered)
+			<-release
+		}
+	}})
+	goOn := sync.OnceFunc(func() { close(release) })
+	t.Cleanup(goOn)
+	before := find(t, m, fake.UID).Revision
+	attaching.Store(true)
+	<-entered
+	busy.RunInput(strings.Repeat("link set lo mtu 1500\nlink set lo mtu 1400\n", 3000), "ip", "-batch", "-")
+	fake.Run("ip", "link", "set", "dev", "lo", "mtu", "1400")
+	goOn()
+	fakepod.Eventually(t, "taking the pod for changed", func() bool {
 		pod, ok := m.Lookup(fake.UID)
 		return ok && pod.Revision != before
 	})
