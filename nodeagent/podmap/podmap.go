@@ -341,7 +341,7 @@ func (m *Map) pod(key string, pids []int) *Pod {
 	if known, ok := m.Lookup(key); ok && known.process.alive() {
 		return known
 	}
-	oldest := oldest(pids)
+	oldest := m.oldest(key, pids)
 	if oldest == nil {
 		return nil
 	}
@@ -357,12 +357,16 @@ func (m *Map) pod(key string, pids []int) *Pod {
 	return pod
 }
 
-// oldest opens the process that started first. It closes all others.
-func oldest(pids []int) *process {
+// oldest opens the process of the pod that started first. It closes all others.
+func (m *Map) oldest(key string, pids []int) *process {
 	var first *process
 	for _, pid := range pids {
 		candidate, err := openProcess(pid)
 		if err != nil {
+			continue
+		}
+		if !m.belongs(candidate, key) {
+			candidate.close()
 			continue
 		}
 		if first == nil || candidate.started < first.started {
@@ -373,6 +377,16 @@ func oldest(pids []int) *process {
 		}
 	}
 	return first
+}
+
+// belongs is false for a process that got the number of one of the pod's since that was seen.
+func (m *Map) belongs(p *process, key string) bool {
+	var err error
+	if m.buffer, err = p.read("cgroup", m.buffer[:0]); err != nil {
+		return false
+	}
+	now, _, _ := m.tree.pod(m.buffer)
+	return now == key
 }
 
 // identify asks for the namespace's cookie, and has the namespace numbered so that the listener hears of it.
