@@ -11,6 +11,8 @@ func TestConfiguration(t *testing.T) {
 		"disabled: [dns]":                     "",
 		"{\"traffic\": {\"hook\": \"tcx\"}}":  "",
 		"disabled: [nothing]":                 `disabled[0]: "nothing" is none of traffic, `,
+		"withoutHooks: [tcp, kfree_skb]":      "",
+		"withoutHooks: [tcp, kfree_skp]":      `withoutHooks[1]: "kfree_skp" is none of kfree_skb, `,
 		"traffic: {hook: xdp}":                `traffic.hook: "xdp" is none of auto, tcx and clsact`,
 		"traffic: {hok: tcx}":                 `unknown field "traffic.hok"`,
 		"Traffic: {hook: tcx}":                `unknown field "Traffic"`,

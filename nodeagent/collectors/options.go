@@ -11,6 +11,13 @@ import (
 	"github.com/networkobservability/networkobservability/nodeagent/flows"
 )
 
+// hooks are what WithoutHooks may name: those of drops, of tcp and of dns.
+var hooks = []string{
+	"kfree_skb",
+	"inet_sock_set_state", "tcp_send_reset", "tcp_receive_reset", "bpf_sk_storage_map", "tcp",
+	"inspectors", "cgroup_inspectors", "syscall",
+}
+
 // Options is what operators choose: the fields at the top of the agents' configuration, which docs/configuration.md
 // describes.
 type Options struct {
@@ -58,6 +65,11 @@ func (o *Options) Validate() (problems []error) {
 	for i, name := range o.Disabled {
 		if !slices.Contains(Names(), name) {
 			problems = append(problems, fmt.Errorf("disabled[%d]: %q is none of %s", i, name, strings.Join(Names(), ", ")))
+		}
+	}
+	for i, name := range o.WithoutHooks {
+		if !slices.Contains(hooks, name) {
+			problems = append(problems, fmt.Errorf("withoutHooks[%d]: %q is none of %s", i, name, strings.Join(hooks, ", ")))
 		}
 	}
 	if !slices.Contains([]traffic.Hook{traffic.Auto, traffic.TCX, traffic.Clsact}, o.Traffic.Hook) {
