@@ -273,10 +273,7 @@ func (c *Collector) sweep(live map[string]bool, now time.Time) error {
 
 // attachBest uses the configured hook, or the one that works.
 func (c *Collector) attachBest(iface netlink.Link, pins string, programs [2]*ebpf.Program) (fresh bool, err error) {
-	c.mu.Lock()
-	useClsact := c.config.Hook == Clsact || c.fallback != nil
-	c.mu.Unlock()
-	if useClsact {
+	if c.usesClsact() {
 		return clsactHook{}.attach(iface, pins, programs)
 	}
 	fresh, err = tcxHook{}.attach(iface, pins, programs)
@@ -287,6 +284,21 @@ func (c *Collector) attachBest(iface netlink.Link, pins string, programs [2]*ebp
 	c.fallback = err
 	c.mu.Unlock()
 	return clsactHook{}.attach(iface, pins, programs)
+}
+
+func (c *Collector) usesClsact() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.config.Hook == Clsact || c.fallback != nil
+}
+
+// isAttached says whether the programs that were put on an interface are on this one: what is deleted can be made again
+// with the same number, and what is moved away takes its programs along.
+func (c *Collector) isAttached(iface netlink.Link, pins string) bool {
+	if c.usesClsact() {
+		return clsactHook{}.isAttached(iface)
+	}
+	return tcxHook{}.isAttached(iface, pins)
 }
 
 // Sample takes the samples that rates are later compared with.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -32,13 +33,10 @@ func (tcxHook) attach(iface netlink.Link, pins string, programs [2]*ebpf.Program
 	}
 	fresh := true
 	for _, direction := range directions {
-		kind := ebpf.AttachTCXIngress
-		if direction == bpf.Transmit {
-			kind = ebpf.AttachTCXEgress
-		}
-		replaced, err := replaceOrPin(filepath.Join(pins, direction.String()), programs[direction], func() (link.Link, error) {
+		isHere := func(l link.Link) bool { return isOn(iface, direction, l) }
+		replaced, err := replaceOrPin(filepath.Join(pins, direction.String()), programs[direction], isHere, func() (link.Link, error) {
 			return link.AttachTCX(link.TCXOptions{
-				Interface: iface.Attrs().Index, Program: programs[direction], Attach: kind, Anchor: link.Head(),
+				Interface: iface.Attrs().Index, Program: programs[direction], Attach: tcxKind(direction), Anchor: link.Head(),
 			})
 		})
 		if err != nil {
@@ -49,13 +47,52 @@ func (tcxHook) attach(iface netlink.Link, pins string, programs [2]*ebpf.Program
 	return fresh, nil
 }
 
-// replaceOrPin puts a program into the link that is pinned at path, or attaches one and pins it there.
-func replaceOrPin(path string, program *ebpf.Program, attach func() (link.Link, error)) (replaced bool, err error) {
+func tcxKind(direction bpf.Direction) ebpf.AttachType {
+	if direction == bpf.Transmit {
+		return ebpf.AttachTCXEgress
+	}
+	return ebpf.AttachTCXIngress
+}
+
+func (tcxHook) isAttached(iface netlink.Link, pins string) bool {
+	for _, direction := range directions {
+		pinned, err := link.LoadPinnedLink(filepath.Join(pins, direction.String()), nil)
+		if err != nil {
+			return false
+		}
+		here := isOn(iface, direction, pinned)
+		pinned.Close()
+		if !here {
+			return false
+		}
+	}
+	return true
+}
+
+// isOn says whether a link is one of an interface of the calling thread's network namespace.
+func isOn(iface netlink.Link, direction bpf.Direction, l link.Link) bool {
+	info, err := l.Info()
+	if err != nil {
+		return false
+	}
+	result, err := link.QueryPrograms(link.QueryOptions{Target: iface.Attrs().Index, Attach: tcxKind(direction)})
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(result.Programs, func(attached link.AttachedProgram) bool {
+		id, ok := attached.LinkID()
+		return ok && id == info.ID
+	})
+}
+
+// replaceOrPin puts a program into the link that is pinned at path if it is where it should be, or attaches one and pins it
+// there.
+func replaceOrPin(path string, program *ebpf.Program, isHere func(link.Link) bool, attach func() (link.Link, error)) (replaced bool, err error) {
 	pinned, err := link.LoadPinnedLink(path, nil)
 	switch {
 	case err == nil:
 		defer pinned.Close()
-		if alive(pinned) {
+		if isHere(pinned) {
 			if err := pinned.Update(program); err != nil {
 				return false, fmt.Errorf("replacing the program at %s: %w", path, err)
 			}
@@ -133,6 +170,15 @@ func (clsactHook) attach(iface netlink.Link, pins string, programs [2]*ebpf.Prog
 	return fresh, nil
 }
 
+func (clsactHook) isAttached(iface netlink.Link) bool {
+	for _, direction := range directions {
+		if found, err := hasFilter(iface, newFilter(iface, direction)); err != nil || !found {
+			return false
+		}
+	}
+	return true
+}
+
 func newFilter(iface netlink.Link, direction bpf.Direction) *netlink.BpfFilter {
 	parent := uint32(netlink.HANDLE_MIN_INGRESS)
 	if direction == bpf.Transmit {
@@ -184,7 +230,7 @@ func attachCgroup(path, pins string, programs [2]*ebpf.Program) error {
 		if direction == bpf.Transmit {
 			kind = ebpf.AttachCGroupInetEgress
 		}
-		if _, err := replaceOrPin(filepath.Join(pins, direction.String()), programs[direction], func() (link.Link, error) {
+		if _, err := replaceOrPin(filepath.Join(pins, direction.String()), programs[direction], alive, func() (link.Link, error) {
 			return link.AttachCgroup(link.CgroupOptions{Path: path, Attach: kind, Program: programs[direction]})
 		}); err != nil {
 			return err

@@ -110,7 +110,12 @@ func (c *Collector) attachToInterfaces(t *target, pod *podmap.Pod) error {
 			attrs := iface.Attrs()
 			found[attrs.Index] = true
 			kind := hookFor(iface, links)
-			if known := t.interfaces[attrs.Index]; known != nil && known.kind == kind {
+			known := t.interfaces[attrs.Index]
+			if known != nil && !c.isAttached(iface, c.interfacePins(pod.NetnsCookie, attrs.Index)) {
+				t.forgetOne(attrs.Index) // another interface has its number
+				known = nil
+			}
+			if known != nil && known.kind == kind {
 				known.name = attrs.Name
 				continue
 			}
@@ -258,12 +263,16 @@ func (c *Collector) reduce(refused bpf.Beyond, reason error) {
 
 // forget drops interfaces that are gone; what they had sent stays in the reckoning of what bypassed the hooks.
 func (t *target) forget(found map[int]bool) {
-	for index, iface := range t.interfaces {
+	for index := range t.interfaces {
 		if !found[index] {
-			t.notes.TransmitBase -= iface.transmitted
-			delete(t.interfaces, index)
+			t.forgetOne(index)
 		}
 	}
+}
+
+func (t *target) forgetOne(index int) {
+	t.notes.TransmitBase -= t.interfaces[index].transmitted
+	delete(t.interfaces, index)
 }
 
 // transmitted is how many packets an interface of the calling thread's namespace has sent or dropped on the way.

@@ -574,6 +574,27 @@ func TestInterfaceThatComesLaterIsCounted(t *testing.T) {
 	}
 }
 
+// An interface that was deleted and made anew with the same number, between two looks, is another one.
+func TestInterfaceMadeAnewIsCounted(t *testing.T) {
+	hooksToTest(t, func(t *testing.T, config Config) {
+		pod, peer := pair(t)
+		a := startAgent(t, config, pod)
+		before := a.totals(pod)
+		pod.RunInput(fmt.Sprintf("link del eth0\nlink add name eth0 index %d type veth peer name host0 netns %d\n"+
+			"address add 10.99.1.1/24 dev eth0\nneighbour add 10.99.1.2 lladdr 02:99:00:00:01:02 dev eth0\nlink set eth0 up\n",
+			eth0(t, pod), peer.PID), "ip", "-batch", "-")
+		peer.Run("ip", "link", "set", "dev", "host0", "up")
+		fakepod.Eventually(t, "counting the new interface", func() bool {
+			sendUDP(t, pod.Namespace, "10.99.1.2:7000", 1, 72)
+			return minus(a.totals(pod), before).Cells[bpf.Transmit][bpf.IPv4Unicast].Packets > 0
+		})
+		row, err := a.row(pod)
+		if err != nil || row.Traffic.Transmit.Bypassed == nil {
+			t.Errorf("bypassed is %v (%v)", row.Traffic.Transmit.Bypassed, err)
+		}
+	})
+}
+
 // A pod can make interfaces without end. What it is beyond the limit is said.
 func TestTooManyInterfaces(t *testing.T) {
 	pod, peer := pair(t)
