@@ -293,3 +293,19 @@ func TestLeafEndsWithItsAuthority(t *testing.T) {
 		t.Errorf("the leaf ends at %v", end)
 	}
 }
+
+// TestLeafFromTheFuture: a leaf that was made while the clock was ahead is replaced when the clock is set right, since nobody
+// else would take it.
+func TestLeafFromTheFuture(t *testing.T) {
+	a := firstTrust(t, epoch)
+	l, err := mint(a.client.generations[0], clientTemplate(), epoch.Add(time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for ahead, want := range map[time.Duration]bool{time.Hour: false, backdate: true, 0: true} {
+		at := epoch.Add(time.Hour - ahead)
+		if got := l.fresh(at, a.client.trusted(at)); got != want {
+			t.Errorf("made %v ahead: fresh is %v, want %v", ahead, got, want)
+		}
+	}
+}

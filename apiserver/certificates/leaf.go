@@ -70,13 +70,14 @@ func mint(g generation, template *x509.Certificate, now time.Time) (*leaf, error
 	}, nil
 }
 
-// fresh says that a leaf need not be replaced: a third of its life is left, and its authority is trusted.
+// fresh says that a leaf need not be replaced: it is valid already, which one from before a clock was set back is not, a
+// third of its life is left, and its authority is trusted.
 func (l *leaf) fresh(now time.Time, trusted []*x509.Certificate) bool {
 	if l == nil {
 		return false
 	}
 	c := l.pair.Leaf
-	if c.NotAfter.Sub(now) < c.NotAfter.Sub(c.NotBefore)/3 {
+	if now.Before(c.NotBefore) || c.NotAfter.Sub(now) < c.NotAfter.Sub(c.NotBefore)/3 {
 		return false
 	}
 	return slices.ContainsFunc(trusted, func(issuer *x509.Certificate) bool { return c.CheckSignatureFrom(issuer) == nil })
