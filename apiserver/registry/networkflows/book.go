@@ -1,6 +1,7 @@
 package networkflows
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -14,6 +15,8 @@ const (
 	keepMarks = time.Minute
 	// maxBooked bounds the flows in all books; one takes about 40 bytes.
 	maxBooked = 1_000_000
+	// maxLeft bounds the flows in all books that went while somebody was reading.
+	maxLeft = 100_000
 	// maxMarks bounds the lists from which a watch can begin exactly.
 	maxMarks = 1000
 )
@@ -25,6 +28,8 @@ type book struct {
 	pods     map[int64]*live.Record
 	// gone are those of pods that have left the history, oldest first.
 	gone []departed
+	// left are flows that went while nobody had been told of them, but somebody was reading, who may yet tell.
+	left map[int64]time.Time
 	// touched is when it was last written by a list; a feed needs it whatever its age.
 	touched time.Time
 }
@@ -57,7 +62,33 @@ func (h *hub) tell(node string, instance, position int64, pod *live.Record) bool
 		h.booked++
 	}
 	b.pods[position] = pod
+	if _, left := b.left[position]; left {
+		b.gone = append(b.gone, departed{position, h.clock.Now()})
+	}
 	return true
+}
+
+// reads notes that somebody reads flows, to tell of them when he has them: until done is called it is remembered which
+// have gone meanwhile.
+func (h *hub) reads() (done func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.reading++
+	return func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.reading--
+	}
+}
+
+// hasLeft says whether a flow went while somebody was reading.
+func (h *hub) hasLeft(node string, instance, position int64) bool {
+	b := h.books[node]
+	if b == nil || b.instance != instance {
+		return false
+	}
+	_, left := b.left[position]
+	return left
 }
 
 // bookOf is the book of an instance, which takes the place of a former one's.
@@ -65,7 +96,7 @@ func (h *hub) bookOf(node string, instance int64) *book {
 	b := h.books[node]
 	if b == nil || b.instance != instance {
 		h.closeBook(node)
-		b = &book{instance: instance, pods: map[int64]*live.Record{}}
+		b = &book{instance: instance, pods: map[int64]*live.Record{}, left: map[int64]time.Time{}}
 		h.books[node] = b
 	}
 	b.touched = h.clock.Now()
@@ -75,6 +106,7 @@ func (h *hub) bookOf(node string, instance int64) *book {
 func (h *hub) closeBook(node string) {
 	if b := h.books[node]; b != nil {
 		h.booked -= len(b.pods)
+		h.left -= len(b.left)
 		delete(h.books, node)
 	}
 }
@@ -90,6 +122,9 @@ func (h *hub) sweep() {
 			}
 			b.gone = b.gone[1:]
 		}
+		h.left -= len(b.left)
+		maps.DeleteFunc(b.left, func(_ int64, at time.Time) bool { return h.reading == 0 || now.Sub(at) > keepFor })
+		h.left += len(b.left)
 		if h.feeds[node] == nil && now.Sub(b.touched) > keepMarks {
 			h.closeBook(node)
 		}

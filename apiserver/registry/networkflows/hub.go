@@ -46,7 +46,9 @@ type hub struct {
 	feeds    map[string]*feed
 	books    map[string]*book
 	booked   int
-	marks    map[uint64]*mark
+	// reading is how many read flows of which nobody has been told yet, left how many have gone meanwhile.
+	reading, left int
+	marks         map[uint64]*mark
 }
 
 // A feed follows one node. The hub's lock guards it.
@@ -400,7 +402,13 @@ func (h *hub) book(f *feed, events []event) bool {
 
 // departures are events of flows that have gone, of which clients have been told.
 func (h *hub) departures(f *feed, from *agentv1.ReadFlowsResponse) (events []event) {
+	if len(from.Gone) == 0 {
+		return nil
+	}
 	b := h.books[f.node]
+	if h.reading > 0 {
+		b = h.bookOf(f.node, f.instance)
+	}
 	if b == nil || b.instance != f.instance {
 		return nil
 	}
@@ -408,6 +416,9 @@ func (h *hub) departures(f *feed, from *agentv1.ReadFlowsResponse) (events []eve
 		if pod, ok := b.pods[position]; ok {
 			events = append(events, event{place: place{f.node, f.instance, position}, revision: from.Revision, pod: pod, gone: true})
 			b.gone = append(b.gone, departed{position, h.clock.Now()})
+		} else if h.reading > 0 && h.left < maxLeft {
+			h.left++
+			b.left[position] = h.clock.Now()
 		}
 	}
 	return events

@@ -1,9 +1,14 @@
 package networkflows
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"testing"
+
+	metainternalversion "k8s.io/apimachinery/pkg/apis/meta/internalversion"
+
+	agentv1 "github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
 )
 
 // TestArrivalsAreReadAgain: what pods had before they were asked for is told of, also when the agent does not answer at first.
@@ -32,5 +37,75 @@ func TestArrivalsAreReadAgain(t *testing.T) {
 		if len(asked) != want || want > 0 && !slices.Equal(asked[0].Request.PodKeys, []string{"x/b"}) {
 			t.Errorf("asked %v, want %d reads of x/b", asked, want)
 		}
+	}
+}
+
+// held is a source whose answers wait, once they are there, until let.
+type held struct {
+	Source
+	answered, let chan struct{}
+}
+
+func (h held) Read(ctx context.Context, node string, request *agentv1.ReadFlowsRequest, take func(*agentv1.ReadFlowsResponse) error) error {
+	var batches []*agentv1.ReadFlowsResponse
+	err := h.Source.Read(ctx, node, request, func(batch *agentv1.ReadFlowsResponse) error {
+		batches = append(batches, batch)
+		return nil
+	})
+	h.answered <- struct{}{}
+	<-h.let
+	for _, batch := range batches {
+		if err := take(batch); err != nil {
+			return err
+		}
+	}
+	return err
+}
+
+// TestFlowGoesWhileItIsRead: of a flow that goes while a watch begins the client is not told, and after a list the books
+// know that it went.
+func TestFlowGoesWhileItIsRead(t *testing.T) {
+	w := newWorld(t)
+	a := w.pod("x", "a", "n1", nil)
+	record := func() int64 { return w.agents.Record("n1", w.flow(a, "198.51.100.1", 1)) }
+	first, second := record(), record()
+	no := false
+	other := w.watch("x", &metainternalversion.ListOptions{SendInitialEvents: &no})
+	source := held{w.agents, make(chan struct{}), make(chan struct{})}
+	w.rest.source = source
+	// goes removes a flow that was read, and returns when the hub has heard of it.
+	goes := func(position int64) {
+		<-source.answered
+		w.agents.Remove("n1", position)
+		record()
+		other.want("ADDED a 3")
+		source.let <- struct{}{}
+	}
+
+	c := w.watch("x", streaming())
+	goes(first)
+	c.want("ADDED a 3", "BOOKMARK true", "ADDED a 3") // the second one, and what was recorded meanwhile
+	w.agents.Remove("n1", second)
+	c.want("DELETED a")
+	other.want("DELETED a")
+
+	third := w.agents.Positions("n1")[0]
+	w.rest.hub.mu.Lock()
+	w.rest.hub.closeBook("n1") // as if nobody had been told yet
+	w.rest.hub.mu.Unlock()
+	listed := make(chan error)
+	go func() {
+		_, err := w.rest.List(w.request("x"), nil)
+		listed <- err
+	}()
+	goes(third)
+	if err := <-listed; err != nil {
+		t.Fatal(err)
+	}
+	w.rest.hub.mu.Lock()
+	defer w.rest.hub.mu.Unlock()
+	b := w.rest.hub.books["n1"]
+	if _, told := b.pods[third]; !told || !slices.ContainsFunc(b.gone, func(d departed) bool { return d.position == third }) {
+		t.Errorf("of flow %d the books say %v, and that %v have gone", third, b.pods, b.gone)
 	}
 }

@@ -175,6 +175,7 @@ func (r *REST) List(ctx context.Context, options *metainternalversion.ListOption
 	if err := r.takeRoom(ctx, page.limit); err != nil {
 		return nil, err
 	}
+	defer r.hub.reads()()
 	m := newMerge(ctx, r.source, judge{r.names, selection, r.metrics}, page.queries, page.cursors, page.limit, time.Now().Add(pageTime))
 	list := &v1alpha1.NetworkFlowList{ListMeta: metav1.ListMeta{ResourceVersion: format(page.version)}}
 	var told []place

@@ -290,6 +290,7 @@ func (w *watcher) beginWithAll(ctx context.Context, ready map[string]*feed) bool
 
 // sendListed sends the flows that nodes have now.
 func (w *watcher) sendListed(ctx context.Context, queries map[string]*agentv1.ReadFlowsRequest, kind watch.EventType) bool {
+	defer w.rest.hub.reads()()
 	forever := time.Now().Add(24 * time.Hour)
 	m := newMerge(ctx, w.rest.source, judge{w.rest.names, w.selection, w.rest.metrics}, queries, nil, firstChunk, forever)
 	for _, l := range m.nodes {
@@ -300,7 +301,8 @@ func (w *watcher) sendListed(ctx context.Context, queries map[string]*agentv1.Re
 		if !ok {
 			break
 		}
-		if !w.tell(row) || !w.sendRow(ctx, kind, &row, w.last) {
+		left, ok := w.tell(row)
+		if !ok || !left && !w.sendRow(ctx, kind, &row, w.last) {
 			return false
 		}
 	}
@@ -314,16 +316,18 @@ func (w *watcher) sendListed(ctx context.Context, queries map[string]*agentv1.Re
 	return ctx.Err() == nil
 }
 
-// tell notes in the books that the client is told of a flow that no feed brought.
-func (w *watcher) tell(row row) bool {
+// tell notes in the books that the client is told of a flow that no feed brought. One that has left the history since it was
+// read is not to be told of: nothing would say that it went.
+func (w *watcher) tell(row row) (left, ok bool) {
 	h := w.rest.hub
 	h.mu.Lock()
-	ok := h.tell(row.node, row.instance, row.position, row.pod)
+	left = h.hasLeft(row.node, row.instance, row.position)
+	ok = left || h.tell(row.node, row.instance, row.position, row.pod)
 	h.mu.Unlock()
 	if !ok {
 		w.expire("too many flows are watched", "memory")
 	}
-	return ok
+	return left, ok
 }
 
 // beginAfter sends what has happened on a node since the watch's version: exactly, if this replica gave the version
@@ -356,6 +360,7 @@ func (w *watcher) catchUp(ctx context.Context, node string, request *agentv1.Rea
 		return false // The client has gone.
 	}
 	defer places.Release(1)
+	defer w.rest.hub.reads()()
 	// Filters of the agent would hide what has left the selection.
 	request = &agentv1.ReadFlowsRequest{PodKeys: request.PodKeys, Follow: true, AfterRevision: since.revision, Instance: since.instance}
 	judge := judge{w.rest.names, everything, w.rest.metrics}
@@ -401,6 +406,9 @@ func (h *hub) past(node string, from *agentv1.ReadFlowsResponse, events []event)
 		_, known := b.pods[e.position]
 		events[i].fresh = !known
 		h.tell(node, from.Instance, e.position, e.pod)
+		if h.hasLeft(node, from.Instance, e.position) {
+			events[i].gone, events[i].row = true, nil
+		}
 	}
 	for _, position := range from.Gone {
 		if pod, ok := b.pods[position]; ok {
