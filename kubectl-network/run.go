@@ -176,7 +176,7 @@ func (p *program) follow(ctx context.Context, api *captures, name string, what p
 	case interrupted() && (err == nil || reading.Err() != nil):
 		p.conclude(ctx, api, name)
 		return errInterrupted
-	case isAnswer(err) && stopping:
+	case isAnswer(err) && stopping && !apierrors.IsNotFound(err): // What is not there is not recorded either.
 		err = hinted(err, what)
 		return fmt.Errorf("following %s: %w; it is being recorded all the same: kubectl network %s stop %[1]s ends that", name, unread{err}, api.singular)
 	case isAnswer(err):

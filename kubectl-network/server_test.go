@@ -38,6 +38,8 @@ type server struct {
 	cut int
 	// refuse is how many answers are 503, and forbid 403.
 	refuse, forbid int
+	// lose deletes the next capture whose packets are asked for, before it is looked up.
+	lose bool
 	// digest is what the file is now.
 	digest string
 	// failed is the reason for which captures fail; empty when they do not. There is no file then if they are fileless.
@@ -96,6 +98,8 @@ func (s *server) command(ts *testscript.TestScript, args []string) {
 		s.forbid = number()
 	case "refuse":
 		s.refuse = number()
+	case "lose":
+		s.lose = true
 	case "digest":
 		s.digest = args[1]
 		for _, capture := range s.captures {
@@ -174,6 +178,10 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.mu.Unlock()
 		fail(w, http.StatusForbidden, metav1.StatusReasonForbidden, "cannot get captures/"+subresource)
 		return
+	}
+	if s.lose && subresource != "" {
+		s.lose = false
+		delete(s.captures, name)
 	}
 	capture := s.captures[name]
 	s.mu.Unlock()
