@@ -6,6 +6,7 @@ package collectors
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"strings"
@@ -88,10 +89,13 @@ type Set struct {
 	flows   *flows.Collector
 	shared  map[string]*ebpf.Map
 
-	// preparing is what went wrong before collectors began.
-	preparing error
+	// forgetIn removes what a collector that is off has left in pods; nil when that is done, or there is nothing. It belongs
+	// to Follow.
+	forgetIn func([]*podmap.Pod) error
 
 	mu sync.Mutex
+	// preparing is what went wrong before collectors began.
+	preparing error
 	// indexing is what went wrong when pods were last told to the kernel.
 	indexing   error
 	apiServers []string
@@ -133,6 +137,13 @@ func (s *Set) Follow(pods []*podmap.Pod) {
 		err := s.index.Follow(pods)
 		s.mu.Lock()
 		s.indexing = err
+		s.mu.Unlock()
+	}
+	if s.forgetIn != nil {
+		err := s.forgetIn(pods)
+		s.forgetIn = nil
+		s.mu.Lock()
+		s.preparing = errors.Join(s.preparing, err)
 		s.mu.Unlock()
 	}
 	each(s, func(f follower) { f.Follow(pods) })

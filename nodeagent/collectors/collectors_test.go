@@ -1,12 +1,17 @@
 package collectors
 
 import (
+	"net"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+
 	"github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
+	"github.com/networkobservability/networkobservability/nodeagent/collectors/traffic"
 	"github.com/networkobservability/networkobservability/nodeagent/fakepod"
 	"github.com/networkobservability/networkobservability/nodeagent/podmap"
 )
@@ -46,6 +51,43 @@ func TestOff(t *testing.T) {
 			if (node.Protocols == nil) != (name == "protocols") || (len(node.Interfaces) == 0) != (name == "interfaces") {
 				t.Errorf("protocols %v, %d interfaces", node.Protocols != nil, len(node.Interfaces))
 			}
+		})
+	}
+}
+
+// Nothing of traffic stays on a pod's interface when it is switched off after it was on.
+func TestTrafficSwitchedOff(t *testing.T) {
+	for _, hook := range []traffic.Hook{traffic.TCX, traffic.Clsact} {
+		t.Run(string(hook), func(t *testing.T) {
+			environment := Environment{BPFFS: fakepod.BPFFS(t), Node: "n"}
+			pod, peer := fakepod.New(t, fakepod.Prefix()), fakepod.NewNamespace(t)
+			fakepod.Connect(pod.Namespace, peer, "eth0", "eth0", 1)
+			attached := func() (count int) {
+				pod.Do(func() {
+					eth0, err := net.InterfaceByName("eth0")
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					if found, err := link.QueryPrograms(link.QueryOptions{Target: eth0.Index, Attach: ebpf.AttachTCXIngress}); err == nil {
+						count = len(found.Programs)
+					}
+				})
+				return count + strings.Count(pod.Run("tc", "filter", "show", "dev", "eth0", "ingress"), "networkobservability")
+			}
+			follow(t, pod, func(found *podmap.Pod) {
+				options := Defaults()
+				options.Traffic.Hook = hook
+				for _, want := range []bool{true, false} {
+					set := New(environment, options)
+					set.Follow([]*podmap.Pod{found})
+					if got := attached() > 0; got != want {
+						t.Errorf("%v off: programs are attached: %v", options.Disabled, got)
+					}
+					set.Close()
+					options.Disabled = []string{"traffic"}
+				}
+			})
 		})
 	}
 }

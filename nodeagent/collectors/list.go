@@ -118,7 +118,7 @@ func New(environment Environment, options Options) *Set {
 		e := entry{collector: nothing(one.name), off: options.off(one.name)}
 		if e.off == "" {
 			e.collector = one.make(m)
-		} else if err := pins.Forget(m.root, m.shared, one.name); err != nil {
+		} else if err := s.forget(m, one.name); err != nil {
 			s.preparing = errors.Join(s.preparing, err)
 		}
 		s.entries = append(s.entries, e)
@@ -127,6 +127,15 @@ func New(environment Environment, options Options) *Set {
 		}
 	}
 	return s
+}
+
+// forget removes what a collector that is off has left in the kernel when it was on.
+func (s *Set) forget(m *maker, name string) error {
+	if name == "traffic" {
+		s.forgetIn = traffic.ForgetIn
+		return traffic.Forget(m.BPFFS, m.Node)
+	}
+	return pins.Forget(m.root, m.shared, name)
 }
 
 // Close lets go of what the collectors hold. What is attached goes on counting, and new collectors find it.

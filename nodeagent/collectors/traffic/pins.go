@@ -12,7 +12,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	bpf "github.com/networkobservability/networkobservability/bpf/traffic"
@@ -237,6 +236,27 @@ func sweepInterfaces(namespace string) error {
 	return errors.Join(problems...)
 }
 
+// Forget removes what the collector, which is switched off, has left in the kernel when it was on: links, and totals. The filters
+// of clsact are in the pods, see ForgetIn.
+func Forget(bpffs, node string) error {
+	c := New(Config{BPFFS: bpffs, Node: node})
+	return errors.Join(c.sweepLinks(nil), c.sweepTotals(func(string) bool { return false }))
+}
+
+// ForgetIn removes the filters of clsact that the collector has left in pods.
+func ForgetIn(pods []*podmap.Pod) error {
+	var problems []error
+	for _, pod := range pods {
+		if pod.HostNetwork {
+			continue
+		}
+		if _, err := removeFilters(pod); err != nil && !errors.Is(err, podmap.ErrGone) {
+			problems = append(problems, fmt.Errorf("pod %s: %w", pod.Key, err))
+		}
+	}
+	return errors.Join(problems...)
+}
+
 // Cleanup removes every pin of a node, which detaches what was attached through pinned links, and the filters of
 // clsact from the namespaces of the given pods. It reports what it removed.
 func Cleanup(bpffs, node string, pods []*podmap.Pod) (removed []string, err error) {
@@ -268,7 +288,7 @@ func Cleanup(bpffs, node string, pods []*podmap.Pod) (removed []string, err erro
 
 func removeFilters(pod *podmap.Pod) (removed []string, err error) {
 	err = pod.Enter(func() error {
-		links, err := netlink.LinkList()
+		links, err := listInterfaces()
 		if err != nil {
 			return fmt.Errorf("listing interfaces: %w", err)
 		}
