@@ -298,7 +298,7 @@ func removeFilters(pod *podmap.Pod) (removed []string, err error) {
 				return err
 			}
 			for range count {
-				removed = append(removed, fmt.Sprintf("a filter of %s in pod %s", iface.Attrs().Name, pod.Key))
+				removed = append(removed, fmt.Sprintf("a filter of %q in pod %s", iface.Attrs().Name, pod.Key))
 			}
 		}
 		return nil

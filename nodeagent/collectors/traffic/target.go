@@ -120,7 +120,7 @@ func (c *Collector) attachToInterfaces(t *target, pod *podmap.Pod) error {
 				continue
 			}
 			if err := c.attachToInterface(t, pod, iface, kind); err != nil {
-				problems = append(problems, fmt.Errorf("attaching to %s: %w", attrs.Name, err))
+				problems = append(problems, fmt.Errorf("attaching to %q: %w", attrs.Name, err))
 			}
 		}
 		t.forget(found)

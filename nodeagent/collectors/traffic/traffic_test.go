@@ -649,6 +649,23 @@ func TestCleanupRemovesEverything(t *testing.T) {
 	})
 }
 
+// The kernel takes nearly any byte in an interface's name; cleanup prints what it removed on a terminal.
+func TestCleanupEscapesNames(t *testing.T) {
+	config := Config{BPFFS: fakepod.BPFFS(t), Node: "n", Hook: Clsact}
+	pod, _ := pair(t)
+	a := startAgent(t, config, pod)
+	pod.Run("ip", "link", "set", "dev", "eth0", "down")
+	pod.Run("ip", "link", "set", "dev", "eth0", "name", "\x1b[2J\xff")
+	known, _ := a.pods.Lookup(pod.UID)
+	removed, err := Cleanup(config.BPFFS, config.Node, []*podmap.Pod{known})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text := strings.Join(removed, "\n"); !strings.Contains(text, `"\x1b[2J\xff"`) || strings.Contains(text, "\x1b") {
+		t.Errorf("removed %q", text)
+	}
+}
+
 func TestRates(t *testing.T) {
 	const age, sent = 6 * time.Second, 800 // a sample that is older than 10 s serves no longer
 	pod, peer := pair(t)
