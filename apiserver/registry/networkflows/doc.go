@@ -58,6 +58,6 @@
 // whether the client has them. It says so, too, of such flows that leave their node's history before they change. Clients pass over
 // flows that they do not know.
 //
-// A watch that cannot keep up with 20,000 events, or that selects by what changes and knows of more than 100,000 flows,
-// ends with 410 Expired. All books together hold a million flows (40 MB).
+// A watch that cannot keep up with 20,000 events, that takes longer than a minute to read what it missed on a node, or that
+// selects by what changes and knows of more than 100,000 flows, ends with 410 Expired. All books together hold a million flows (40 MB).
 package networkflows

@@ -26,6 +26,8 @@ const (
 	lastPause  = 2 * time.Second
 	// maxCatchingUp is how many watchers at a time read what they missed on a node.
 	maxCatchingUp = 2
+	// catchUpTime is how long one of them may take, which a client that does not read could draw out.
+	catchUpTime = time.Minute
 	// maxCheckpoints is at least keepFor at a checkpoint a second.
 	maxCheckpoints = 400
 )
@@ -37,6 +39,8 @@ type hub struct {
 	clock    clock.WithTicker
 	metrics  *flowMetrics
 	versions *counter
+	// catchUpTime is the constant, but for tests.
+	catchUpTime time.Duration
 
 	// mu orders everything that watchers are told, over all nodes. It is never held over I/O.
 	mu       sync.Mutex
@@ -95,7 +99,7 @@ type batch struct {
 func newHub(r *REST) *hub {
 	h := &hub{
 		source: r.source, names: r.names, clock: r.clock, metrics: r.metrics, versions: r.versions,
-		feeds: map[string]*feed{}, books: map[string]*book{}, marks: map[uint64]*mark{},
+		feeds: map[string]*feed{}, books: map[string]*book{}, marks: map[uint64]*mark{}, catchUpTime: catchUpTime,
 	}
 	h.lifetime, h.end = context.WithCancel(context.Background())
 	return h

@@ -361,11 +361,14 @@ func (w *watcher) catchUp(ctx context.Context, node string, request *agentv1.Rea
 	}
 	defer places.Release(1)
 	defer w.rest.hub.reads()()
+	limited, cancel := context.WithCancel(ctx) // Without a deadline, by which the agent would seem to be slow.
+	defer cancel()
+	defer time.AfterFunc(w.rest.hub.catchUpTime, cancel).Stop()
 	// Filters of the agent would hide what has left the selection.
 	request = &agentv1.ReadFlowsRequest{PodKeys: request.PodKeys, Follow: true, AfterRevision: since.revision, Instance: since.instance}
 	judge := judge{w.rest.names, everything, w.rest.metrics}
 	there := map[int64]struct{}{}
-	err := w.rest.source.Read(ctx, node, request, func(from *agentv1.ReadFlowsResponse) error {
+	err := w.rest.source.Read(limited, node, request, func(from *agentv1.ReadFlowsResponse) error {
 		var events []event
 		for _, flow := range from.Flows {
 			there[flow.Position] = struct{}{}
@@ -380,7 +383,7 @@ func (w *watcher) catchUp(ctx context.Context, node string, request *agentv1.Rea
 		}
 		events = w.rest.hub.past(node, from, events)
 		for _, e := range events {
-			if !w.sendEvent(ctx, e, w.last) {
+			if !w.sendEvent(limited, e, w.last) {
 				return context.Canceled
 			}
 		}
@@ -390,7 +393,12 @@ func (w *watcher) catchUp(ctx context.Context, node string, request *agentv1.Rea
 		}
 		return nil
 	})
-	if !errors.Is(err, errCaughtUp) && ctx.Err() == nil {
+	switch {
+	case errors.Is(err, errCaughtUp) || ctx.Err() != nil:
+	case limited.Err() != nil:
+		w.expire("this watch is too slow: others wait to read what they missed on node "+node, "slow")
+		return false
+	default:
 		w.expire(fmt.Sprintf("what happened since cannot be read: %v", err), "version")
 		return false
 	}

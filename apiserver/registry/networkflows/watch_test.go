@@ -268,6 +268,36 @@ func TestSlowWatcher(t *testing.T) {
 	}
 }
 
+// TestStalledWatchers: clients that do not read what they missed keep nobody else from it.
+func TestStalledWatchers(t *testing.T) {
+	w := newWorld(t)
+	w.rest.hub.catchUpTime = time.Second
+	a := w.pod("x", "a", "n1", nil)
+	list := w.list("x", nil)
+	const flows = 100 // more than wait in the channel of a watch
+	for range flows {
+		w.agents.Record("n1", w.flow(a, "198.51.100.1", 1))
+	}
+	var stalled []*watched
+	for range maxCatchingUp {
+		stalled = append(stalled, w.watch("x", after(list.ResourceVersion)))
+	}
+	for _, one := range stalled {
+		one.next() // It has a place.
+	}
+	c := w.watch("x", after(list.ResourceVersion))
+	if !c.until(func() bool { return len(c.cache) == flows }) {
+		t.Error("the watch of one who reads ended")
+	}
+	for _, one := range stalled {
+		for got := one.next(); got != "ERROR Expired"; got = one.next() {
+			if got == "end" {
+				t.Fatal("the watch ended without a reason")
+			}
+		}
+	}
+}
+
 // TestWatchModel: whatever happens, a client that goes on where it was, or starts anew when told so, ends with what the
 // agents have.
 func TestWatchModel(t *testing.T) {
