@@ -81,7 +81,9 @@ type Map struct {
 	// What follows belongs to the loop.
 
 	// missed is true after announcements were lost, until all pods are taken for changed, which they last were at reread.
-	missed   bool
+	missed bool
+	// deaf is true where nothing is announced of pods' own namespaces.
+	deaf     bool
 	reread   time.Time
 	tree     tree
 	seen     map[int]sighting
@@ -131,6 +133,7 @@ func (m *Map) Run(ctx context.Context, ready func()) error {
 	if err != nil {
 		return err
 	}
+	m.deaf = !events.everywhere
 	heard := make(chan event, 64)
 	ended := make(chan error, 1)
 	go func() {
@@ -250,10 +253,10 @@ func (m *Map) revise(which func(*Pod) bool) {
 	}
 }
 
-// makeUp marks all pods after announcements were lost, but seldom: a pod that causes them without end would keep all others
-// busy.
+// makeUp marks all pods after announcements were lost, or where there are none, but seldom: a pod that causes them without
+// end would keep all others busy.
 func (m *Map) makeUp(now time.Time) {
-	if m.missed && now.Sub(m.reread) >= lookEvery {
+	if (m.missed || m.deaf) && now.Sub(m.reread) >= lookEvery {
 		m.missed, m.reread = false, now
 		m.revise(func(*Pod) bool { return true })
 	}

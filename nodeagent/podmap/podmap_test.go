@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -23,6 +24,12 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // start runs a map until the test ends.
 func start(t *testing.T, config podmap.Config) *podmap.Map {
 	t.Helper()
+	return startIn(t, config, func() {})
+}
+
+// startIn is start on a thread that prepare has changed.
+func startIn(t *testing.T, config podmap.Config, prepare func()) *podmap.Map {
+	t.Helper()
 	fakepod.NeedRoot(t)
 	if config.Changed == nil {
 		config.Changed = func([]*podmap.Pod) {}
@@ -33,7 +40,11 @@ func start(t *testing.T, config podmap.Config) *podmap.Map {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended, ready := make(chan error, 1), make(chan struct{})
-	go func() { ended <- m.Run(ctx, func() { close(ready) }) }()
+	go func() {
+		runtime.LockOSThread() // for ever: Run does not give the thread back either
+		prepare()
+		ended <- m.Run(ctx, func() { close(ready) })
+	}()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-ended; err != nil {
@@ -104,6 +115,28 @@ func TestInterfaceThatComesLater(t *testing.T) {
 	before := find(t, m, fake.UID).Revision
 	fakepod.Connect(fake.Namespace, fakepod.NewNamespace(t), "net1", "b", 1)
 	fakepod.Eventually(t, "hearing of the interface", func() bool {
+		pod, ok := m.Lookup(fake.UID)
+		return ok && pod.Revision != before
+	})
+}
+
+// Without CAP_NET_BROADCAST nothing is announced, and pods are looked at again nevertheless.
+func TestWithoutAnnouncements(t *testing.T) {
+	m := startIn(t, podmap.Config{}, func() {
+		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		var data [2]unix.CapUserData
+		if err := unix.Capget(&header, &data[0]); err != nil {
+			t.Error(err)
+		}
+		data[0].Effective &^= 1 << unix.CAP_NET_BROADCAST
+		if err := unix.Capset(&header, &data[0]); err != nil { // of this thread
+			t.Error(err)
+		}
+	})
+	fake := fakepod.New(t, fakepod.Prefix())
+	before := find(t, m, fake.UID).Revision
+	fake.Run("ip", "link", "set", "dev", "lo", "mtu", "1400")
+	fakepod.Eventually(t, "taking the pod for changed", func() bool {
 		pod, ok := m.Lookup(fake.UID)
 		return ok && pod.Revision != before
 	})
