@@ -1,5 +1,6 @@
 // Package podindex tells programs in the kernel which pod a network namespace, a cgroup or an address belongs to:
-// it keeps the maps of bpf/headers/pods.h as podmap finds pods. Other nodes' pods on the same kernel stay out.
+// it keeps the maps of bpf/headers/pods.h as podmap finds pods. Other nodes' pods on the same kernel stay out. An address that
+// several have is whose it was first, and the node's above all.
 package podindex
 
 import (
