@@ -257,13 +257,7 @@ func (s *selection) nodes(names Names) []string {
 func (s *selection) query(keys []string) *agentv1.ReadFlowsRequest {
 	keys = keys[:min(len(keys), agentv1.MaxPodKeys)]
 	slices.Sort(keys)
-	request := &agentv1.ReadFlowsRequest{PodKeys: keys}
-	if !s.since.IsZero() {
-		request.SinceUnixNano = s.since.UnixNano()
-	}
-	if !s.until.IsZero() {
-		request.UntilUnixNano = s.until.UnixNano()
-	}
+	request := &agentv1.ReadFlowsRequest{PodKeys: keys, SinceUnixNano: unixNano(s.since), UntilUnixNano: unixNano(s.until)}
 	for _, requirement := range s.ofFlow {
 		if requirement.Operator != operator.NotEquals {
 			push(request, requirement.Field, requirement.Value)

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 )
@@ -58,9 +59,17 @@ func (t token) encode() string {
 	return base64.RawURLEncoding.EncodeToString(text)
 }
 
+// unixNano is a time as agents and tokens have it, 0 when there is none. Of what clients ask for not all fits: what was before
+// 1970 is its first moment, since agents take nothing negative, and what is too far ahead is the last time that there is.
 func unixNano(t time.Time) int64 {
-	if t.IsZero() {
+	first, last := time.Unix(0, 1), time.Unix(0, math.MaxInt64)
+	switch {
+	case t.IsZero():
 		return 0
+	case t.Before(first):
+		return first.UnixNano()
+	case t.After(last):
+		return math.MaxInt64
 	}
 	return t.UnixNano()
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"maps"
+	"math"
 	"testing"
 	"time"
 )
@@ -61,4 +62,28 @@ func FuzzName(f *testing.F) {
 			t.Errorf("%q is %q", name, again)
 		}
 	})
+}
+
+// TestTimesFarAway: whatever time a client names, agents are asked for one that they take, and the next page for the same.
+func TestTimesFarAway(t *testing.T) {
+	for text, want := range map[string]int64{
+		"1500-01-01T00:00:00Z": 1, "1969-12-31T23:59:59Z": 1, "1970-01-01T00:00:00Z": 1, "2026-01-02T03:04:05Z": 1767323045000000000,
+		"2500-01-01T00:00:00Z": math.MaxInt64,
+	} {
+		options, err := optionsOf("", "since="+text+",until="+text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := newSelection(t.Context(), options)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if request := s.query(nil); request.SinceUnixNano != want || request.UntilUnixNano != want {
+			t.Errorf("%s: asked since %d until %d, want %d", text, request.SinceUnixNano, request.UntilUnixNano, want)
+		}
+		next, err := parseToken(token{version: 1, since: s.since, until: s.until, cursors: map[nodeID]cursor{{}: {}}}.encode())
+		if err != nil || next.since.UnixNano() != want || next.until.UnixNano() != want {
+			t.Errorf("%s: the next page is asked since %v until %v (%v)", text, next.since, next.until, err)
+		}
+	}
 }
