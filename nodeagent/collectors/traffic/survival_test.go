@@ -194,6 +194,24 @@ func inCgroup(t *testing.T, cgroup string, do func()) {
 	do()
 }
 
+// An agent that cannot open what was counted leaves the programs of the former one to go on counting.
+func TestProgramsStayWhenAttachingFails(t *testing.T) {
+	config := Config{BPFFS: fakepod.BPFFS(t), Node: "n", Hook: TCX}
+	pod, _ := pair(t)
+	a := startAgent(t, config, pod)
+	known, _ := a.pods.Lookup(pod.UID)
+	next := New(config)
+	defer next.Close()
+	next.earlier = []Layout{{Name: bpf.Layout, ReadNotes: func(*ebpf.Map) (bpf.Notes, error) { return bpf.Notes{}, unix.ENOMEM }}}
+	next.Follow([]*podmap.Pod{known})
+	if state, message := next.State(); state != v1alpha1.Collector_STATE_DEGRADED {
+		t.Errorf("state %v: %s", state, message)
+	}
+	if _, err := os.Stat(filepath.Join(next.interfacePins(known.NetnsCookie, eth0(t, pod)), "receive")); err != nil {
+		t.Error(err)
+	}
+}
+
 // Frames sent past the hooks are told from the interface's own statistics.
 func TestBypassed(t *testing.T) {
 	pod, peer := pair(t)

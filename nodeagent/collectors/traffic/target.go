@@ -65,6 +65,9 @@ func (t *target) close() {
 
 // attach brings the programs onto all that belongs to the pod.
 func (c *Collector) attach(t *target, pod *podmap.Pod) error {
+	if !pod.HostNetwork {
+		t.pins = c.namespacePins(pod.NetnsCookie) // whatever goes wrong, what a former agent attached stays
+	}
 	if t.ledger == nil {
 		ledger, err := c.openLedger(pod.Key)
 		if err != nil {
@@ -94,7 +97,6 @@ func (c *Collector) attachToCgroup(t *target, pod *podmap.Pod) error {
 }
 
 func (c *Collector) attachToInterfaces(t *target, pod *podmap.Pod) error {
-	t.pins = c.namespacePins(pod.NetnsCookie)
 	return pod.Enter(func() error {
 		links, err := listInterfaces()
 		if err != nil {
