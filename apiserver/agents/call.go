@@ -114,6 +114,8 @@ func (a *answer) take(batch *agentv1.ReadStatsResponse) {
 			a.repeated++
 		} else {
 			clean(row.Measurement)
+			cleanDrops(row.Drops)
+			cleanCounters(row.Additional)
 			a.reply.Pods[row.Key] = row
 		}
 	}
@@ -178,11 +180,34 @@ func clean(m *agentv1.Measurement) {
 	}
 }
 
+// cleanDrops cleans the reasons, for whose names users ask by jsonpath, which escapes nothing.
+func cleanDrops(drops *agentv1.Drops) {
+	for _, one := range drops.GetDrops() {
+		one.Reason = printable(one.Reason)
+	}
+}
+
+func cleanCounters(counters []*agentv1.Counter) {
+	for _, one := range counters {
+		one.Collector, one.Name = printable(one.Collector), printable(one.Name)
+	}
+}
+
 // cleanNode cleans every text that kubectl may print.
 func cleanNode(node *agentv1.NodeStats) {
 	clean(node.Measurement)
+	cleanDrops(node.Drops)
+	cleanCounters(node.Additional)
 	for _, one := range node.Interfaces {
 		one.Name, one.Kind, one.State = printable(one.Name), printable(one.Kind), printable(one.State)
+		cleanCounters(one.Driver)
+		if one.Queue != nil {
+			one.Queue.Kind = printable(one.Queue.Kind)
+		}
+	}
+	for _, port := range node.Infiniband {
+		port.Device, port.State = printable(port.Device), printable(port.State)
+		cleanCounters(port.Counters)
 	}
 	agent := node.Agent
 	if agent == nil {
