@@ -215,28 +215,27 @@ func TestDescribeCapture(t *testing.T) {
 
 // TestVastDescription: what a capture may have is bounded in all batches together.
 func TestVastDescription(t *testing.T) {
+	name := &agentv1.CaptureName{Address: []byte{192, 0, 2, 1}, Names: []string{"web"}}
+	long := &agentv1.CaptureName{Address: []byte{192, 0, 2, 1}, Names: []string{strings.Repeat("x", 100_000)}}
+	batches := map[string]*agentv1.DescribeCaptureResponse{ // by the UID of the capture
+		"addresses": {Addresses: slices.Repeat([][]byte{{192, 0, 2, 1}}, 200)},
+		"names":     {Names: slices.Repeat([]*agentv1.CaptureName{name}, 200)},
+		"longnames": {Names: []*agentv1.CaptureName{long}},
+	}
 	w := newWorld(t)
-	var batch *agentv1.DescribeCaptureResponse
-	w.agent("n1").capturesNow(t, capturing{describe: func(_ *agentv1.DescribeCaptureRequest, s grpc.ServerStreamingServer[agentv1.DescribeCaptureResponse]) error {
+	w.agent("n1").capturesNow(t, capturing{describe: func(r *agentv1.DescribeCaptureRequest, s grpc.ServerStreamingServer[agentv1.DescribeCaptureResponse]) error {
 		for range 100 {
-			if err := s.Send(batch); err != nil {
+			if err := s.Send(batches[r.Uid]); err != nil {
 				return err
 			}
 		}
 		return nil
 	}})
 	captures := capturesOf(t, w)
-	name := &agentv1.CaptureName{Address: []byte{192, 0, 2, 1}, Names: []string{"web"}}
-	long := &agentv1.CaptureName{Address: []byte{192, 0, 2, 1}, Names: []string{strings.Repeat("x", 100_000)}}
-	for what, one := range map[string]*agentv1.DescribeCaptureResponse{
-		"addresses":  {Addresses: slices.Repeat([][]byte{{192, 0, 2, 1}}, 200)},
-		"names":      {Names: slices.Repeat([]*agentv1.CaptureName{name}, 200)},
-		"long names": {Names: []*agentv1.CaptureName{long}},
-	} {
-		batch = one
-		err := captures.Describe(t.Context(), "n1", "u", func(*agentv1.DescribeCaptureResponse) error { return nil })
+	for uid := range batches {
+		err := captures.Describe(t.Context(), "n1", uid, func(*agentv1.DescribeCaptureResponse) error { return nil })
 		if err == nil || !strings.Contains(err.Error(), "more addresses or names than a capture may have") {
-			t.Errorf("%s: %v", what, err)
+			t.Errorf("%s: %v", uid, err)
 		}
 	}
 }
