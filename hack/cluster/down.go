@@ -27,8 +27,15 @@ func (c *Cluster) Down(ctx context.Context) error {
 	defer release()
 	have, err := loadPlan(c.Name)
 	switch {
-	case err == nil && have.Output != c.Output && fileExists(have.Output):
-		return fmt.Errorf("cluster %s belongs to %s: take it down from there", c.Name, have.Output)
+	case err == nil && have.Output != c.Output:
+		abandoned, err := have.abandoned()
+		if err != nil {
+			return err
+		}
+		if !abandoned && fileExists(have.Output) {
+			return fmt.Errorf("cluster %s runs for %s: take it down from there", c.Name, have.Output)
+		}
+		c.Plan = have
 	case err == nil:
 		c.Plan = have
 	case !errors.Is(err, fs.ErrNotExist):

@@ -97,10 +97,10 @@ func (c *Cluster) installProgram() error {
 }
 
 // running maps the names of the machines that run to their processes 1.
-func (c *Cluster) running() (map[string]int, error) {
+func (p Plan) running() (map[string]int, error) {
 	pids := map[string]int{}
-	for _, m := range c.Machines() {
-		pid, err := c.findMachine(m)
+	for _, m := range p.Machines() {
+		pid, err := p.findMachine(m)
 		if err != nil {
 			return nil, err
 		}

@@ -64,7 +64,7 @@ func claimPlan(want Plan) (plan Plan, fresh bool, err error) {
 // grow returns the plan of an existing cluster as it is to be. Nodes may be added, not taken away.
 func (p Plan) grow(want Plan) (Plan, error) {
 	if p.Output != want.Output {
-		return p, fmt.Errorf("cluster %s belongs to %s: take it down from there, or choose another --name", p.Name, p.Output)
+		return p, fmt.Errorf("cluster %s runs for %s: take it down from there, or choose another --name", p.Name, p.Output)
 	}
 	if p.Nodes > want.Nodes {
 		return p, fmt.Errorf("cluster %s has %d nodes and cannot shrink to %d: run `down` first", p.Name, p.Nodes, want.Nodes)
@@ -102,6 +102,32 @@ func freeSlot(taken []int) (int, error) {
 		}
 	}
 	return 0, fmt.Errorf("%d clusters are on this machine, and there are no addresses for more: take one down", maxSlots)
+}
+
+// abandoned says that a cluster is what a run has left that was killed with all of its machines: none runs, and nobody
+// works on it, as building its programs would be.
+func (p Plan) abandoned() (bool, error) {
+	all := p
+	all.Nodes = maxNodes
+	pids, err := all.running()
+	if err != nil || len(pids) > 0 {
+		return false, err
+	}
+	dir, err := os.Open(p.Output)
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer dir.Close()
+	switch err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB); {
+	case errors.Is(err, unix.EWOULDBLOCK):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("locking %s: %w", p.Output, err)
+	}
+	return true, nil
 }
 
 // lock waits until no other process holds the lock of an existing folder. The kernel lets go of it when this

@@ -1,6 +1,10 @@
 package main
 
 import (
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -38,7 +42,7 @@ func TestGrowRefuses(t *testing.T) {
 	}{
 		{"same", have, ""},
 		{"fewer nodes", Plan{Name: "demo", Nodes: 1, Output: have.Output}, "cannot shrink"},
-		{"another checkout", Plan{Name: "demo", Nodes: 2, Output: "/b/_output/demo"}, "belongs to /a"},
+		{"another checkout", Plan{Name: "demo", Nodes: 2, Output: "/b/_output/demo"}, "runs for /a"},
 	} {
 		got, err := have.grow(test.want)
 		switch {
@@ -48,4 +52,54 @@ func TestGrowRefuses(t *testing.T) {
 			t.Errorf("%s: error %v, want one with %q", test.name, err, test.err)
 		}
 	}
+}
+
+// TestAbandoned: what a killed run has left may be removed by others, and nothing else may.
+func TestAbandoned(t *testing.T) {
+	output := t.TempDir()
+	p := Plan{Name: "abandoned", Nodes: 1, Output: output}
+	want := func(what string, want bool) {
+		t.Helper()
+		if got, err := p.abandoned(); got != want || err != nil {
+			t.Errorf("%s: abandoned %t, error %v; want %t", what, got, err, want)
+		}
+	}
+	want("nothing runs", true)
+	want("asked again", true)
+
+	unlock, err := lock(output)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want("somebody works on it", false)
+	unlock()
+
+	all := p
+	all.Nodes = maxNodes
+	machine := &exec.Cmd{Path: "/proc/self/exe", Args: all.machineArgs(all.Machines()[maxNodes]), Env: append(os.Environ(), "HOLD=1")}
+	in, err := machine.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := machine.Start(); err != nil {
+		t.Fatal(err)
+	}
+	want("a machine runs", false)
+	in.Close()
+	if err := machine.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	want("its machine has ended", true)
+
+	p.Output = filepath.Join(output, "gone")
+	want("its folder is gone", true)
+}
+
+// TestMain makes this program hold the place of a machine.
+func TestMain(m *testing.M) {
+	if os.Getenv("HOLD") != "" {
+		io.Copy(io.Discard, os.Stdin)
+		return
+	}
+	os.Exit(m.Run())
 }

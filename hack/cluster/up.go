@@ -26,7 +26,7 @@ func (c *Cluster) Up(ctx context.Context) error {
 	if err := checkRoot(); err != nil {
 		return err
 	}
-	release, err := c.claim()
+	release, err := c.claim(ctx)
 	if err != nil {
 		return err
 	}
@@ -51,7 +51,7 @@ func (c *Cluster) Up(ctx context.Context) error {
 }
 
 // claim takes the cluster's lock and its plan.
-func (c *Cluster) claim() (release func(), err error) {
+func (c *Cluster) claim(ctx context.Context) (release func(), err error) {
 	if err := os.MkdirAll(c.Output, 0o755); err != nil {
 		return nil, err
 	}
@@ -59,12 +59,29 @@ func (c *Cluster) claim() (release func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	c.Plan, c.fresh, err = claimPlan(c.Plan)
+	err = c.removeAbandoned(ctx)
+	if err == nil {
+		c.Plan, c.fresh, err = claimPlan(c.Plan)
+	}
 	if err != nil {
 		release()
 		return nil, err
 	}
 	return release, nil
+}
+
+// removeAbandoned removes a cluster of this name and of another checkout, when a killed run has left it.
+func (c *Cluster) removeAbandoned(ctx context.Context) error {
+	have, err := loadPlan(c.Name)
+	if err != nil || have.Output == c.Output {
+		return nil // claimPlan says what there is to say
+	}
+	if abandoned, err := have.abandoned(); err != nil || !abandoned {
+		return err
+	}
+	former := *c
+	former.Plan = have
+	return c.Step("removing cluster "+c.Name+" of "+have.Output+", of which nothing runs", func() error { return former.remove(ctx) })
 }
 
 // bringUp does what is still to do, in order. Every step leaves alone what is there already.

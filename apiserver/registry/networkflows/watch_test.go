@@ -285,10 +285,20 @@ func TestStalledWatchers(t *testing.T) {
 	for _, one := range stalled {
 		one.next() // It has a place.
 	}
+	// Who reads may take longer than a busy machine leaves in a second.
+	w.rest.hub.catchUpTime = time.Minute
 	c := w.watch("x", after(list.ResourceVersion))
 	if !c.until(func() bool { return len(c.cache) == flows }) {
 		t.Error("the watch of one who reads ended")
 	}
+	// Both were cut off: one that is read before its time is up would still come to the end.
+	w.rest.hub.mu.Lock()
+	places := w.rest.hub.feeds["n1"].catchingUp
+	w.rest.hub.mu.Unlock()
+	if err := places.Acquire(t.Context(), maxCatchingUp); err != nil {
+		t.Fatal(err)
+	}
+	places.Release(maxCatchingUp)
 	for _, one := range stalled {
 		for got := one.next(); got != "ERROR Expired"; got = one.next() {
 			if got == "end" {
