@@ -333,14 +333,16 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_Capture(ref 
 					},
 					"metadata": {
 						SchemaProps: spec.SchemaProps{
-							Default: map[string]interface{}{},
-							Ref:     ref(v1.ObjectMeta{}.OpenAPIModelName()),
+							Description: "metadata is the standard object's metadata, such as its name, namespace and labels.",
+							Default:     map[string]interface{}{},
+							Ref:         ref(v1.ObjectMeta{}.OpenAPIModelName()),
 						},
 					},
 					"spec": {
 						SchemaProps: spec.SchemaProps{
-							Default: map[string]interface{}{},
-							Ref:     ref(v1alpha1.CaptureSpec{}.OpenAPIModelName()),
+							Description: "spec says what to record.",
+							Default:     map[string]interface{}{},
+							Ref:         ref(v1alpha1.CaptureSpec{}.OpenAPIModelName()),
 						},
 					},
 					"status": {
@@ -446,15 +448,17 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureContr
 					},
 					"namespace": {
 						SchemaProps: spec.SchemaProps{
-							Type:   []string{"string"},
-							Format: "",
+							Description: "namespace of the pod or Service.",
+							Type:        []string{"string"},
+							Format:      "",
 						},
 					},
 					"name": {
 						SchemaProps: spec.SchemaProps{
-							Default: "",
-							Type:    []string{"string"},
-							Format:  "",
+							Description: "name of the pod, Service or host.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
 						},
 					},
 					"addresses": {
@@ -464,7 +468,8 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureContr
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Type: []string{"array"},
+							Description: "addresses are what it stood for.",
+							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
 									SchemaProps: spec.SchemaProps{
@@ -491,9 +496,10 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureContr
 				Properties: map[string]spec.Schema{
 					"node": {
 						SchemaProps: spec.SchemaProps{
-							Default: "",
-							Type:    []string{"string"},
-							Format:  "",
+							Description: "node is the name of the node.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
 						},
 					},
 					"recorded": {
@@ -512,8 +518,9 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureContr
 					},
 					"bytes": {
 						SchemaProps: spec.SchemaProps{
-							Type:   []string{"integer"},
-							Format: "int64",
+							Description: "bytes: see packets.",
+							Type:        []string{"integer"},
+							Format:      "int64",
 						},
 					},
 				},
@@ -602,12 +609,14 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureExpec
 				Properties: map[string]spec.Schema{
 					"packetsPerSecond": {
 						SchemaProps: spec.SchemaProps{
-							Ref: ref(resource.Quantity{}.OpenAPIModelName()),
+							Description: "packetsPerSecond is how many packets, both directions together.",
+							Ref:         ref(resource.Quantity{}.OpenAPIModelName()),
 						},
 					},
 					"bytesPerSecond": {
 						SchemaProps: spec.SchemaProps{
-							Ref: ref(resource.Quantity{}.OpenAPIModelName()),
+							Description: "bytesPerSecond is how many bytes, both directions together.",
+							Ref:         ref(resource.Quantity{}.OpenAPIModelName()),
 						},
 					},
 				},
@@ -743,13 +752,15 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureList(
 					},
 					"metadata": {
 						SchemaProps: spec.SchemaProps{
-							Default: map[string]interface{}{},
-							Ref:     ref(v1.ListMeta{}.OpenAPIModelName()),
+							Description: "metadata is the standard list's metadata.",
+							Default:     map[string]interface{}{},
+							Ref:         ref(v1.ListMeta{}.OpenAPIModelName()),
 						},
 					},
 					"items": {
 						SchemaProps: spec.SchemaProps{
-							Type: []string{"array"},
+							Description: "items are the captures.",
+							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
 									SchemaProps: spec.SchemaProps{
@@ -790,7 +801,8 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureMatch
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Type: []string{"array"},
+							Description: "protocols are TCP, UDP, SCTP, ICMP and ICMPv6; one of them has to match.",
+							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
 									SchemaProps: spec.SchemaProps{
@@ -922,8 +934,9 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureObjec
 					},
 					"bytes": {
 						SchemaProps: spec.SchemaProps{
-							Type:   []string{"integer"},
-							Format: "int64",
+							Description: "bytes is its size.",
+							Type:        []string{"integer"},
+							Format:      "int64",
 						},
 					},
 					"sha256": {
@@ -957,22 +970,26 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureOutpu
 					},
 					"s3": {
 						SchemaProps: spec.SchemaProps{
-							Ref: ref(v1alpha1.CaptureOutputS3{}.OpenAPIModelName()),
+							Description: "s3 is a bucket of Amazon S3, or of a store that speaks its protocol.",
+							Ref:         ref(v1alpha1.CaptureOutputS3{}.OpenAPIModelName()),
 						},
 					},
 					"azureBlob": {
 						SchemaProps: spec.SchemaProps{
-							Ref: ref(v1alpha1.CaptureOutputAzureBlob{}.OpenAPIModelName()),
+							Description: "azureBlob is a container of Azure Blob Storage.",
+							Ref:         ref(v1alpha1.CaptureOutputAzureBlob{}.OpenAPIModelName()),
 						},
 					},
 					"googleCloudStorage": {
 						SchemaProps: spec.SchemaProps{
-							Ref: ref(v1alpha1.CaptureOutputGoogleCloudStorage{}.OpenAPIModelName()),
+							Description: "googleCloudStorage is a bucket of Google Cloud Storage.",
+							Ref:         ref(v1alpha1.CaptureOutputGoogleCloudStorage{}.OpenAPIModelName()),
 						},
 					},
 					"volume": {
 						SchemaProps: spec.SchemaProps{
-							Ref: ref(v1alpha1.CaptureOutputVolume{}.OpenAPIModelName()),
+							Description: "volume is a volume that the operator has mounted into the node agents.",
+							Ref:         ref(v1alpha1.CaptureOutputVolume{}.OpenAPIModelName()),
 						},
 					},
 				},
@@ -1001,9 +1018,10 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureOutpu
 					},
 					"container": {
 						SchemaProps: spec.SchemaProps{
-							Default: "",
-							Type:    []string{"string"},
-							Format:  "",
+							Description: "container is the name of the container.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
 						},
 					},
 					"endpoint": {
@@ -1015,8 +1033,9 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureOutpu
 					},
 					"prefix": {
 						SchemaProps: spec.SchemaProps{
-							Type:   []string{"string"},
-							Format: "",
+							Description: "prefix of the names of the objects: names of letters, digits, \"-\", \"_\", \".\" and \"=\", joined by single slashes.",
+							Type:        []string{"string"},
+							Format:      "",
 						},
 					},
 					"secretName": {
@@ -1042,9 +1061,10 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureOutpu
 				Properties: map[string]spec.Schema{
 					"bucket": {
 						SchemaProps: spec.SchemaProps{
-							Default: "",
-							Type:    []string{"string"},
-							Format:  "",
+							Description: "bucket is the name of the bucket.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
 						},
 					},
 					"endpoint": {
@@ -1056,8 +1076,9 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureOutpu
 					},
 					"prefix": {
 						SchemaProps: spec.SchemaProps{
-							Type:   []string{"string"},
-							Format: "",
+							Description: "prefix of the names of the objects: names of letters, digits, \"-\", \"_\", \".\" and \"=\", joined by single slashes.",
+							Type:        []string{"string"},
+							Format:      "",
 						},
 					},
 					"secretName": {
@@ -1083,9 +1104,10 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureOutpu
 				Properties: map[string]spec.Schema{
 					"bucket": {
 						SchemaProps: spec.SchemaProps{
-							Default: "",
-							Type:    []string{"string"},
-							Format:  "",
+							Description: "bucket is the name of the bucket.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
 						},
 					},
 					"endpoint": {
@@ -1132,21 +1154,23 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureOutpu
 				Properties: map[string]spec.Schema{
 					"name": {
 						SchemaProps: spec.SchemaProps{
-							Default: "",
-							Type:    []string{"string"},
-							Format:  "",
+							Description: "name of the output.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
 						},
 					},
 					"node": {
 						SchemaProps: spec.SchemaProps{
-							Default: "",
-							Type:    []string{"string"},
-							Format:  "",
+							Description: "node is the name of the node.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
 						},
 					},
 					"phase": {
 						SchemaProps: spec.SchemaProps{
-							Description: "Possible enum values:\n - `\"Failed\"`\n - `\"Pending\"`\n - `\"Stored\"`\n - `\"Uploading\"`",
+							Description: "phase is Pending, Uploading, Stored or Failed.\n\nPossible enum values:\n - `\"Failed\"`\n - `\"Pending\"`\n - `\"Stored\"`\n - `\"Uploading\"`",
 							Default:     "",
 							Type:        []string{"string"},
 							Format:      "",
@@ -1155,8 +1179,9 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureOutpu
 					},
 					"message": {
 						SchemaProps: spec.SchemaProps{
-							Type:   []string{"string"},
-							Format: "",
+							Description: "message is why, for people.",
+							Type:        []string{"string"},
+							Format:      "",
 						},
 					},
 					"objects": {
@@ -1265,9 +1290,10 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CapturePeerN
 					},
 					"name": {
 						SchemaProps: spec.SchemaProps{
-							Default: "",
-							Type:    []string{"string"},
-							Format:  "",
+							Description: "name of the pod or Service.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
 						},
 					},
 				},
@@ -1286,16 +1312,18 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CapturePodNa
 				Properties: map[string]spec.Schema{
 					"namespace": {
 						SchemaProps: spec.SchemaProps{
-							Default: "",
-							Type:    []string{"string"},
-							Format:  "",
+							Description: "namespace of the pod.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
 						},
 					},
 					"name": {
 						SchemaProps: spec.SchemaProps{
-							Default: "",
-							Type:    []string{"string"},
-							Format:  "",
+							Description: "name of the pod.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
 						},
 					},
 				},
@@ -1373,9 +1401,10 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CapturePort(
 				Properties: map[string]spec.Schema{
 					"port": {
 						SchemaProps: spec.SchemaProps{
-							Default: 0,
-							Type:    []string{"integer"},
-							Format:  "int32",
+							Description: "port is the port, or the first one of a range: 1 to 65535.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int32",
 						},
 					},
 					"endPort": {
@@ -1429,21 +1458,23 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureReadO
 					},
 					"node": {
 						SchemaProps: spec.SchemaProps{
-							Description: "node, namespace and pod narrow the answer to one node or one pod.",
+							Description: "node narrows the answer to one node.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
 					},
 					"namespace": {
 						SchemaProps: spec.SchemaProps{
-							Type:   []string{"string"},
-							Format: "",
+							Description: "namespace of the pod that the answer is narrowed to.",
+							Type:        []string{"string"},
+							Format:      "",
 						},
 					},
 					"pod": {
 						SchemaProps: spec.SchemaProps{
-							Type:   []string{"string"},
-							Format: "",
+							Description: "pod narrows the answer to one pod.",
+							Type:        []string{"string"},
+							Format:      "",
 						},
 					},
 					"headersOnly": {
@@ -1468,15 +1499,17 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureReque
 				Properties: map[string]spec.Schema{
 					"username": {
 						SchemaProps: spec.SchemaProps{
-							Default: "",
-							Type:    []string{"string"},
-							Format:  "",
+							Description: "username is the name that the server authenticated.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
 						},
 					},
 					"uid": {
 						SchemaProps: spec.SchemaProps{
-							Type:   []string{"string"},
-							Format: "",
+							Description: "uid tells users of the same name apart, where the authenticator gives one.",
+							Type:        []string{"string"},
+							Format:      "",
 						},
 					},
 					"groups": {
@@ -1486,7 +1519,8 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureReque
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Type: []string{"array"},
+							Description: "groups are those that the user was in when the capture was created.",
+							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
 									SchemaProps: spec.SchemaProps{
@@ -1499,7 +1533,8 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureReque
 					},
 					"extra": {
 						SchemaProps: spec.SchemaProps{
-							Type: []string{"object"},
+							Description: "extra is what else the authenticator told, by key.",
+							Type:        []string{"object"},
 							AdditionalProperties: &spec.SchemaOrBool{
 								Allows: true,
 								Schema: &spec.Schema{
@@ -1853,7 +1888,8 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureStatu
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Type: []string{"array"},
+							Description: "conditions are Started, Complete, Failed and, with outputs, Stored.",
+							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
 									SchemaProps: spec.SchemaProps{
@@ -1877,15 +1913,16 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureStatu
 					},
 					"nodes": {
 						SchemaProps: spec.SchemaProps{
-							Description: "nodes, pods: how many are, or were, recorded.",
+							Description: "nodes is how many nodes take, or took, part.",
 							Type:        []string{"integer"},
 							Format:      "int32",
 						},
 					},
 					"pods": {
 						SchemaProps: spec.SchemaProps{
-							Type:   []string{"integer"},
-							Format: "int32",
+							Description: "pods is how many pods are, or were, recorded.",
+							Type:        []string{"integer"},
+							Format:      "int32",
 						},
 					},
 					"totals": {
@@ -1915,8 +1952,9 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureStatu
 					},
 					"omittedTargets": {
 						SchemaProps: spec.SchemaProps{
-							Type:   []string{"integer"},
-							Format: "int32",
+							Description: "omittedTargets is how many rows targets does not have. Their counts are in totals.",
+							Type:        []string{"integer"},
+							Format:      "int32",
 						},
 					},
 					"outputs": {
@@ -1978,9 +2016,10 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureTarge
 				Properties: map[string]spec.Schema{
 					"node": {
 						SchemaProps: spec.SchemaProps{
-							Default: "",
-							Type:    []string{"string"},
-							Format:  "",
+							Description: "node is the name of the node.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
 						},
 					},
 					"namespace": {
@@ -1992,19 +2031,21 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureTarge
 					},
 					"pod": {
 						SchemaProps: spec.SchemaProps{
-							Type:   []string{"string"},
-							Format: "",
+							Description: "pod is the name of the pod.",
+							Type:        []string{"string"},
+							Format:      "",
 						},
 					},
 					"podUID": {
 						SchemaProps: spec.SchemaProps{
-							Type:   []string{"string"},
-							Format: "",
+							Description: "podUID tells pods of the same name apart.",
+							Type:        []string{"string"},
+							Format:      "",
 						},
 					},
 					"phase": {
 						SchemaProps: spec.SchemaProps{
-							Description: "Possible enum values:\n - `\"Ended\"` : no more packets are recorded; reason says why.\n - `\"Failed\"` : nothing more can be recorded; reason says why.\n - `\"Pending\"` : not begun yet; reason says what for it waits.\n - `\"Running\"` : packets are recorded.",
+							Description: "phase is Pending, Running, Ended or Failed.\n\nPossible enum values:\n - `\"Ended\"` : no more packets are recorded; reason says why.\n - `\"Failed\"` : nothing more can be recorded; reason says why.\n - `\"Pending\"` : not begun yet; reason says what for it waits.\n - `\"Running\"` : packets are recorded.",
 							Default:     "",
 							Type:        []string{"string"},
 							Format:      "",
@@ -2013,14 +2054,16 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureTarge
 					},
 					"reason": {
 						SchemaProps: spec.SchemaProps{
-							Type:   []string{"string"},
-							Format: "",
+							Description: "reason is why, in one word for programs.",
+							Type:        []string{"string"},
+							Format:      "",
 						},
 					},
 					"message": {
 						SchemaProps: spec.SchemaProps{
-							Type:   []string{"string"},
-							Format: "",
+							Description: "message is why, for people.",
+							Type:        []string{"string"},
+							Format:      "",
 						},
 					},
 					"packets": {
@@ -2109,14 +2152,16 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_ClusterCaptu
 					},
 					"metadata": {
 						SchemaProps: spec.SchemaProps{
-							Default: map[string]interface{}{},
-							Ref:     ref(v1.ObjectMeta{}.OpenAPIModelName()),
+							Description: "metadata is the standard object's metadata, such as its name, namespace and labels.",
+							Default:     map[string]interface{}{},
+							Ref:         ref(v1.ObjectMeta{}.OpenAPIModelName()),
 						},
 					},
 					"spec": {
 						SchemaProps: spec.SchemaProps{
-							Default: map[string]interface{}{},
-							Ref:     ref(v1alpha1.ClusterCaptureSpec{}.OpenAPIModelName()),
+							Description: "spec says what to record.",
+							Default:     map[string]interface{}{},
+							Ref:         ref(v1alpha1.ClusterCaptureSpec{}.OpenAPIModelName()),
 						},
 					},
 					"status": {
@@ -2158,13 +2203,15 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_ClusterCaptu
 					},
 					"metadata": {
 						SchemaProps: spec.SchemaProps{
-							Default: map[string]interface{}{},
-							Ref:     ref(v1.ListMeta{}.OpenAPIModelName()),
+							Description: "metadata is the standard list's metadata.",
+							Default:     map[string]interface{}{},
+							Ref:         ref(v1.ListMeta{}.OpenAPIModelName()),
 						},
 					},
 					"items": {
 						SchemaProps: spec.SchemaProps{
-							Type: []string{"array"},
+							Description: "items are the captures.",
+							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
 									SchemaProps: spec.SchemaProps{
@@ -4682,8 +4729,9 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_NetworkTelem
 					},
 					"metadata": {
 						SchemaProps: spec.SchemaProps{
-							Default: map[string]interface{}{},
-							Ref:     ref(v1.ObjectMeta{}.OpenAPIModelName()),
+							Description: "metadata is the standard object's metadata. The name is \"cluster\".",
+							Default:     map[string]interface{}{},
+							Ref:         ref(v1.ObjectMeta{}.OpenAPIModelName()),
 						},
 					},
 					"spec": {
@@ -4731,13 +4779,15 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_NetworkTelem
 					},
 					"metadata": {
 						SchemaProps: spec.SchemaProps{
-							Default: map[string]interface{}{},
-							Ref:     ref(v1.ListMeta{}.OpenAPIModelName()),
+							Description: "metadata is the standard list's metadata.",
+							Default:     map[string]interface{}{},
+							Ref:         ref(v1.ListMeta{}.OpenAPIModelName()),
 						},
 					},
 					"items": {
 						SchemaProps: spec.SchemaProps{
-							Type: []string{"array"},
+							Description: "items are the one NetworkTelemetry, or none.",
+							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
 									SchemaProps: spec.SchemaProps{
@@ -6051,9 +6101,10 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_TelemetryExp
 				Properties: map[string]spec.Schema{
 					"name": {
 						SchemaProps: spec.SchemaProps{
-							Default: "",
-							Type:    []string{"string"},
-							Format:  "",
+							Description: "name of the exporter.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
 						},
 					},
 					"reaching": {
@@ -6074,7 +6125,7 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_TelemetryExp
 					},
 					"sent": {
 						SchemaProps: spec.SchemaProps{
-							Description: "sent and dropped are what arrived, and what was given up.",
+							Description: "sent is what arrived.",
 							Default:     0,
 							Type:        []string{"integer"},
 							Format:      "int64",
@@ -6082,9 +6133,10 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_TelemetryExp
 					},
 					"dropped": {
 						SchemaProps: spec.SchemaProps{
-							Default: 0,
-							Type:    []string{"integer"},
-							Format:  "int64",
+							Description: "dropped is what was given up.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int64",
 						},
 					},
 					"message": {
@@ -6110,16 +6162,18 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_TelemetryNod
 				Properties: map[string]spec.Schema{
 					"node": {
 						SchemaProps: spec.SchemaProps{
-							Default: "",
-							Type:    []string{"string"},
-							Format:  "",
+							Description: "node is the name of the node.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
 						},
 					},
 					"message": {
 						SchemaProps: spec.SchemaProps{
-							Default: "",
-							Type:    []string{"string"},
-							Format:  "",
+							Description: "message is what is wrong.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
 						},
 					},
 				},
@@ -6203,9 +6257,10 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_TelemetrySec
 				Properties: map[string]spec.Schema{
 					"name": {
 						SchemaProps: spec.SchemaProps{
-							Default: "",
-							Type:    []string{"string"},
-							Format:  "",
+							Description: "name of the Secret.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
 						},
 					},
 				},

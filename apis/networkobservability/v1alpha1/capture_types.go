@@ -13,9 +13,11 @@ import (
 // spec.startTime, and ends at the first of its limits or when it is stopped. The packets stay on the nodes and are read
 // through the subresources: pcap (whole, when it has ended), attach (live) and headers (without payload).
 type Capture struct {
-	metav1.TypeMeta   `json:",inline"`
+	metav1.TypeMeta `json:",inline"`
+	// metadata is the standard object's metadata, such as its name, namespace and labels.
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
+	// spec says what to record.
 	Spec CaptureSpec `json:"spec"`
 	// status is written by the server only.
 	Status CaptureStatus `json:"status,omitempty"`
@@ -26,8 +28,10 @@ type Capture struct {
 // CaptureList is a list of Capture.
 type CaptureList struct {
 	metav1.TypeMeta `json:",inline"`
+	// metadata is the standard list's metadata.
 	metav1.ListMeta `json:"metadata,omitempty"`
 
+	// items are the captures.
 	Items []Capture `json:"items"`
 }
 
@@ -37,9 +41,11 @@ type CaptureList struct {
 
 // ClusterCapture records packets of nodes, and of pods in any namespace. It is to Capture what ClusterRole is to Role.
 type ClusterCapture struct {
-	metav1.TypeMeta   `json:",inline"`
+	metav1.TypeMeta `json:",inline"`
+	// metadata is the standard object's metadata, such as its name, namespace and labels.
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
+	// spec says what to record.
 	Spec ClusterCaptureSpec `json:"spec"`
 	// status is written by the server only.
 	Status CaptureStatus `json:"status,omitempty"`
@@ -50,8 +56,10 @@ type ClusterCapture struct {
 // ClusterCaptureList is a list of ClusterCapture.
 type ClusterCaptureList struct {
 	metav1.TypeMeta `json:",inline"`
+	// metadata is the standard list's metadata.
 	metav1.ListMeta `json:"metadata,omitempty"`
 
+	// items are the captures.
 	Items []ClusterCapture `json:"items"`
 }
 
@@ -113,8 +121,10 @@ type ClusterCapturePods struct {
 
 // CapturePodName names a pod.
 type CapturePodName struct {
+	// namespace of the pod.
 	Namespace string `json:"namespace"`
-	Name      string `json:"name"`
+	// name of the pod.
+	Name string `json:"name"`
 }
 
 // CaptureNodes chooses nodes by exactly one of selector and names.
@@ -211,12 +221,16 @@ type CaptureSettings struct {
 // CaptureRequester is who created a capture, as the server authenticated it. Rights that the capture needs while it
 // runs are asked for in this name.
 type CaptureRequester struct {
+	// username is the name that the server authenticated.
 	Username string `json:"username"`
+	// uid tells users of the same name apart, where the authenticator gives one.
 	// +optional
 	UID string `json:"uid,omitempty"`
+	// groups are those that the user was in when the capture was created.
 	// +optional
 	// +listType=atomic
 	Groups []string `json:"groups,omitempty"`
+	// extra is what else the authenticator told, by key.
 	// +optional
 	Extra map[string][]string `json:"extra,omitempty"`
 }
@@ -250,6 +264,7 @@ type CaptureMatch struct {
 	// direction is Ingress or Egress.
 	// +optional
 	Direction CaptureDirection `json:"direction,omitempty"`
+	// protocols are TCP, UDP, SCTP, ICMP and ICMPv6; one of them has to match.
 	// +optional
 	// +listType=set
 	Protocols []CaptureProtocol `json:"protocols,omitempty"`
@@ -281,11 +296,13 @@ type CapturePeerName struct {
 	// namespace is by default that of the Capture. A ClusterCapture has to give it.
 	// +optional
 	Namespace string `json:"namespace,omitempty"`
-	Name      string `json:"name"`
+	// name of the pod or Service.
+	Name string `json:"name"`
 }
 
 // CapturePort is a port or a range of ports.
 type CapturePort struct {
+	// port is the port, or the first one of a range: 1 to 65535.
 	Port int32 `json:"port"`
 	// endPort is the last port of a range.
 	// +optional
@@ -322,18 +339,23 @@ type CaptureRing struct {
 type CaptureOutput struct {
 	// name tells the outputs of a capture apart.
 	Name string `json:"name"`
+	// s3 is a bucket of Amazon S3, or of a store that speaks its protocol.
 	// +optional
 	S3 *CaptureOutputS3 `json:"s3,omitempty"`
+	// azureBlob is a container of Azure Blob Storage.
 	// +optional
 	AzureBlob *CaptureOutputAzureBlob `json:"azureBlob,omitempty"`
+	// googleCloudStorage is a bucket of Google Cloud Storage.
 	// +optional
 	GoogleCloudStorage *CaptureOutputGoogleCloudStorage `json:"googleCloudStorage,omitempty"`
+	// volume is a volume that the operator has mounted into the node agents.
 	// +optional
 	Volume *CaptureOutputVolume `json:"volume,omitempty"`
 }
 
 // CaptureOutputS3 is a bucket that is reached by the protocol of Amazon S3.
 type CaptureOutputS3 struct {
+	// bucket is the name of the bucket.
 	Bucket string `json:"bucket"`
 	// endpoint is the URL of the service, such as https://s3.example.com. By default that of Amazon for the region.
 	// +optional
@@ -354,11 +376,13 @@ type CaptureOutputS3 struct {
 // CaptureOutputAzureBlob is a container of Azure Blob Storage.
 type CaptureOutputAzureBlob struct {
 	// account is the name of the storage account.
-	Account   string `json:"account"`
+	Account string `json:"account"`
+	// container is the name of the container.
 	Container string `json:"container"`
 	// endpoint is the URL of the service. By default https://ACCOUNT.blob.core.windows.net.
 	// +optional
 	Endpoint string `json:"endpoint,omitempty"`
+	// prefix of the names of the objects: names of letters, digits, "-", "_", "." and "=", joined by single slashes.
 	// +optional
 	Prefix string `json:"prefix,omitempty"`
 	// secretName is a Secret of the Capture's namespace, or for a ClusterCapture of network-observability, with the key
@@ -370,10 +394,12 @@ type CaptureOutputAzureBlob struct {
 
 // CaptureOutputGoogleCloudStorage is a bucket of Google Cloud Storage.
 type CaptureOutputGoogleCloudStorage struct {
+	// bucket is the name of the bucket.
 	Bucket string `json:"bucket"`
 	// endpoint is the URL of the service. By default that of Google.
 	// +optional
 	Endpoint string `json:"endpoint,omitempty"`
+	// prefix of the names of the objects: names of letters, digits, "-", "_", "." and "=", joined by single slashes.
 	// +optional
 	Prefix string `json:"prefix,omitempty"`
 	// secretName is a Secret of the Capture's namespace, or for a ClusterCapture of network-observability, with the key
@@ -424,6 +450,7 @@ type CaptureStatus struct {
 	// observedGeneration is the generation of the spec that status tells about.
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+	// conditions are Started, Complete, Failed and, with outputs, Stored.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -435,9 +462,10 @@ type CaptureStatus struct {
 	// +optional
 	CompletionTime *metav1.Time `json:"completionTime,omitempty"`
 
-	// nodes, pods: how many are, or were, recorded.
+	// nodes is how many nodes take, or took, part.
 	// +optional
 	Nodes int32 `json:"nodes,omitempty"`
+	// pods is how many pods are, or were, recorded.
 	// +optional
 	Pods int32 `json:"pods,omitempty"`
 	// totals are exact, over all rows and those that were left out.
@@ -448,6 +476,7 @@ type CaptureStatus struct {
 	// +optional
 	// +listType=atomic
 	Targets []CaptureTarget `json:"targets,omitempty"`
+	// omittedTargets is how many rows targets does not have. Their counts are in totals.
 	// +optional
 	OmittedTargets int32 `json:"omittedTargets,omitempty"`
 	// outputs has a row for each output and node, with the same bounds.
@@ -489,6 +518,7 @@ type CaptureControl struct {
 
 // CaptureControlNode is a node that takes part in a capture.
 type CaptureControlNode struct {
+	// node is the name of the node.
 	Node string `json:"node"`
 	// recorded says that the node was seen to record. Packets may be there.
 	// +optional
@@ -497,6 +527,7 @@ type CaptureControlNode struct {
 	// written here before the node is told, so that all shares together are never more than the limit.
 	// +optional
 	Packets int64 `json:"packets,omitempty"`
+	// bytes: see packets.
 	// +optional
 	Bytes int64 `json:"bytes,omitempty"`
 }
@@ -505,9 +536,12 @@ type CaptureControlNode struct {
 type CaptureControlName struct {
 	// kind is pod, service or, in a filter, host.
 	Kind string `json:"kind"`
+	// namespace of the pod or Service.
 	// +optional
 	Namespace string `json:"namespace,omitempty"`
-	Name      string `json:"name"`
+	// name of the pod, Service or host.
+	Name string `json:"name"`
+	// addresses are what it stood for.
 	// +listType=atomic
 	Addresses []string `json:"addresses"`
 }
@@ -530,8 +564,10 @@ type CaptureFilterStatus struct {
 
 // CaptureExpectation is what targets send and receive now, before any filter.
 type CaptureExpectation struct {
+	// packetsPerSecond is how many packets, both directions together.
 	PacketsPerSecond resource.Quantity `json:"packetsPerSecond"`
-	BytesPerSecond   resource.Quantity `json:"bytesPerSecond"`
+	// bytesPerSecond is how many bytes, both directions together.
+	BytesPerSecond resource.Quantity `json:"bytesPerSecond"`
 }
 
 // CaptureCounts count packets as the kernel carries them: socket buffers, which with segmentation offload are larger
@@ -555,18 +591,24 @@ type CaptureCounts struct {
 
 // CaptureTarget is one pod on its node, or one node.
 type CaptureTarget struct {
+	// node is the name of the node.
 	Node string `json:"node"`
 	// namespace and pod are empty for a node that is recorded itself.
 	// +optional
 	Namespace string `json:"namespace,omitempty"`
+	// pod is the name of the pod.
 	// +optional
 	Pod string `json:"pod,omitempty"`
+	// podUID tells pods of the same name apart.
 	// +optional
 	PodUID types.UID `json:"podUID,omitempty"`
 
+	// phase is Pending, Running, Ended or Failed.
 	Phase CaptureTargetPhase `json:"phase"`
+	// reason is why, in one word for programs.
 	// +optional
 	Reason string `json:"reason,omitempty"`
+	// message is why, for people.
 	// +optional
 	Message string `json:"message,omitempty"`
 
@@ -587,10 +629,14 @@ const (
 
 // CaptureOutputStatus is one node's part at one output.
 type CaptureOutputStatus struct {
+	// name of the output.
 	Name string `json:"name"`
+	// node is the name of the node.
 	Node string `json:"node"`
 
+	// phase is Pending, Uploading, Stored or Failed.
 	Phase CaptureOutputPhase `json:"phase"`
+	// message is why, for people.
 	// +optional
 	Message string `json:"message,omitempty"`
 	// objects are what was written, or is being written.
@@ -603,6 +649,7 @@ type CaptureOutputStatus struct {
 type CaptureObject struct {
 	// key is its name, with the prefix.
 	Key string `json:"key"`
+	// bytes is its size.
 	// +optional
 	Bytes int64 `json:"bytes,omitempty"`
 	// sha256 of its content, in hexadecimal digits.
@@ -622,11 +669,13 @@ type CaptureReadOptions struct {
 	// digest is what the file was when its beginning was read. If it is another by now, the answer is 412.
 	// +optional
 	Digest string `json:"digest,omitempty"`
-	// node, namespace and pod narrow the answer to one node or one pod.
+	// node narrows the answer to one node.
 	// +optional
 	Node string `json:"node,omitempty"`
+	// namespace of the pod that the answer is narrowed to.
 	// +optional
 	Namespace string `json:"namespace,omitempty"`
+	// pod narrows the answer to one pod.
 	// +optional
 	Pod string `json:"pod,omitempty"`
 	// headersOnly leaves the payload out (attach only): every packet ends behind its transport header.

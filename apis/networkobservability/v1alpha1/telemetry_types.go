@@ -15,7 +15,8 @@ const NetworkTelemetryName = "cluster"
 // Prometheus, which flows they log, and where they send them. A cluster has one, named "cluster". Without it agents offer
 // metrics of their nodes and of themselves, and send nothing.
 type NetworkTelemetry struct {
-	metav1.TypeMeta   `json:",inline"`
+	metav1.TypeMeta `json:",inline"`
+	// metadata is the standard object's metadata. The name is "cluster".
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
 	// spec is what shall be.
@@ -30,8 +31,10 @@ type NetworkTelemetry struct {
 // NetworkTelemetryList is a list of NetworkTelemetry.
 type NetworkTelemetryList struct {
 	metav1.TypeMeta `json:",inline"`
+	// metadata is the standard list's metadata.
 	metav1.ListMeta `json:"metadata,omitempty"`
-	Items           []NetworkTelemetry `json:"items"`
+	// items are the one NetworkTelemetry, or none.
+	Items []NetworkTelemetry `json:"items"`
 }
 
 // NetworkTelemetrySpec says what leaves the agents.
@@ -231,6 +234,7 @@ const (
 
 // TelemetrySecretReference names a Secret in namespace network-observability.
 type TelemetrySecretReference struct {
+	// name of the Secret.
 	Name string `json:"name"`
 }
 
@@ -295,20 +299,24 @@ type TelemetryNodes struct {
 
 // TelemetryNodeProblem says what is wrong on a node.
 type TelemetryNodeProblem struct {
-	Node    string `json:"node"`
+	// node is the name of the node.
+	Node string `json:"node"`
+	// message is what is wrong.
 	Message string `json:"message"`
 }
 
 // TelemetryExporterStatus is of an exporter. Counts are of records of flows and of points of metrics, since the agents
 // began.
 type TelemetryExporterStatus struct {
+	// name of the exporter.
 	Name string `json:"name"`
 	// reaching is from how many nodes the last request was answered well.
 	Reaching int32 `json:"reaching"`
 	// failing is from how many it was not.
 	Failing int32 `json:"failing"`
-	// sent and dropped are what arrived, and what was given up.
-	Sent    int64 `json:"sent"`
+	// sent is what arrived.
+	Sent int64 `json:"sent"`
+	// dropped is what was given up.
 	Dropped int64 `json:"dropped"`
 	// message is the last error of some node, without credentials.
 	// +optional

@@ -31,9 +31,11 @@ import (
 // spec.startTime, and ends at the first of its limits or when it is stopped. The packets stay on the nodes and are read
 // through the subresources: pcap (whole, when it has ended), attach (live) and headers (without payload).
 type CaptureApplyConfiguration struct {
-	v1.TypeMetaApplyConfiguration    `json:""`
+	v1.TypeMetaApplyConfiguration `json:""`
+	// metadata is the standard object's metadata, such as its name, namespace and labels.
 	*v1.ObjectMetaApplyConfiguration `json:"metadata,omitempty"`
-	Spec                             *CaptureSpecApplyConfiguration `json:"spec,omitempty"`
+	// spec says what to record.
+	Spec *CaptureSpecApplyConfiguration `json:"spec,omitempty"`
 	// status is written by the server only.
 	Status *CaptureStatusApplyConfiguration `json:"status,omitempty"`
 }

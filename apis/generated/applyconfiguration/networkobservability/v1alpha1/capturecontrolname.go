@@ -24,9 +24,12 @@ package v1alpha1
 // CaptureControlName is a name and its addresses.
 type CaptureControlNameApplyConfiguration struct {
 	// kind is pod, service or, in a filter, host.
-	Kind      *string  `json:"kind,omitempty"`
-	Namespace *string  `json:"namespace,omitempty"`
-	Name      *string  `json:"name,omitempty"`
+	Kind *string `json:"kind,omitempty"`
+	// namespace of the pod or Service.
+	Namespace *string `json:"namespace,omitempty"`
+	// name of the pod, Service or host.
+	Name *string `json:"name,omitempty"`
+	// addresses are what it stood for.
 	Addresses []string `json:"addresses,omitempty"`
 }
 

@@ -23,13 +23,15 @@ package v1alpha1
 //
 // CaptureControlNode is a node that takes part in a capture.
 type CaptureControlNodeApplyConfiguration struct {
+	// node is the name of the node.
 	Node *string `json:"node,omitempty"`
 	// recorded says that the node was seen to record. Packets may be there.
 	Recorded *bool `json:"recorded,omitempty"`
 	// packets and bytes are the node's shares of limits.packets and limits.bytes, in all since the beginning. They are
 	// written here before the node is told, so that all shares together are never more than the limit.
 	Packets *int64 `json:"packets,omitempty"`
-	Bytes   *int64 `json:"bytes,omitempty"`
+	// bytes: see packets.
+	Bytes *int64 `json:"bytes,omitempty"`
 }
 
 // CaptureControlNodeApplyConfiguration constructs a declarative configuration of the CaptureControlNode type for use with

@@ -27,8 +27,10 @@ import (
 //
 // CaptureExpectation is what targets send and receive now, before any filter.
 type CaptureExpectationApplyConfiguration struct {
+	// packetsPerSecond is how many packets, both directions together.
 	PacketsPerSecond *resource.Quantity `json:"packetsPerSecond,omitempty"`
-	BytesPerSecond   *resource.Quantity `json:"bytesPerSecond,omitempty"`
+	// bytesPerSecond is how many bytes, both directions together.
+	BytesPerSecond *resource.Quantity `json:"bytesPerSecond,omitempty"`
 }
 
 // CaptureExpectationApplyConfiguration constructs a declarative configuration of the CaptureExpectation type for use with

@@ -29,6 +29,7 @@ import (
 type CaptureMatchApplyConfiguration struct {
 	// direction is Ingress or Egress.
 	Direction *networkobservabilityv1alpha1.CaptureDirection `json:"direction,omitempty"`
+	// protocols are TCP, UDP, SCTP, ICMP and ICMPv6; one of them has to match.
 	Protocols []networkobservabilityv1alpha1.CaptureProtocol `json:"protocols,omitempty"`
 	// peers are the other ends; one of them has to match.
 	Peers []CapturePeerApplyConfiguration `json:"peers,omitempty"`

@@ -24,8 +24,9 @@ package v1alpha1
 // CaptureObject is an object in a store, or a file on a volume.
 type CaptureObjectApplyConfiguration struct {
 	// key is its name, with the prefix.
-	Key   *string `json:"key,omitempty"`
-	Bytes *int64  `json:"bytes,omitempty"`
+	Key *string `json:"key,omitempty"`
+	// bytes is its size.
+	Bytes *int64 `json:"bytes,omitempty"`
 	// sha256 of its content, in hexadecimal digits.
 	SHA256 *string `json:"sha256,omitempty"`
 }

@@ -25,11 +25,15 @@ package v1alpha1
 // operator of the cluster decides which places are allowed.
 type CaptureOutputApplyConfiguration struct {
 	// name tells the outputs of a capture apart.
-	Name               *string                                            `json:"name,omitempty"`
-	S3                 *CaptureOutputS3ApplyConfiguration                 `json:"s3,omitempty"`
-	AzureBlob          *CaptureOutputAzureBlobApplyConfiguration          `json:"azureBlob,omitempty"`
+	Name *string `json:"name,omitempty"`
+	// s3 is a bucket of Amazon S3, or of a store that speaks its protocol.
+	S3 *CaptureOutputS3ApplyConfiguration `json:"s3,omitempty"`
+	// azureBlob is a container of Azure Blob Storage.
+	AzureBlob *CaptureOutputAzureBlobApplyConfiguration `json:"azureBlob,omitempty"`
+	// googleCloudStorage is a bucket of Google Cloud Storage.
 	GoogleCloudStorage *CaptureOutputGoogleCloudStorageApplyConfiguration `json:"googleCloudStorage,omitempty"`
-	Volume             *CaptureOutputVolumeApplyConfiguration             `json:"volume,omitempty"`
+	// volume is a volume that the operator has mounted into the node agents.
+	Volume *CaptureOutputVolumeApplyConfiguration `json:"volume,omitempty"`
 }
 
 // CaptureOutputApplyConfiguration constructs a declarative configuration of the CaptureOutput type for use with

@@ -24,11 +24,13 @@ package v1alpha1
 // CaptureOutputAzureBlob is a container of Azure Blob Storage.
 type CaptureOutputAzureBlobApplyConfiguration struct {
 	// account is the name of the storage account.
-	Account   *string `json:"account,omitempty"`
+	Account *string `json:"account,omitempty"`
+	// container is the name of the container.
 	Container *string `json:"container,omitempty"`
 	// endpoint is the URL of the service. By default https://ACCOUNT.blob.core.windows.net.
 	Endpoint *string `json:"endpoint,omitempty"`
-	Prefix   *string `json:"prefix,omitempty"`
+	// prefix of the names of the objects: names of letters, digits, "-", "_", "." and "=", joined by single slashes.
+	Prefix *string `json:"prefix,omitempty"`
 	// secretName is a Secret of the Capture's namespace, or for a ClusterCapture of network-observability, with the key
 	// accountKey or sasToken. The requester must be allowed to get it. By default the identity of the node agents is used,
 	// if the operator allows it.

@@ -23,10 +23,12 @@ package v1alpha1
 //
 // CaptureOutputGoogleCloudStorage is a bucket of Google Cloud Storage.
 type CaptureOutputGoogleCloudStorageApplyConfiguration struct {
+	// bucket is the name of the bucket.
 	Bucket *string `json:"bucket,omitempty"`
 	// endpoint is the URL of the service. By default that of Google.
 	Endpoint *string `json:"endpoint,omitempty"`
-	Prefix   *string `json:"prefix,omitempty"`
+	// prefix of the names of the objects: names of letters, digits, "-", "_", "." and "=", joined by single slashes.
+	Prefix *string `json:"prefix,omitempty"`
 	// secretName is a Secret of the Capture's namespace, or for a ClusterCapture of network-observability, with the key
 	// serviceAccountKey (JSON). The requester must be allowed to get it. By default the identity of the node agents is used,
 	// if the operator allows it.

@@ -23,6 +23,7 @@ package v1alpha1
 //
 // CaptureOutputS3 is a bucket that is reached by the protocol of Amazon S3.
 type CaptureOutputS3ApplyConfiguration struct {
+	// bucket is the name of the bucket.
 	Bucket *string `json:"bucket,omitempty"`
 	// endpoint is the URL of the service, such as https://s3.example.com. By default that of Amazon for the region.
 	Endpoint *string `json:"endpoint,omitempty"`

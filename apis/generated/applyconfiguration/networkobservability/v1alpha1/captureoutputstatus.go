@@ -27,10 +27,14 @@ import (
 //
 // CaptureOutputStatus is one node's part at one output.
 type CaptureOutputStatusApplyConfiguration struct {
-	Name    *string                                          `json:"name,omitempty"`
-	Node    *string                                          `json:"node,omitempty"`
-	Phase   *networkobservabilityv1alpha1.CaptureOutputPhase `json:"phase,omitempty"`
-	Message *string                                          `json:"message,omitempty"`
+	// name of the output.
+	Name *string `json:"name,omitempty"`
+	// node is the name of the node.
+	Node *string `json:"node,omitempty"`
+	// phase is Pending, Uploading, Stored or Failed.
+	Phase *networkobservabilityv1alpha1.CaptureOutputPhase `json:"phase,omitempty"`
+	// message is why, for people.
+	Message *string `json:"message,omitempty"`
 	// objects are what was written, or is being written.
 	Objects []CaptureObjectApplyConfiguration `json:"objects,omitempty"`
 }

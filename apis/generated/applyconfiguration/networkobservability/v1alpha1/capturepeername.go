@@ -25,7 +25,8 @@ package v1alpha1
 type CapturePeerNameApplyConfiguration struct {
 	// namespace is by default that of the Capture. A ClusterCapture has to give it.
 	Namespace *string `json:"namespace,omitempty"`
-	Name      *string `json:"name,omitempty"`
+	// name of the pod or Service.
+	Name *string `json:"name,omitempty"`
 }
 
 // CapturePeerNameApplyConfiguration constructs a declarative configuration of the CapturePeerName type for use with

@@ -23,8 +23,10 @@ package v1alpha1
 //
 // CapturePodName names a pod.
 type CapturePodNameApplyConfiguration struct {
+	// namespace of the pod.
 	Namespace *string `json:"namespace,omitempty"`
-	Name      *string `json:"name,omitempty"`
+	// name of the pod.
+	Name *string `json:"name,omitempty"`
 }
 
 // CapturePodNameApplyConfiguration constructs a declarative configuration of the CapturePodName type for use with

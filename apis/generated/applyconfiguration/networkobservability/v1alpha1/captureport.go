@@ -23,6 +23,7 @@ package v1alpha1
 //
 // CapturePort is a port or a range of ports.
 type CapturePortApplyConfiguration struct {
+	// port is the port, or the first one of a range: 1 to 65535.
 	Port *int32 `json:"port,omitempty"`
 	// endPort is the last port of a range.
 	EndPort *int32 `json:"endPort,omitempty"`

@@ -24,10 +24,14 @@ package v1alpha1
 // CaptureRequester is who created a capture, as the server authenticated it. Rights that the capture needs while it
 // runs are asked for in this name.
 type CaptureRequesterApplyConfiguration struct {
-	Username *string             `json:"username,omitempty"`
-	UID      *string             `json:"uid,omitempty"`
-	Groups   []string            `json:"groups,omitempty"`
-	Extra    map[string][]string `json:"extra,omitempty"`
+	// username is the name that the server authenticated.
+	Username *string `json:"username,omitempty"`
+	// uid tells users of the same name apart, where the authenticator gives one.
+	UID *string `json:"uid,omitempty"`
+	// groups are those that the user was in when the capture was created.
+	Groups []string `json:"groups,omitempty"`
+	// extra is what else the authenticator told, by key.
+	Extra map[string][]string `json:"extra,omitempty"`
 }
 
 // CaptureRequesterApplyConfiguration constructs a declarative configuration of the CaptureRequester type for use with

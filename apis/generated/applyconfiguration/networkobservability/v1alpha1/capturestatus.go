@@ -29,21 +29,24 @@ import (
 // CaptureStatus says how far a capture is.
 type CaptureStatusApplyConfiguration struct {
 	// observedGeneration is the generation of the spec that status tells about.
-	ObservedGeneration *int64                           `json:"observedGeneration,omitempty"`
-	Conditions         []v1.ConditionApplyConfiguration `json:"conditions,omitempty"`
+	ObservedGeneration *int64 `json:"observedGeneration,omitempty"`
+	// conditions are Started, Complete, Failed and, with outputs, Stored.
+	Conditions []v1.ConditionApplyConfiguration `json:"conditions,omitempty"`
 	// startTime is when the first node began to record.
 	StartTime *metav1.Time `json:"startTime,omitempty"`
 	// completionTime is when the last node ended.
 	CompletionTime *metav1.Time `json:"completionTime,omitempty"`
-	// nodes, pods: how many are, or were, recorded.
+	// nodes is how many nodes take, or took, part.
 	Nodes *int32 `json:"nodes,omitempty"`
-	Pods  *int32 `json:"pods,omitempty"`
+	// pods is how many pods are, or were, recorded.
+	Pods *int32 `json:"pods,omitempty"`
 	// totals are exact, over all rows and those that were left out.
 	Totals *CaptureCountsApplyConfiguration `json:"totals,omitempty"`
 	// targets has a row for each pod, and for each node that is recorded itself. They are at most 500; rows that are
 	// left out are counted in omittedTargets.
-	Targets        []CaptureTargetApplyConfiguration `json:"targets,omitempty"`
-	OmittedTargets *int32                            `json:"omittedTargets,omitempty"`
+	Targets []CaptureTargetApplyConfiguration `json:"targets,omitempty"`
+	// omittedTargets is how many rows targets does not have. Their counts are in totals.
+	OmittedTargets *int32 `json:"omittedTargets,omitempty"`
 	// outputs has a row for each output and node, with the same bounds.
 	Outputs []CaptureOutputStatusApplyConfiguration `json:"outputs,omitempty"`
 	// filter is what became of filter and match.

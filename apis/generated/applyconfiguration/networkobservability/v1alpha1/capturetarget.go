@@ -28,14 +28,20 @@ import (
 //
 // CaptureTarget is one pod on its node, or one node.
 type CaptureTargetApplyConfiguration struct {
+	// node is the name of the node.
 	Node *string `json:"node,omitempty"`
 	// namespace and pod are empty for a node that is recorded itself.
-	Namespace                       *string                                          `json:"namespace,omitempty"`
-	Pod                             *string                                          `json:"pod,omitempty"`
-	PodUID                          *types.UID                                       `json:"podUID,omitempty"`
-	Phase                           *networkobservabilityv1alpha1.CaptureTargetPhase `json:"phase,omitempty"`
-	Reason                          *string                                          `json:"reason,omitempty"`
-	Message                         *string                                          `json:"message,omitempty"`
+	Namespace *string `json:"namespace,omitempty"`
+	// pod is the name of the pod.
+	Pod *string `json:"pod,omitempty"`
+	// podUID tells pods of the same name apart.
+	PodUID *types.UID `json:"podUID,omitempty"`
+	// phase is Pending, Running, Ended or Failed.
+	Phase *networkobservabilityv1alpha1.CaptureTargetPhase `json:"phase,omitempty"`
+	// reason is why, in one word for programs.
+	Reason *string `json:"reason,omitempty"`
+	// message is why, for people.
+	Message                         *string `json:"message,omitempty"`
 	CaptureCountsApplyConfiguration `json:""`
 }
 

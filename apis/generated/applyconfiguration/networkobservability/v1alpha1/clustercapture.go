@@ -29,9 +29,11 @@ import (
 //
 // ClusterCapture records packets of nodes, and of pods in any namespace. It is to Capture what ClusterRole is to Role.
 type ClusterCaptureApplyConfiguration struct {
-	v1.TypeMetaApplyConfiguration    `json:""`
+	v1.TypeMetaApplyConfiguration `json:""`
+	// metadata is the standard object's metadata, such as its name, namespace and labels.
 	*v1.ObjectMetaApplyConfiguration `json:"metadata,omitempty"`
-	Spec                             *ClusterCaptureSpecApplyConfiguration `json:"spec,omitempty"`
+	// spec says what to record.
+	Spec *ClusterCaptureSpecApplyConfiguration `json:"spec,omitempty"`
 	// status is written by the server only.
 	Status *CaptureStatusApplyConfiguration `json:"status,omitempty"`
 }

@@ -31,7 +31,8 @@ import (
 // Prometheus, which flows they log, and where they send them. A cluster has one, named "cluster". Without it agents offer
 // metrics of their nodes and of themselves, and send nothing.
 type NetworkTelemetryApplyConfiguration struct {
-	v1.TypeMetaApplyConfiguration    `json:""`
+	v1.TypeMetaApplyConfiguration `json:""`
+	// metadata is the standard object's metadata. The name is "cluster".
 	*v1.ObjectMetaApplyConfiguration `json:"metadata,omitempty"`
 	// spec is what shall be.
 	Spec *NetworkTelemetrySpecApplyConfiguration `json:"spec,omitempty"`

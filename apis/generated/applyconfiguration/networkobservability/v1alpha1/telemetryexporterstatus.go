@@ -24,13 +24,15 @@ package v1alpha1
 // TelemetryExporterStatus is of an exporter. Counts are of records of flows and of points of metrics, since the agents
 // began.
 type TelemetryExporterStatusApplyConfiguration struct {
+	// name of the exporter.
 	Name *string `json:"name,omitempty"`
 	// reaching is from how many nodes the last request was answered well.
 	Reaching *int32 `json:"reaching,omitempty"`
 	// failing is from how many it was not.
 	Failing *int32 `json:"failing,omitempty"`
-	// sent and dropped are what arrived, and what was given up.
-	Sent    *int64 `json:"sent,omitempty"`
+	// sent is what arrived.
+	Sent *int64 `json:"sent,omitempty"`
+	// dropped is what was given up.
 	Dropped *int64 `json:"dropped,omitempty"`
 	// message is the last error of some node, without credentials.
 	Message *string `json:"message,omitempty"`

@@ -23,7 +23,9 @@ package v1alpha1
 //
 // TelemetryNodeProblem says what is wrong on a node.
 type TelemetryNodeProblemApplyConfiguration struct {
-	Node    *string `json:"node,omitempty"`
+	// node is the name of the node.
+	Node *string `json:"node,omitempty"`
+	// message is what is wrong.
 	Message *string `json:"message,omitempty"`
 }
 

@@ -23,6 +23,7 @@ package v1alpha1
 //
 // TelemetrySecretReference names a Secret in namespace network-observability.
 type TelemetrySecretReferenceApplyConfiguration struct {
+	// name of the Secret.
 	Name *string `json:"name,omitempty"`
 }
 
