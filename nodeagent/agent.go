@@ -70,7 +70,7 @@ func run(ctx context.Context, o options) error {
 		}()
 	}
 	certificate := serve.NewCertificate(client, o.nodeName, o.caDir, o.dataDir, func(err error) {
-		klog.ErrorS(err, "No serving certificate was gained; asking again")
+		klog.ErrorS(err, "The serving certificate is not in order; trying again")
 	})
 	reader := newReader(pods, set, newEndpoint(o.metricsAddress))
 	out, err := newOutgoing(o, reader, pods, set, captures)

@@ -13,6 +13,9 @@ import (
 	"io/fs"
 	mathrand "math/rand/v2"
 	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -44,7 +47,7 @@ var usages = []certificates.KeyUsage{certificates.UsageDigitalSignature, certifi
 
 // Certificate is the agent's serving certificate: asked for from certificates.k8s.io, renewed in time, and asked for
 // anew when the bundle of serving CAs no longer covers it. It is kept in a file, so that an agent that restarts while
-// nobody signs can serve at once.
+// nobody signs can serve at once. One that cannot be stored is used all the same, and storing is tried again.
 //
 // client-go's certificate manager is not used for the loop, only its parts: it renews by time alone, so it would have
 // to be thrown away whenever the bundle changes, and what it leaves behind then sleeps until the next renewal.
@@ -56,12 +59,16 @@ type Certificate struct {
 	leastPause           time.Duration // the constant, but for tests
 
 	current atomic.Pointer[tls.Certificate]
-	// renew is when the current certificate is to be replaced. It belongs to Run.
-	renew time.Time
+	// renew is when the current certificate is to be replaced, unstored what of it is not in the file yet. They belong to Run.
+	renew    time.Time
+	unstored *pair
 }
 
+// A pair is a certificate and its key as PEM.
+type pair struct{ certificate, key []byte }
+
 // NewCertificate makes the certificate of a node's agent. Run gets it, and tells failed about each request that led to
-// nothing.
+// nothing and each attempt to store that did.
 func NewCertificate(client kubernetes.Interface, node, caDir, dataDir string, failed func(error)) *Certificate {
 	return &Certificate{
 		node: node, caDir: caDir, dataDir: dataDir, client: client, failed: failed,
@@ -91,21 +98,37 @@ func (c *Certificate) Run(ctx context.Context) error {
 	if own, err := store.Current(); err == nil && c.check(own) == nil {
 		c.use(own)
 	}
-	pause := c.leastPause
-	var asked time.Time
+	asking, storing := attempts{pause: c.leastPause}, attempts{pause: c.leastPause}
 	for ctx.Err() == nil {
-		if c.needed() && time.Since(asked) >= pause {
-			asked = time.Now()
-			pause = min(2*pause, mostPause)
-			if err := c.ask(ctx, store); err == nil {
-				pause = c.leastPause
-			} else if ctx.Err() == nil {
-				c.failed(err)
-			}
+		if c.needed() {
+			c.attempt(ctx, &asking, func() error { return c.ask(ctx) })
 		}
-		sleep(ctx, min(pause, c.checkEvery))
+		if c.unstored != nil {
+			c.attempt(ctx, &storing, func() error { return c.save(store) })
+		}
+		sleep(ctx, min(asking.pause, storing.pause, c.checkEvery))
 	}
 	return nil
+}
+
+// attempts are those at one thing: when the last was, and how long after it is the next.
+type attempts struct {
+	last  time.Time
+	pause time.Duration
+}
+
+// attempt tries once, if enough time has passed.
+func (c *Certificate) attempt(ctx context.Context, a *attempts, try func() error) {
+	if time.Since(a.last) < a.pause {
+		return
+	}
+	a.last = time.Now()
+	a.pause = min(2*a.pause, mostPause)
+	if err := try(); err == nil {
+		a.pause = c.leastPause
+	} else if ctx.Err() == nil {
+		c.failed(err)
+	}
 }
 
 func sleep(ctx context.Context, pause time.Duration) {
@@ -139,7 +162,7 @@ func (c *Certificate) check(own *tls.Certificate) error {
 
 // ask gets a certificate for a new key. One that the bundle does not cover, or that lacks a name, is taken, but counts as
 // a failure: the bundle may be on its way to this node.
-func (c *Certificate) ask(ctx context.Context, store certificate.Store) error {
+func (c *Certificate) ask(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, signWithin)
 	defer cancel()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -163,18 +186,53 @@ func (c *Certificate) ask(ctx context.Context, store certificate.Store) error {
 	if err != nil {
 		return fmt.Errorf("waiting for certificate request %s: %w", name, err)
 	}
-	own, err := store.Update(signed, keyPEM)
+	own, err := tls.X509KeyPair(signed, keyPEM)
 	if err != nil {
-		return fmt.Errorf("storing the certificate: %w", err)
+		return fmt.Errorf("reading the new certificate: %w", err)
 	}
-	c.use(own)
-	if err := c.check(own); err != nil {
+	c.use(&own)
+	c.unstored = &pair{signed, keyPEM}
+	if err := c.check(&own); err != nil {
 		return fmt.Errorf("checking the new certificate: %w", err)
 	}
-	if !namesMetrics(own) {
+	if !namesMetrics(&own) {
 		return fmt.Errorf("checking the new certificate: it is not for %s", v1alpha1.MetricsDNSName)
 	}
 	return nil
+}
+
+// save stores the current certificate. Until that succeeds, an agent that starts anew has the one before, or none.
+func (c *Certificate) save(store certificate.Store) error {
+	if _, err := store.Update(c.unstored.certificate, c.unstored.key); err != nil {
+		c.tidy()
+		return fmt.Errorf("storing the certificate, which serves meanwhile: %w", err)
+	}
+	c.unstored = nil
+	return nil
+}
+
+// tidy removes certificates that nothing points to: each attempt to store one leaves a file, even where there is no room
+// for what should be in it.
+func (c *Certificate) tidy() {
+	var used []fs.FileInfo
+	for _, link := range []string{"-current.pem", "-updated.pem"} {
+		file, err := os.Stat(filepath.Join(c.dataDir, storeName+link))
+		switch {
+		case err == nil:
+			used = append(used, file)
+		case !errors.Is(err, fs.ErrNotExist):
+			return
+		}
+	}
+	entries, _ := os.ReadDir(c.dataDir)
+	for _, entry := range entries {
+		file, err := entry.Info()
+		if err != nil || !file.Mode().IsRegular() || !strings.HasPrefix(file.Name(), storeName+"-") ||
+			slices.ContainsFunc(used, func(u fs.FileInfo) bool { return os.SameFile(u, file) }) {
+			continue
+		}
+		_ = os.Remove(filepath.Join(c.dataDir, file.Name()))
+	}
 }
 
 func (c *Certificate) template() *x509.CertificateRequest {

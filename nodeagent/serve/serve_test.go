@@ -530,3 +530,32 @@ func TestDamagedStoreIsReplaced(t *testing.T) {
 	c, _ := runCertificate(t, s, caDir, dataDir)
 	eventually(t, "a certificate", func() bool { return c.Current() != nil })
 }
+
+// A certificate that cannot be stored serves, no other one is asked for instead, and it is stored as soon as it can be.
+func TestCertificateThatCannotBeStoredServes(t *testing.T) {
+	s, caDir, dataDir := &signer{t: t}, t.TempDir(), t.TempDir()
+	only := newAuthority(t)
+	s.use(only)
+	write(t, filepath.Join(caDir, v1alpha1.ServingCAKey), only.bundle())
+	current := filepath.Join(dataDir, storeName+"-current.pem")
+	write(t, current, []byte("in the way of the link")) // a full disk is made less easily, and root may write everywhere
+	c, stop := runCertificate(t, s, caDir, dataDir)
+	eventually(t, "three failures", func() bool { return s.failures.Load() >= 3 })
+	own := c.Current()
+	if own == nil || s.requests.Load() != 1 {
+		t.Fatalf("%v serves after %d requests, want what the first one gave", own, s.requests.Load())
+	}
+	if err := os.Remove(current); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the stored certificate", func() bool { _, err := os.Stat(current); return err == nil })
+	stop()
+	if files, err := os.ReadDir(dataDir); err != nil || len(files) != 2 {
+		t.Errorf("the folder has %v (%v), want one certificate and the link to it", files, err)
+	}
+	again, _ := runCertificate(t, s, caDir, dataDir)
+	eventually(t, "the certificate after a restart", func() bool { return again.Current() != nil })
+	if got := again.Current(); s.requests.Load() != 1 || !got.Leaf.Equal(own.Leaf) {
+		t.Errorf("%v serves after %d requests, want %v, which was stored late", got.Leaf.SerialNumber, s.requests.Load(), own.Leaf.SerialNumber)
+	}
+}
