@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"os"
 	"slices"
 	"time"
@@ -144,29 +145,95 @@ func (r *contentReader) Close() error {
 	return err
 }
 
-// file is what this node recorded, as a file of its own.
-func (c *capture) file() (content, error) {
+// layout is that of the file with what this node recorded. It is the same at every call, once the capture is sealed.
+func (c *capture) layout() (*pcapfile.File, error) {
 	state := c.state()
 	var names pcapfile.Names
 	c.mu.Lock()
 	names.Add(c.names)
-	parts := slices.Clone(c.parts)
 	c.mu.Unlock()
-	node := c.manager.config.Node
-	layout, err := pcapfile.New(c.header(), []pcapfile.Node{{Name: node, State: state}}, &names)
+	layout, err := pcapfile.New(c.header(), []pcapfile.Node{{Name: c.manager.config.Node, State: state}}, &names)
 	if err != nil {
 		return nil, fmt.Errorf("laying out the file: %w", err)
 	}
+	return layout, nil
+}
+
+// file is what this node recorded, as a file of its own. What comes before the packets may be more than an agent has room for,
+// and outputs keep the content until the capture is deleted: it is made while it is read.
+func (c *capture) file() (content, error) {
+	layout, err := c.layout()
+	if err != nil {
+		return nil, err
+	}
+	var begin piece
+	_ = layout.WriteBegin(func(b []byte) error { begin.size += int64(len(b)); return nil })
+	begin.open = func() (io.ReadCloser, error) {
+		layout, err := c.layout()
+		if err != nil {
+			return nil, err
+		}
+		return newPieces(layout.WriteBegin), nil
+	}
+	c.mu.Lock()
+	parts, size := slices.Clone(c.parts), c.BlockBytes
+	c.mu.Unlock()
+	numbers := make([]uint32, len(parts))
+	for i, p := range parts {
+		numbers[i], _ = layout.Number(c.manager.config.Node, p.Number)
+	}
 	packets := func() (io.ReadCloser, error) {
 		r := &mergeReader{}
-		for _, p := range parts {
+		for i, p := range parts {
 			one := newCursor(p, len(parts))
-			one.number, _ = layout.Number(node, p.Number)
+			one.number = numbers[i]
 			r.merge.waiting = append(r.merge.waiting, one)
 		}
 		return r, nil
 	}
-	return content{text(layout.AppendBegin(nil)), {state.GetBlockBytes(), packets}, text(layout.AppendEnd(nil))}, nil
+	return content{begin, {size, packets}, text(layout.AppendEnd(nil))}, nil
+}
+
+// A piecesReader reads what is handed over in pieces, one at a time.
+type piecesReader struct {
+	next func() ([]byte, bool)
+	stop func()
+	left []byte
+}
+
+var errStopped = errors.New("no more is read")
+
+// newPieces reads what write hands over; an error that it returns must be one that it was given.
+func newPieces(write func(func([]byte) error) error) *piecesReader {
+	next, stop := iter.Pull(func(yield func([]byte) bool) {
+		_ = write(func(b []byte) error {
+			if !yield(b) {
+				return errStopped
+			}
+			return nil
+		})
+	})
+	return &piecesReader{next: next, stop: stop}
+}
+
+// Read implements io.Reader.
+func (r *piecesReader) Read(p []byte) (int, error) {
+	for len(r.left) == 0 {
+		var ok bool
+		if r.left, ok = r.next(); !ok {
+			return 0, io.EOF
+		}
+	}
+	n := copy(p, r.left)
+	r.left = r.left[n:]
+	return n, nil
+}
+
+// Close implements io.Closer.
+func (r *piecesReader) Close() error {
+	r.left = nil
+	r.stop()
+	return nil
 }
 
 // A mergeReader reads the packets of parts in their order.

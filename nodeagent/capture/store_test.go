@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
@@ -79,6 +80,53 @@ func TestFileOfNode(t *testing.T) {
 	}
 	if out, err := exec.Command("tcpdump", "-nr", path).Output(); err != nil || bytes.Count(out, []byte("\n")) != 900 {
 		t.Errorf("tcpdump reads %d packets (%v)", bytes.Count(out, []byte("\n")), err)
+	}
+}
+
+// What comes before the packets is read in pieces, however long it is: each interface has the text of the filter.
+func TestFileOfManyInterfaces(t *testing.T) {
+	const interfaces, filter, atOnce = 40, 60_000, 256 << 10
+	e, f := fake(t, t.TempDir(), interfaces)
+	r := fakeRequest(fakepod.UID(), "a")
+	r.FilterText = strings.Repeat("x", filter)
+	e.ensure(r)
+	f.source(interfaces - 1).push(packetAt(1e18, 100))
+	e.end(r.Uid)
+	names := []*v1alpha1.CaptureName{{Address: []byte{10, 0, 0, 1}, Names: []string{"shop/web"}}}
+	if _, err := e.Seal(context.Background(), &v1alpha1.SealCaptureRequest{Uid: r.Uid, Names: names}); err != nil {
+		t.Fatal(err)
+	}
+	c := e.captures[r.Uid]
+	<-c.sealed
+	layout, err := c.layout()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, end := layout.AppendBegin(nil), layout.AppendEnd(nil)
+	files, err := c.files()
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := files[0]
+	whole := content1(t, file, 0)
+	if known, ok := layout.Size(); !ok || file.Size != known || file.Size != int64(len(whole)) || len(want) < interfaces*filter {
+		t.Errorf("%d bytes, %d were said, want %d", len(whole), file.Size, known)
+	}
+	if !bytes.HasPrefix(whole, want) || !bytes.HasSuffix(whole, end) || len(whole) == len(want)+len(end) {
+		t.Errorf("%d bytes are not what comes before the packets, packets, and what comes after them", len(whole))
+	}
+	for _, offset := range []int64{0, atOnce + 1, int64(len(want)) - 1} {
+		in, err := file.Open(offset)
+		if err != nil {
+			t.Fatal(err)
+		}
+		buffer := make([]byte, len(want))
+		if n, err := in.Read(buffer); err != nil || n == 0 || n > atOnce || !bytes.Equal(buffer[:n], whole[offset:][:n]) {
+			t.Errorf("from %d, %d bytes are there at once (%v), want those of the file, at most %d", offset, n, err, atOnce)
+		}
+		if err := in.Close(); err != nil { // though more is there
+			t.Error(err)
+		}
 	}
 }
 

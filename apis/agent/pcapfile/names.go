@@ -80,18 +80,22 @@ func (n *Names) Sorted() []pcapng.Name {
 // AppendNames appends Name Resolution Blocks, as many as it takes.
 func AppendNames(b []byte, names []pcapng.Name) []byte {
 	for len(names) > 0 {
-		count, size := 0, 0
-		for count < len(names) && (count == 0 || size < maxNameBlock) {
-			for _, text := range names[count].Names {
-				size += len(text) + 1
-			}
-			size += 20
-			count++
-		}
-		b = pcapng.AppendNames(b, names[:count])
-		names = names[count:]
+		b, names = appendNames(b, names)
 	}
 	return b
+}
+
+// appendNames appends one block with the first names, of which there must be one, and returns those that are left.
+func appendNames(b []byte, names []pcapng.Name) (block []byte, left []pcapng.Name) {
+	count, size := 0, 0
+	for count < len(names) && (count == 0 || size < maxNameBlock) {
+		for _, text := range names[count].Names {
+			size += len(text) + 1
+		}
+		size += 20
+		count++
+	}
+	return pcapng.AppendNames(b, names[:count]), names[count:]
 }
 
 // escapeName is escape for names of addresses, in which slashes are common.

@@ -170,7 +170,7 @@ func (f *File) Size() (size int64, known bool) {
 const pieceBytes = 64 << 10
 
 // WriteBegin hands over what comes before the packets, in pieces whose memory is used again: each interface has the text of the
-// filter, so that all of it may be much.
+// filter, and names are many, so that all of it may be much.
 func (f *File) WriteBegin(write func([]byte) error) error {
 	b := AppendSection(nil, f.header)
 	for _, i := range f.interfaces {
@@ -181,7 +181,15 @@ func (f *File) WriteBegin(write func([]byte) error) error {
 			b = b[:0]
 		}
 	}
-	return write(AppendNames(b, f.names))
+	for names := f.names; len(names) > 0; {
+		if b, names = appendNames(b, names); len(b) >= pieceBytes {
+			if err := write(b); err != nil {
+				return err
+			}
+			b = b[:0]
+		}
+	}
+	return write(b)
 }
 
 // AppendBegin appends what comes before the packets.

@@ -162,7 +162,7 @@ func TestManyNames(t *testing.T) {
 	}
 }
 
-// TestWriteBegin: in pieces it is the same, and what a piece holds does not grow with the interfaces.
+// TestWriteBegin: in pieces it is the same, and what a piece holds does not grow with the interfaces and the names.
 func TestWriteBegin(t *testing.T) {
 	long := header
 	long.Filter = strings.Repeat("x", 50_000)
@@ -170,7 +170,11 @@ func TestWriteBegin(t *testing.T) {
 	for i := range uint32(50) {
 		parts = append(parts, part(i, "shop", fmt.Sprintf("web-%d", i), "eth0"))
 	}
-	file := mustNew(t, long, nil, Node{"a", state("digest of a", 1000, parts...)})
+	var names Names
+	for i := range MaxAddresses {
+		names.Add([]*agentv1.CaptureName{{Address: []byte{10, 0, byte(i >> 8), byte(i)}, Names: []string{fmt.Sprintf("shop/%0200d", i)}}})
+	}
+	file := mustNew(t, long, &names, Node{"a", state("digest of a", 1000, parts...)})
 	var whole []byte
 	if err := file.WriteBegin(func(b []byte) error {
 		if len(b) > 3*pieceBytes {
@@ -181,7 +185,7 @@ func TestWriteBegin(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if !bytes.Equal(whole, file.AppendBegin(nil)) || len(whole) < 50*50_000 {
+	if !bytes.Equal(whole, file.AppendBegin(nil)) || !bytes.HasSuffix(whole, AppendNames(nil, names.Sorted())) || len(whole) < 50*50_000+MaxAddresses*200 {
 		t.Errorf("%d bytes are not what comes before the packets", len(whole))
 	}
 	if got := file.AppendBegin([]byte("before")); !bytes.HasPrefix(got, []byte("before")) || !bytes.Equal(got[6:], whole) {
