@@ -2,6 +2,7 @@ package podmap
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -422,7 +423,8 @@ func numberOf(namespace int) (int, error) {
 	if err != nil || number >= 0 {
 		return number, err
 	}
-	if err := netlink.SetNetNsIdByFd(namespace, -1); err != nil {
+	// The kernel gives a namespace a number on its own, too, and agents may share one network: by now it may have one.
+	if err := netlink.SetNetNsIdByFd(namespace, -1); err != nil && !errors.Is(err, unix.EEXIST) {
 		return 0, err
 	}
 	return netlink.GetNetNsIdByFd(namespace)

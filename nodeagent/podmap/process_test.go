@@ -1,6 +1,9 @@
 package podmap
 
 import (
+	"fmt"
+	"os"
+	"sync"
 	"testing"
 	"time"
 
@@ -24,5 +27,29 @@ func TestNumberUsedAgain(t *testing.T) {
 		t.Error("the process is not taken for one of its pod")
 	} else {
 		pod.process.close()
+	}
+}
+
+// Whoever gives a namespace its number, everybody has it: without a number nothing is heard of a pod's interfaces.
+func TestNumberedByMany(t *testing.T) {
+	fakepod.NeedRoot(t)
+	for range 20 {
+		namespace, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", fakepod.NewNamespace(t).PID))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var all sync.WaitGroup
+		begin := make(chan struct{})
+		for range 4 {
+			all.Go(func() {
+				<-begin
+				if number, err := numberOf(int(namespace.Fd())); err != nil || number < 0 {
+					t.Errorf("its number is %d: %v", number, err)
+				}
+			})
+		}
+		close(begin)
+		all.Wait()
+		namespace.Close()
 	}
 }
