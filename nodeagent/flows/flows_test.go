@@ -387,13 +387,12 @@ func TestIdle(t *testing.T) {
 		dropped  time.Duration // ago; 0 for never
 		taken    bool
 	}{
-		{"UDP", unix.IPPROTO_UDP, 59 * time.Second, [2]uint8{}, 0, false},
+		{"UDP", unix.IPPROTO_UDP, 30 * time.Second, [2]uint8{}, 0, false},
 		{"old UDP", unix.IPPROTO_UDP, 62 * time.Second, [2]uint8{}, 0, true},
 		{"old UDP with a drop", unix.IPPROTO_UDP, 62 * time.Second, [2]uint8{}, 2 * time.Second, false},
 		{"TCP", unix.IPPROTO_TCP, 30 * time.Second, [2]uint8{syn, syn}, 0, false},
 		{"TCP ended one way", unix.IPPROTO_TCP, 30 * time.Second, [2]uint8{both, syn}, 0, false},
 		{"TCP ended both ways", unix.IPPROTO_TCP, 6 * time.Second, [2]uint8{both, both}, 0, true},
-		{"TCP just ended both ways", unix.IPPROTO_TCP, 3 * time.Second, [2]uint8{both, both}, 0, false},
 		{"TCP reset", unix.IPPROTO_TCP, 6 * time.Second, [2]uint8{rst, syn}, 0, true},
 		{"UDP whose bytes look like flags", unix.IPPROTO_UDP, 30 * time.Second, [2]uint8{both, both}, 0, false},
 	} {

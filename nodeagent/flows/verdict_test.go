@@ -49,3 +49,27 @@ func TestVerdict(t *testing.T) {
 		})
 	}
 }
+
+// TestIdleAfter: here no time passes that the machine takes.
+func TestIdleAfter(t *testing.T) {
+	const now, ended = 1000e9, 5e9
+	for _, test := range []struct {
+		name     string
+		protocol uint16
+		flow     headers.Flow
+		want     bool
+	}{
+		{"UDP", unix.IPPROTO_UDP, headers.Flow{Last: now - 60e9}, false},
+		{"old UDP", unix.IPPROTO_UDP, headers.Flow{Last: now - 60e9 - 1}, true},
+		{"old UDP with a drop", unix.IPPROTO_UDP, headers.Flow{Last: now - 62e9, LastDrop: now - 60e9}, false},
+		{"TCP ended one way", unix.IPPROTO_TCP, headers.Flow{Last: now - 60e9, Flags: [2]uint8{fin, syn}}, false},
+		{"TCP just ended both ways", unix.IPPROTO_TCP, headers.Flow{Last: now - ended, Flags: [2]uint8{fin, fin}}, false},
+		{"TCP ended both ways", unix.IPPROTO_TCP, headers.Flow{Last: now - ended - 1, Flags: [2]uint8{fin, fin}}, true},
+		{"TCP just reset", unix.IPPROTO_TCP, headers.Flow{Last: now - ended, Flags: [2]uint8{rst, syn}}, false},
+		{"UDP whose bytes look like flags", unix.IPPROTO_UDP, headers.Flow{Last: now - 60e9, Flags: [2]uint8{fin | rst, fin}}, false},
+	} {
+		if got := idle(test.protocol, &test.flow, now); got != test.want {
+			t.Errorf("%s: idle is %v", test.name, got)
+		}
+	}
+}
