@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -34,7 +35,7 @@ func TestFollow(t *testing.T) {
 	fakepod.Connect(pod.Namespace, peer, "eth0", "peer", 7)
 	number := headers.PodNumber(pod.UID)
 
-	m, stop := follow(t, index)
+	m, stop := follow(t, index, pod)
 	defer stop()
 	known, ok := m.Lookup(pod.UID)
 	if !ok {
@@ -68,12 +69,16 @@ func TestFollow(t *testing.T) {
 	})
 }
 
-// follow keeps the index until stop, which fails the test if that did not work in the end.
-func follow(t *testing.T, index *podindex.Index) (m *podmap.Map, stop func()) {
+// follow keeps the index of the test's own pods until stop, which fails the test if that did not work in the end. Other tests
+// have pods with the same addresses.
+func follow(t *testing.T, index *podindex.Index, fakes ...*fakepod.Pod) (m *podmap.Map, stop func()) {
 	t.Helper()
 	var mu sync.Mutex
 	var problem error
 	m, err := podmap.New(podmap.Config{Changed: func(pods []*podmap.Pod) {
+		pods = slices.DeleteFunc(pods, func(pod *podmap.Pod) bool {
+			return !slices.ContainsFunc(fakes, func(fake *fakepod.Pod) bool { return fake.UID == pod.Key })
+		})
 		mu.Lock()
 		defer mu.Unlock()
 		problem = index.Follow(pods)
@@ -101,17 +106,16 @@ func TestForeignAddresses(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer pins.CloseAll(shared)
-	victim, peer := fakepod.New(t, fakepod.Prefix()), fakepod.NewNamespace(t)
+	victim, thief, peer := fakepod.New(t, fakepod.Prefix()), fakepod.New(t, fakepod.Prefix()), fakepod.NewNamespace(t)
 	fakepod.Connect(victim.Namespace, peer, "eth0", "peer", 7)
 	node := nodeAddress(t)
 	theirs := netip.MustParseAddr("10.99.7.1")
 	index := podindex.New(shared, "")
-	_, stop := follow(t, index)
+	_, stop := follow(t, index, victim, thief)
 	if got, _ := index.OwnerOf(theirs); got != headers.PodNumber(victim.UID) {
 		t.Fatalf("the owner of the pod's address is %x", got)
 	}
 
-	thief := fakepod.New(t, fakepod.Prefix())
 	var commands strings.Builder
 	fmt.Fprintf(&commands, "link add taken type veth peer name other\n")
 	fmt.Fprintf(&commands, "address add %s/32 dev taken\naddress add %s/32 dev taken\n", node, theirs)
@@ -144,7 +148,7 @@ func TestForeignAddresses(t *testing.T) {
 			t.Errorf("%d addresses of one pod are in the table", count)
 		}
 		index = podindex.New(shared, "")
-		_, stop = follow(t, index)
+		_, stop = follow(t, index, victim, thief)
 	}
 	stop()
 }
