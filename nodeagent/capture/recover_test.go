@@ -3,7 +3,9 @@ package capture
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -30,13 +32,19 @@ func recovered(t testing.TB, dir string, failed func(error)) *Manager {
 	return m
 }
 
+// copyFolder copies a folder, once more when a file of it has taken another's place meanwhile, and its former name is gone.
 func copyFolder(t testing.TB, from string) string {
 	t.Helper()
-	to := t.TempDir()
-	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
-		t.Fatal(err)
+	for {
+		to := t.TempDir()
+		err := os.CopyFS(to, os.DirFS(from))
+		if err == nil {
+			return to
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			t.Fatal(err)
+		}
 	}
-	return to
 }
 
 func lastSegment(t testing.TB, dir, uid string) string {
