@@ -95,19 +95,34 @@ func (g generation) issue(template *x509.Certificate, public crypto.PublicKey) (
 
 func (g generation) valid(now time.Time) bool { return now.Before(g.certificate.NotAfter) }
 
+// ready says that all that it signs now is taken. What a clock that was ahead has made is valid later only: Go and others
+// refuse what is signed by it until then.
+func (g generation) ready(now time.Time) bool {
+	return g.key != nil && g.valid(now) && !now.Before(g.certificate.NotBefore)
+}
+
 func (g generation) made() time.Time { return g.certificate.NotBefore.Add(backdate) }
 
+// compare orders generations by age.
+func (g generation) compare(other generation) int {
+	return g.certificate.NotBefore.Compare(other.certificate.NotBefore)
+}
+
 // signing is the generation that signs now: the newest that has been trusted for long enough, or while there
-// is none the oldest.
+// is none the oldest that is ready. One that is valid later only signs where there is no other: perhaps it is our clock
+// that is behind.
 func (a authority) signing(now time.Time, propagation time.Duration) (generation, error) {
 	for _, g := range slices.Backward(a.generations) {
-		if g.key != nil && g.valid(now) && !now.Before(g.made().Add(propagation)) {
+		if g.ready(now) && !now.Before(g.made().Add(propagation)) {
 			return g, nil
 		}
 	}
-	for _, g := range a.generations {
-		if g.key != nil && g.valid(now) {
-			return g, nil
+	for _, may := range []func(generation) bool{
+		func(g generation) bool { return g.ready(now) },
+		func(g generation) bool { return g.key != nil && g.valid(now) },
+	} {
+		if i := slices.IndexFunc(a.generations, may); i >= 0 {
+			return a.generations[i], nil
 		}
 	}
 	return generation{}, errors.New("the authority has no valid key")
@@ -124,6 +139,16 @@ func (a authority) trusted(now time.Time) []*x509.Certificate {
 	return certificates
 }
 
+// issuers are the certificates of which a leaf may be that need not be replaced: all that are trusted, but none that is
+// valid later only if another generation can sign now.
+func (a authority) issuers(now time.Time) []*x509.Certificate {
+	trusted := a.trusted(now)
+	if !slices.ContainsFunc(a.generations, func(g generation) bool { return g.ready(now) }) {
+		return trusted
+	}
+	return slices.DeleteFunc(trusted, func(c *x509.Certificate) bool { return now.Before(c.NotBefore) })
+}
+
 // bundle is trusted as PEM.
 func (a authority) bundle(now time.Time) []byte {
 	var bundle []byte
@@ -133,17 +158,21 @@ func (a authority) bundle(now time.Time) []byte {
 	return bundle
 }
 
-// tended is the authority as it should be now, and whether that differs: a new generation when the newest nears
-// its end, without those that have expired, and without keys that sign no more.
+// tended is the authority as it should be now, and whether that differs: a new generation when the newest that is ready
+// nears its end, without those that have expired, and without keys that sign no more. A generation that is valid later only
+// stays: who trusts it need not be told anew when its time has come.
 func (a authority) tended(name string, usage x509.ExtKeyUsage, now time.Time, p pace) (authority, bool, error) {
 	kept := slices.DeleteFunc(slices.Clone(a.generations), func(g generation) bool { return !g.valid(now) })
 	changed := len(kept) != len(a.generations)
-	if len(kept) == 0 || kept[len(kept)-1].certificate.NotAfter.Sub(now) < p.lifetime/3 {
+	if !slices.ContainsFunc(kept, func(g generation) bool {
+		return g.ready(now) && g.certificate.NotAfter.Sub(now) >= p.lifetime/3
+	}) {
 		next, err := newGeneration(name, usage, now, p.lifetime)
 		if err != nil {
 			return authority{}, false, err
 		}
 		kept, changed = append(kept, next), true
+		slices.SortStableFunc(kept, generation.compare)
 	}
 	signing, err := authority{kept}.signing(now, p.propagation)
 	if err != nil {
@@ -196,9 +225,7 @@ func parseAuthority(certificates, keys []byte) (authority, error) {
 	if err := eachBlock(keys, privateKeyBlock, a.adopt); err != nil {
 		return authority{}, fmt.Errorf("reading keys: %w", err)
 	}
-	slices.SortStableFunc(a.generations, func(x, y generation) int {
-		return x.certificate.NotBefore.Compare(y.certificate.NotBefore)
-	})
+	slices.SortStableFunc(a.generations, generation.compare)
 	return a, nil
 }
 

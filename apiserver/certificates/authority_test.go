@@ -309,3 +309,75 @@ func TestLeafFromTheFuture(t *testing.T) {
 		}
 	}
 }
+
+// TestAuthorityFromTheFuture: what was made while the clock was ahead signs nothing when the clock is set right, since nobody
+// would take it, and is the next generation when its time has come.
+func TestAuthorityFromTheFuture(t *testing.T) {
+	for name, test := range map[string]struct {
+		before *trust
+		ahead  time.Duration
+	}{
+		"the first":                       {nil, 90 * time.Hour},
+		"the next, and the last sign yet": {firstTrust(t, epoch), 210 * time.Hour},
+		"all others seemed expired":       {firstTrust(t, epoch), 400 * time.Hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, _, err := test.before.tended(epoch.Add(test.ahead), testPace)
+			if err != nil {
+				t.Fatal(err)
+			}
+			takenNow(t, a, epoch)
+		})
+	}
+	t.Run("the key before it is gone", func(t *testing.T) {
+		ahead := epoch.Add(210 * time.Hour)
+		a := tend(t, firstTrust(t, epoch), ahead, true)
+		a = tend(t, a, ahead.Add(2*time.Hour), true)
+		takenNow(t, a, epoch)
+	})
+}
+
+// takenNow sees that leaves are taken when the clock is right, and go on being taken until what came from the future signs.
+func takenNow(t *testing.T, a *trust, now time.Time) {
+	t.Helper()
+	newest := func(a *trust) *x509.Certificate {
+		return a.serving.generations[len(a.serving.generations)-1].certificate
+	}
+	future := newest(a)
+	for ; now.Before(future.NotBefore.Add(backdate + 2*time.Hour)); now = now.Add(10 * time.Hour) {
+		var err error
+		if a, _, err = a.tended(now, testPace); err != nil {
+			t.Fatal(err)
+		}
+		leaf := agentLeaf(t, a.serving, "n", now).Leaf
+		if _, err := leaf.Verify(x509.VerifyOptions{Roots: poolOf(a.serving.trusted(now)), CurrentTime: now}); err != nil {
+			t.Fatalf("at +%v: %v", now.Sub(epoch), err)
+		}
+		if newest(a) != future {
+			t.Fatalf("at +%v what came from the future is not the next generation", now.Sub(epoch))
+		}
+		if data, err := a.data(); err != nil {
+			t.Fatal(err)
+		} else if b, err := parseTrust(data); err != nil || string(b.serving.bundle(now)) != string(a.serving.bundle(now)) {
+			t.Fatalf("at +%v what is read is not what was written (%v)", now.Sub(epoch), err)
+		}
+		tend(t, a, now, false)
+	}
+	if signing, err := a.serving.signing(now, testPace.propagation); err != nil || signing.certificate != future {
+		t.Errorf("at +%v what came from the future does not sign (%v)", now.Sub(epoch), err)
+	}
+}
+
+// TestClockBehind: a replica whose clock is behind can use what others made, rather than nothing, and does not replace its
+// leaves at each look.
+func TestClockBehind(t *testing.T) {
+	a := firstTrust(t, epoch)
+	at := epoch.Add(-time.Hour)
+	l, err := mintClient(a, at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !l.fresh(at, a.client.issuers(at)) {
+		t.Error("a leaf is not fresh that could not be another one")
+	}
+}

@@ -8,7 +8,8 @@
 // can act as the API server. Both live in the Secret networkobservability-ca, made by whichever replica comes
 // first and watched by all (trust.go). An authority (authority.go) is a list of generations: a new one is
 // trusted for an hour before it signs, and an old one stays trusted until it expires, so no rotation breaks a
-// handshake. Deleting the Secret makes new authorities at once; agents then need the few minutes that a
+// handshake. One that was made while a clock was ahead is trusted, but signs only when it is valid: until then another one
+// is made beside it. Deleting the Secret makes new authorities at once; agents then need the few minutes that a
 // ConfigMap takes to reach them, and a new certificate each.
 //
 // # What every replica does

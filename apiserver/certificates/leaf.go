@@ -71,8 +71,8 @@ func mint(g generation, template *x509.Certificate, now time.Time) (*leaf, error
 }
 
 // fresh says that a leaf need not be replaced: it is valid already, which one from before a clock was set back is not, a
-// third of its life is left, and its authority is trusted.
-func (l *leaf) fresh(now time.Time, trusted []*x509.Certificate) bool {
+// third of its life is left, and it is of one of the issuers.
+func (l *leaf) fresh(now time.Time, issuers []*x509.Certificate) bool {
 	if l == nil {
 		return false
 	}
@@ -80,7 +80,7 @@ func (l *leaf) fresh(now time.Time, trusted []*x509.Certificate) bool {
 	if now.Before(c.NotBefore) || c.NotAfter.Sub(now) < c.NotAfter.Sub(c.NotBefore)/3 {
 		return false
 	}
-	return slices.ContainsFunc(trusted, func(issuer *x509.Certificate) bool { return c.CheckSignatureFrom(issuer) == nil })
+	return slices.ContainsFunc(issuers, func(issuer *x509.Certificate) bool { return c.CheckSignatureFrom(issuer) == nil })
 }
 
 func (l *leaf) expired(now time.Time) bool { return !now.Before(l.pair.Leaf.NotAfter) }

@@ -241,14 +241,14 @@ func (m *Manager) adopt(data map[string][]byte, t *trust, now time.Time) {
 
 // renew mints the leaves that are due, under the lock.
 func (m *Manager) renew(now time.Time) error {
-	if !m.client.fresh(now, m.trust.client.trusted(now)) {
+	if !m.client.fresh(now, m.trust.client.issuers(now)) {
 		l, err := m.mint(m.trust.client, clientTemplate(), now)
 		if err != nil {
 			return err
 		}
 		m.client = l
 	}
-	if !m.serving.leaf().fresh(now, m.trust.serving.trusted(now)) {
+	if !m.serving.leaf().fresh(now, m.trust.serving.issuers(now)) {
 		l, err := m.mint(m.trust.serving, servingTemplate(), now)
 		if err != nil {
 			return err

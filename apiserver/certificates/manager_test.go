@@ -257,6 +257,41 @@ func TestDeletedSecretMakesNewCertificates(t *testing.T) {
 	}
 }
 
+// TestAuthoritiesFromTheFuture: the leader makes others beside those that were made while the clock was ahead, and leaves that
+// were signed meanwhile are replaced.
+func TestAuthoritiesFromTheFuture(t *testing.T) {
+	c := newCluster(t)
+	data, err := firstTrust(t, epoch.Add(100*time.Hour)).data()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.kube.Tracker().Add(&corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Name: secretName, Namespace: agentv1.Namespace}, Data: data,
+	}); err != nil {
+		t.Fatal(err)
+	}
+	m, _ := c.manager("a")
+	c.ready(m)
+	c.eventually("a serving certificate that the aggregator takes", func() bool {
+		roots := x509.NewCertPool()
+		roots.AppendCertsFromPEM(c.bundleOfAPIService())
+		_, err := servingLeaf(t, m).Verify(x509.VerifyOptions{Roots: roots, CurrentTime: c.clock.Now()})
+		return err == nil
+	})
+	c.eventually("a client certificate that agents take", func() bool {
+		roots := x509.NewCertPool()
+		roots.AppendCertsFromPEM([]byte(c.configMap()[agentv1.ClientCAKey]))
+		client, err := m.ClientCertificate()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = client.Leaf.Verify(x509.VerifyOptions{
+			Roots: roots, CurrentTime: c.clock.Now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		})
+		return err == nil
+	})
+}
+
 func (c *cluster) bundleOfAPIService() []byte {
 	c.t.Helper()
 	s, err := c.aggregator.ApiregistrationV1().APIServices().Get(c.t.Context(), apiServiceName, metav1.GetOptions{})
