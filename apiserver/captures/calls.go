@@ -32,35 +32,71 @@ const (
 	maxNameBytes = 3 << 20
 )
 
-// compile makes the filter's program, with the addresses that its names had when the capture started.
-func (t *term) compile(m *machine) (*Program, []v1alpha1.CaptureControlName, error) {
-	names := slices.Clone(m.names)
-	resolve := func(kind filtertext.Kind, namespace, name string) ([]netip.Addr, error) {
-		for _, known := range names {
-			if known.Kind == string(kind) && known.Namespace == namespace && known.Name == name {
-				return parse(known.Addresses), nil
-			}
+// compile makes the filter's program, with the addresses that its names had when the capture started. It is refused where the requester
+// may not get what is named.
+func (t *term) compile(ctx context.Context, s *subject, known []v1alpha1.CaptureControlName) (*Program, []v1alpha1.CaptureControlName, *refusal, error) {
+	l := &lookups{term: t, ctx: ctx, subject: s, names: slices.Clone(known)}
+	var program *Program
+	text, err := filtertext.Text(s.settings, l.resolve)
+	if err == nil {
+		program, err = t.cfg.Compile(s.meta.Namespace, text, l.resolve)
+	}
+	if l.refused != nil {
+		return nil, nil, l.refused, nil // Compilers keep the text of an error alone.
+	}
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	return program, l.names, nil, nil
+}
+
+// lookups resolve the names in a capture's filter and match.
+type lookups struct {
+	*term
+	ctx     context.Context
+	subject *subject
+	// names are those that are known, from when the capture started.
+	names   []v1alpha1.CaptureControlName
+	refused *refusal
+}
+
+// resolve gives what a name stood for when the capture started: what it stands for now, when that is not known, for a requester who may
+// get it now. A capture may start long after it was created.
+func (l *lookups) resolve(kind filtertext.Kind, namespace, name string) ([]netip.Addr, error) {
+	for _, known := range l.names {
+		if known.Kind == string(kind) && known.Namespace == namespace && known.Name == name {
+			return parse(known.Addresses), nil
 		}
-		addresses, err := t.cluster.resolve(kind, namespace, name)
+	}
+	if l.refused = l.allow(kind, namespace, name); l.refused != nil {
+		return nil, errors.New(l.refused.message)
+	}
+	addresses, err := l.cluster.resolve(kind, namespace, name)
+	if err != nil {
+		return nil, err
+	}
+	one := v1alpha1.CaptureControlName{Kind: string(kind), Namespace: namespace, Name: name}
+	for _, address := range addresses {
+		one.Addresses = append(one.Addresses, address.String())
+	}
+	l.names = append(l.names, one)
+	return addresses, nil
+}
+
+func (l *lookups) allow(kind filtertext.Kind, namespace, name string) *refusal {
+	if l.refused != nil {
+		return l.refused // One is enough, and nothing else is asked for it.
+	}
+	for _, resource := range kind.Resources() {
+		allowed, err := l.rights.mayGet(l.ctx, l.subject.settings.Requester, resource, namespace, name)
 		if err != nil {
-			return nil, err
+			return &refusal{err.Error(), false}
 		}
-		one := v1alpha1.CaptureControlName{Kind: string(kind), Namespace: namespace, Name: name}
-		for _, address := range addresses {
-			one.Addresses = append(one.Addresses, address.String())
+		if !allowed {
+			return &refusal{fmt.Sprintf("this needs the right to get %s %s in namespace %s", resource, name, namespace), true}
 		}
-		names = append(names, one)
-		return addresses, nil
 	}
-	text, err := filtertext.Text(m.settings, resolve)
-	if err != nil {
-		return nil, nil, err
-	}
-	program, err := t.cfg.Compile(m.meta.Namespace, text, resolve)
-	if err != nil {
-		return nil, nil, err
-	}
-	return program, names, nil
+	return nil
 }
 
 // call makes the call that is pending, or the deletion of what is gone.

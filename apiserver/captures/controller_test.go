@@ -2,10 +2,12 @@ package captures
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -137,6 +139,94 @@ func TestStore(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestNames: what a filter or match names is looked up for the requester when the capture starts, and only while it may get it.
+func TestNames(t *testing.T) {
+	peer := func(peer v1alpha1.CapturePeer) func(*v1alpha1.CaptureSpec) {
+		return func(s *v1alpha1.CaptureSpec) {
+			s.Match = []v1alpha1.CaptureMatch{{Peers: []v1alpha1.CapturePeer{peer}}}
+		}
+	}
+	db := &v1alpha1.CapturePeerName{Namespace: "bank", Name: "db"}
+	filter := func(s *v1alpha1.CaptureSpec) { s.Filter = "host a" }
+	for name, test := range map[string]struct {
+		change func(*v1alpha1.CaptureSpec)
+		denied string
+		// lacks is the right that is missing, when there is one.
+		lacks string
+	}{
+		"allowed":                  {filter, "", ""},
+		"a pod":                    {peer(v1alpha1.CapturePeer{Pod: db}), "pods", "get pods db in namespace bank"},
+		"a Service":                {peer(v1alpha1.CapturePeer{Service: db}), "services", "get services db in namespace bank"},
+		"a host that may be one":   {filter, "services", "get services a in namespace shop"},
+		"a host that may be a pod": {filter, "pods", "get pods a in namespace shop"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, "n1")
+			w.mayDo(func(spec *authorizationv1.SubjectAccessReviewSpec) bool {
+				return spec.User == "alice" && spec.ResourceAttributes.Resource != test.denied
+			})
+			w.pod("n1", "a", web)
+			w.controller("one")
+			w.capture("web", test.change)
+			if test.lacks == "" {
+				w.eventually("recording", func() bool { return w.condition("web", v1alpha1.CaptureStarted) == "True Recording" })
+				if names := w.get("web").Status.Control.Names; len(names) != 1 || !slices.Equal(names[0].Addresses, []string{"10.0.0.1"}) {
+					t.Errorf("names stand for %v", names)
+				}
+				return
+			}
+			w.eventually("the end", func() bool { return w.condition("web", v1alpha1.CaptureFailed) != "" })
+			if got := w.condition("web", v1alpha1.CaptureFailed); got != "True NotAuthorized" {
+				t.Errorf("Failed is %s", got)
+			}
+			if got := w.message("web", v1alpha1.CaptureFailed); !strings.HasSuffix(got, ": this needs the right to "+test.lacks+".") {
+				t.Errorf("it says %q", got)
+			}
+			if on := w.fleet.capturesOn("n1"); len(on) != 0 {
+				t.Errorf("n1 records %v", on)
+			}
+		})
+	}
+}
+
+// TestUnansweredNames: while it is not known whether the requester may get what is named, that is asked again and nothing is recorded.
+func TestUnansweredNames(t *testing.T) {
+	w := newWorld(t, "n1")
+	var answers atomic.Bool
+	w.kube.PrependReactor("create", "subjectaccessreviews", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		if answers.Load() {
+			return false, nil, nil
+		}
+		return true, nil, errors.New("the API server is being upgraded")
+	})
+	w.pod("n1", "a", web)
+	_, stop := w.controller("one")
+	w.capture("web", func(s *v1alpha1.CaptureSpec) { s.Filter = "host a" })
+	w.eventually("word of it", func() bool { return w.condition("web", v1alpha1.CaptureStarted) == "False Authorizing" })
+	if got := w.condition("web", v1alpha1.CaptureFailed); got != "" {
+		t.Errorf("Failed is %s", got)
+	}
+	if on := w.fleet.capturesOn("n1"); len(on) != 0 {
+		t.Errorf("n1 records %v", on)
+	}
+	answers.Store(true)
+	w.eventually("recording", func() bool { return w.condition("web", v1alpha1.CaptureStarted) == "True Recording" })
+
+	stop()
+	asked := func() int {
+		return len(slices.DeleteFunc(w.kube.Actions(), func(action clienttesting.Action) bool { return action.GetResource().Resource != "subjectaccessreviews" }))
+	}
+	before, first := asked(), w.get("web").Status.Control.Revision
+	w.controller("two")
+	w.eventually("requests of the new leader", func() bool {
+		state, err := w.fleet.with("n1", "uid-of-web", func(*storyAgent) error { return nil })
+		return err == nil && state.Revision > first+revisions
+	})
+	if after := asked(); after != before {
+		t.Errorf("%d more rights are asked for, of names whose addresses are known", after-before)
 	}
 }
 

@@ -28,9 +28,9 @@
 // file was laid out; that every target was recorded; and, with outputs, that everything was copied. Anything else is Failed=True, for
 // ever, with the gravest reason: NodeUnreachable (no answer for two minutes after the end), Lost (the agent no longer has it), NoAgent,
 // StorageFull, Interrupted (the agent was restarted meanwhile: packets may be missing), Abandoned, NodeFailed, FileNotMade,
-// TargetFailed (a pod that runs was not recorded, or may not be), NoTargets, FilterNotCompiled, UploadFailed. What could be recorded can be
-// read all the same: a node that comes back is stopped, sealed and made part of the file as long as the object is there. A capture
-// that could not be copied is kept for a day at least.
+// TargetFailed (a pod that runs was not recorded, or may not be), NoTargets, FilterNotCompiled, NotAuthorized (what the filter names
+// was not looked up), UploadFailed. What could be recorded can be read all the same: a node that comes back is stopped, sealed and
+// made part of the file as long as the object is there. A capture that could not be copied is kept for a day at least.
 //
 // # Another leader
 //
@@ -52,7 +52,7 @@
 // # Trust
 //
 // An agent's answer about pods of another namespace, or known to be on another node, is no answer. Times of agents are believed within
-// what is possible. Rights of the requester (Secrets, packets to be copied, pods in their nodes' network) are asked for when they
+// what is possible. Rights of the requester (Secrets, packets to be copied, pods in their nodes' network, what filters name) are asked for when they
 // are needed, at most 10 s old; a static pod counts as one in its node's network, since its identity is in annotations. Secrets are
 // read when they are needed, with rights that a namespace has to give, and kept nowhere.
 //

@@ -14,6 +14,7 @@ const (
 	endLimit    = "LimitReached"
 	endNobody   = "NoTargets"
 	endFilter   = "FilterNotCompiled"
+	endRights   = "NotAuthorized"
 	endNodes    = "NodesEnded"
 )
 
@@ -33,8 +34,13 @@ func (m *machine) endNow(now time.Time) string {
 		return endStopped
 	case m.programErr != nil:
 		return endFilter
+	case m.refused != nil && m.refused.final:
+		return endRights
 	case m.start.IsZero():
 		if !now.Before(m.begin().Add(m.duration())) && !m.anyTold() {
+			if m.refused != nil {
+				return endRights
+			}
 			return endNobody
 		}
 		if !now.Before(m.begin().Add(m.duration() + overtime)) {

@@ -57,6 +57,8 @@ type machine struct {
 	program    *Program
 	programErr error
 	names      []v1alpha1.CaptureControlName
+	// refused is why the requester may not have names looked up, or that this is not known yet.
+	refused *refusal
 
 	// base is the revision below all that this leader uses, claimed whether it has been written, sequence how many were used.
 	base, sequence int64
@@ -278,7 +280,7 @@ func (m *machine) notListed(node string, kind failure, err error, now time.Time)
 // compiled takes over the filter, or why there is none.
 func (m *machine) compiled(program *Program, names []v1alpha1.CaptureControlName, err error) {
 	m.program, m.programErr = program, err
-	m.names = names
+	m.names, m.refused = names, nil
 }
 
 // needsProgram says that the filter has to be compiled.
@@ -357,9 +359,9 @@ func (m *machine) turn(now time.Time) time.Time {
 	return m.begin().Add(m.duration() + overtime)
 }
 
-// join makes members of nodes that host a target.
+// join makes members of nodes that host a target. Without a program there is nothing to tell them.
 func (m *machine) join(now time.Time) {
-	if m.ending != "" || now.Before(m.begin()) {
+	if m.ending != "" || now.Before(m.begin()) || m.program == nil {
 		return
 	}
 	for node := range m.targets {

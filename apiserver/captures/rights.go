@@ -58,9 +58,9 @@ func (r *rights) mayGetPackets(ctx context.Context, s *subject) (bool, error) {
 	})
 }
 
-// mayGetSecret says whether a requester may get a Secret.
-func (r *rights) mayGetSecret(ctx context.Context, requester *v1alpha1.CaptureRequester, namespace, name string) (bool, error) {
-	return r.may(ctx, requester, &authorizationv1.ResourceAttributes{Verb: "get", Version: "v1", Resource: "secrets", Namespace: namespace, Name: name})
+// mayGet says whether a requester may get an object of the core API.
+func (r *rights) mayGet(ctx context.Context, requester *v1alpha1.CaptureRequester, resource, namespace, name string) (bool, error) {
+	return r.may(ctx, requester, &authorizationv1.ResourceAttributes{Verb: "get", Version: "v1", Resource: resource, Namespace: namespace, Name: name})
 }
 
 func (r *rights) may(ctx context.Context, requester *v1alpha1.CaptureRequester, what *authorizationv1.ResourceAttributes) (bool, error) {

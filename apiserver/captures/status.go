@@ -96,6 +96,8 @@ func (m *machine) reportStarted(status *v1alpha1.CaptureStatus, now time.Time) {
 		setCondition(status, v1alpha1.CaptureStarted, false, m.ending, "It ended before anything was recorded.", now)
 	case now.Before(m.begin()):
 		setCondition(status, v1alpha1.CaptureStarted, false, "Scheduled", "It begins at "+m.begin().UTC().Format(time.RFC3339)+".", now)
+	case m.refused != nil:
+		setCondition(status, v1alpha1.CaptureStarted, false, "Authorizing", "It is asked whether who created the capture may get what its filter or match names.", now)
 	case len(m.targets) == 0:
 		setCondition(status, v1alpha1.CaptureStarted, false, endNobody, "Nothing that matches is on a node. What comes to match is recorded.", now)
 	default:
@@ -182,6 +184,9 @@ func (m *machine) problem(status *v1alpha1.CaptureStatus) problem {
 	if m.ending == endFilter {
 		return problem{endFilter, fmt.Sprintf("The filter could not be compiled: %v.", m.programErr)}
 	}
+	if m.ending == endRights {
+		return problem{endRights, m.refusedMessage()}
+	}
 	byReason := map[string][]string{}
 	details := map[string]string{}
 	for _, node := range slices.Sorted(maps.Keys(m.members)) {
@@ -215,6 +220,15 @@ func (m *machine) problem(status *v1alpha1.CaptureStatus) problem {
 		return problem{endNobody, "There was nothing to record: nothing that matches ran on a node."}
 	}
 	return problem{}
+}
+
+// refusedMessage says why names were not looked up. A leader that comes later knows no more than that.
+func (m *machine) refusedMessage() string {
+	text := "What its filter or match names was not looked up for who created the capture"
+	if m.refused != nil {
+		text += ": " + m.refused.message
+	}
+	return text + "."
 }
 
 // problems are messages about nodes, of whom, and of what the first of them said.

@@ -17,7 +17,7 @@ import (
 // secretReader is the ClusterRole that a namespace binds to let the server read the Secrets that outputs name.
 const secretReader = "networkobservability-secret-reader"
 
-// A refusal is why an output cannot be used, in words for users.
+// A refusal is why an output cannot be used, or a name not be looked up, in words for users.
 type refusal struct {
 	message string
 	// final: it makes no sense to try again.
@@ -112,7 +112,7 @@ func (t *term) secret(ctx context.Context, s *subject, name string) (*corev1.Sec
 	if s.cluster {
 		namespace = agentv1.Namespace
 	}
-	allowed, err := t.rights.mayGetSecret(ctx, s.settings.Requester, namespace, name)
+	allowed, err := t.rights.mayGet(ctx, s.settings.Requester, "secrets", namespace, name)
 	if err != nil {
 		return nil, &refusal{err.Error(), false}
 	}

@@ -2,6 +2,7 @@ package captures
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strconv"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -319,6 +321,7 @@ func (t *term) reconcile(ctx context.Context, k key) {
 	}
 	t.match(e)
 	t.authorize(ctx, e)
+	t.prepare(ctx, e)
 	d, s := t.decide(e)
 	for _, c := range d.calls {
 		t.queueOf(c).Add(callKey{e.key, e.uid, c.node})
@@ -359,8 +362,8 @@ func (t *term) decide(e *entry) (d decision, s *subject) {
 		return decision{}, e.m.subject
 	}
 	now := t.cfg.Clock.Now()
-	if e.m.needsProgram(now) {
-		e.m.compiled(t.compile(e.m))
+	if e.m.needsProgram(now) && e.m.refused == nil {
+		t.captures.Add(e.key) // It has begun, or another leader has written what names stand for, since the filter was prepared.
 	}
 	d = e.m.decide(now)
 	for _, c := range d.calls {
@@ -391,6 +394,30 @@ func (t *term) authorize(ctx context.Context, e *entry) {
 	defer e.mu.Unlock()
 	for _, uid := range pods {
 		e.m.hostNetwork[uid] = allowed
+	}
+}
+
+// prepare compiles the filter when the capture starts. It asks for rights, and so is not under the entry's lock.
+func (t *term) prepare(ctx context.Context, e *entry) {
+	e.mu.Lock()
+	needed, s, known := e.m.needsProgram(t.cfg.Clock.Now()), e.m.subject, e.m.names
+	e.mu.Unlock()
+	if !needed {
+		return
+	}
+	program, names, refused, err := t.compile(ctx, s, known)
+	if refused != nil && !refused.final {
+		t.warn(ctx, e, errors.New(refused.message), "The requester's rights cannot be asked for")
+		t.captures.AddRateLimited(e.key)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case !e.m.needsProgram(t.cfg.Clock.Now()), !equality.Semantic.DeepEqual(known, e.m.names):
+	case refused != nil:
+		e.m.refused = refused
+	default:
+		e.m.compiled(program, names, err)
 	}
 }
 

@@ -77,6 +77,8 @@ type story struct {
 	targets []*target
 	// lacking are pods that have no, or few, of the interfaces that were named.
 	lacking map[string]string
+	// refused is why names in the filter are not looked up.
+	refused *refusal
 	// held: what is to be written is not, until the command write.
 	held bool
 	// agents hold what each node was told and says.
@@ -124,6 +126,8 @@ func (s *story) do(words []string) string {
 	case "file":
 		s.m.assembled(&v1alpha1.CaptureFile{Digest: "d16e57", Bytes: 4096}, nil)
 		return s.decide()
+	case "names":
+		return s.names(words[1:])
 	case "stop":
 		s.capture.Spec.Stop = true
 		return s.touch()
@@ -142,6 +146,18 @@ func (s *story) do(words []string) string {
 	}
 	s.t.Fatalf("unknown command %q", words)
 	return ""
+}
+
+// names refused|unknown REASON: names in the filter are not looked up; names ok: they are.
+func (s *story) names(words []string) string {
+	s.refused = nil
+	if words[0] != "ok" {
+		s.refused = &refusal{strings.Join(words[1:], " "), words[0] == "refused"}
+	}
+	if s.m == nil {
+		return ""
+	}
+	return s.decide()
 }
 
 func (s *story) duration(text string) time.Duration {
@@ -248,6 +264,9 @@ func (s *story) decide() string {
 		s.m.setTargets(s.targets)
 	}
 	if s.m.needsProgram(s.now) {
+		s.m.refused = s.refused
+	}
+	if s.m.needsProgram(s.now) && s.refused == nil {
 		s.m.compiled(&Program{Text: "tcp"}, nil, nil)
 	}
 	d := s.m.decide(s.now)

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
@@ -280,6 +282,11 @@ func (w *world) controller(identity string) (c *Controller, stop func()) {
 	c, err := New(Config{
 		Captures: w.captures, Client: w.kube, Identity: identity, Agents: w.fleet,
 		Compile: func(namespace, text string, resolve filtertext.Resolve) (*Program, error) {
+			if _, name, named := strings.Cut(text, "host "); named {
+				if _, err := resolve(filtertext.Host, namespace, name); err != nil {
+					return nil, fmt.Errorf("filter, byte 5: %v", err) // As pcapfilter does, it keeps the text alone.
+				}
+			}
 			return &Program{Text: text, Ethernet: []uint64{6 << 48, 6 << 48}, HeadersOnly: true}, nil
 		},
 		Names: func(address netip.Addr) []string { return []string{"name-of-" + address.String()} },
@@ -356,6 +363,15 @@ func (w *world) condition(name, of string) string {
 		if c.Type == of {
 			return string(c.Status) + " " + c.Reason
 		}
+	}
+	return ""
+}
+
+// message is that of a condition, empty when there is none.
+func (w *world) message(name, of string) string {
+	w.t.Helper()
+	if condition := meta.FindStatusCondition(w.get(name).Status.Conditions, of); condition != nil {
+		return condition.Message
 	}
 	return ""
 }

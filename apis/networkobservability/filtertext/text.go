@@ -24,6 +24,17 @@ const (
 	Host Kind = "host"
 )
 
+// Resources are those of the core API that a name of this kind may be of: its addresses are for who may get them all.
+func (k Kind) Resources() []string {
+	switch k {
+	case Pod:
+		return []string{"pods"}
+	case Service:
+		return []string{"services"}
+	}
+	return []string{"services", "pods"}
+}
+
 // Resolve answers with the addresses of a pod, or the cluster addresses of a Service. It is an error that there is
 // none by that name, or that it has no address, and the error says so in words for users.
 type Resolve func(kind Kind, namespace, name string) ([]netip.Addr, error)

@@ -210,7 +210,7 @@ func (l *lookups) resolve(kind filtertext.Kind, namespace, name string) ([]netip
 	if len(l.found) == maxLookups {
 		return nil, fmt.Errorf("names more than %d pods and Services; use ranges of addresses", maxLookups)
 	}
-	for _, resource := range resourcesOf[kind] {
+	for _, resource := range kind.Resources() {
 		err := l.need(l.ctx, authorizer.AttributesRecord{Verb: "get", APIVersion: "v1", Resource: resource, Namespace: namespace, Name: name},
 			fmt.Sprintf("%s: the addresses of %s are looked up in your name", l.path, name))
 		if err != nil {
@@ -224,8 +224,6 @@ func (l *lookups) resolve(kind filtertext.Kind, namespace, name string) ([]netip
 	}
 	return addresses, err
 }
-
-var resourcesOf = map[filtertext.Kind][]string{filtertext.Pod: {"pods"}, filtertext.Service: {"services"}, filtertext.Host: {"services", "pods"}}
 
 // hostNetwork pods show the traffic of their node. Those that were named are refused to who may not record nodes, and
 // those that were selected are left out.
