@@ -97,6 +97,8 @@ func same(t *testing.T, what string, got, want []string) {
 
 func configure(t *testing.T) {
 	for _, line := range []string{
+		// Else local routes come when it has been tried for a second or two whether others have the links' addresses.
+		"sysctl -q -w net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0",
 		"ip link set lo up",
 		"ip link add left type veth peer name right",
 		"ip link set left up alias towards-the-right",
