@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
+	"github.com/networkobservability/networkobservability/nodeagent/collectors/rates"
 	"github.com/networkobservability/networkobservability/nodeagent/fakepod"
 )
 
@@ -129,10 +130,15 @@ func TestCountersAndRates(t *testing.T) {
 		_, first = eth0()
 		return first != nil && first.State == "up"
 	})
-	sampled := time.Now()
-	node.Do(func() { c.Sample(sampled.Add(-age)) })
-	peer.Do(func() { sendUDP(t, "10.99.1.1:7000", sent, size) })
-	row, last := eth0()
+	var sampled time.Time
+	var row *v1alpha1.NodeStats
+	var last *v1alpha1.Interface
+	for late := true; late; late = time.Since(sampled) >= rates.Longest-age {
+		sampled = time.Now()
+		node.Do(func() { c.Sample(sampled.Add(-age)) })
+		peer.Do(func() { sendUDP(t, "10.99.1.1:7000", sent, size) })
+		row, last = eth0()
+	}
 	if last.Kind != "veth" || last.Mtu != 1500 {
 		t.Fatalf("eth0 = %v", last)
 	}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
 	bpf "github.com/networkobservability/networkobservability/bpf/traffic"
+	"github.com/networkobservability/networkobservability/nodeagent/collectors/rates"
 	"github.com/networkobservability/networkobservability/nodeagent/fakepod"
 	"github.com/networkobservability/networkobservability/nodeagent/pins"
 	"github.com/networkobservability/networkobservability/nodeagent/podmap"
@@ -675,12 +676,15 @@ func TestRates(t *testing.T) {
 	if err != nil || first.Measurement.WindowNano != 0 || first.Traffic.Transmit.Rates != nil {
 		t.Errorf("the first row has rates %v over %d (%v)", first.Traffic.Transmit.Rates, first.Measurement.WindowNano, err)
 	}
-	sampled := time.Now()
-	a.collector.Sample(sampled.Add(-age))
-	sendUDP(t, pod.Namespace, "10.99.1.2:7000", sent, 72)
-	row, err := a.row(pod)
-	if err != nil {
-		t.Fatal(err)
+	var sampled time.Time
+	var row *v1alpha1.PodStats
+	for late := true; late; late = time.Since(sampled) >= rates.Longest-age {
+		sampled = time.Now()
+		a.collector.Sample(sampled.Add(-age))
+		sendUDP(t, pod.Namespace, "10.99.1.2:7000", sent, 72)
+		if row, err = a.row(pod); err != nil {
+			t.Fatal(err)
+		}
 	}
 	window := time.Duration(row.Measurement.WindowNano)
 	if window < age || window > age+time.Since(sampled) {
