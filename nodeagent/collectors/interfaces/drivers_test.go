@@ -35,9 +35,14 @@ func TestDriverOfUplink(t *testing.T) {
 	fakepod.Connect(node, outside, "eth0", "a", 1)
 	fakepod.Connect(node, pod, "veth1", "eth0", 2)
 	node.Run("ip", "route", "add", "default", "via", "10.99.1.2")
-	row := read(t, node, New(nil))
-
-	eth0 := named(t, row, "eth0")
+	c := New(nil)
+	var row *v1alpha1.NodeStats
+	var eth0 *v1alpha1.Interface
+	fakepod.Eventually(t, "the driver's answer", func() bool { // which a read does not wait for longer than a moment
+		row = read(t, node, c)
+		eth0 = named(t, row, "eth0")
+		return eth0.Driver != nil
+	})
 	var peer string
 	for _, c := range eth0.Driver {
 		if c.Name == "peer_ifindex" {
@@ -76,7 +81,7 @@ func TestCarrierChanges(t *testing.T) {
 	}
 }
 
-// A queue of ten packets that sends one a second drops what is beyond them.
+// A queue of ten packets that sends one in ten seconds drops what is beyond them.
 func TestQueue(t *testing.T) {
 	fakepod.NeedRoot(t)
 	node, outside := fakepod.NewNamespace(t), fakepod.NewNamespace(t)
@@ -85,7 +90,7 @@ func TestQueue(t *testing.T) {
 	if queue := named(t, read(t, node, c), "eth0").Queue; queue != nil {
 		t.Errorf("a veth has no queue of itself, but %v", queue)
 	}
-	node.Run("tc", "qdisc", "add", "dev", "eth0", "root", "tbf", "rate", "8kbit", "burst", "1100", "limit", "10200")
+	node.Run("tc", "qdisc", "add", "dev", "eth0", "root", "tbf", "rate", "800bit", "burst", "1100", "limit", "10200")
 	node.Do(func() { sendUDP(t, "10.99.1.2:7000", 40, 972) })
 	var queue *v1alpha1.Queue
 	fakepod.Eventually(t, "the same numbers from tc", func() bool { // the namespace sends packets of its own, too
