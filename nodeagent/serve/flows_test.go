@@ -37,7 +37,7 @@ func (h *history) Read(ctx context.Context, request *v1alpha1.ReadFlowsRequest, 
 }
 
 func askFlows(t *testing.T, client v1alpha1.AgentClient, request *v1alpha1.ReadFlowsRequest) (flows int, err error) {
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	stream, err := client.ReadFlows(ctx, request)
 	if err != nil {

@@ -191,9 +191,9 @@ func (s *setup) asAPIServer() v1alpha1.AgentClient {
 	return s.dial(&tls.Config{Certificates: []tls.Certificate{s.clients.client(s.t, v1alpha1.ClientCommonName)}})
 }
 
-// ask gives all batches of an answer.
+// ask gives all batches of an answer. It may be held until others are asked for.
 func ask(t *testing.T, client v1alpha1.AgentClient, request *v1alpha1.ReadStatsRequest) ([]*v1alpha1.ReadStatsResponse, error) {
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	stream, err := client.ReadStats(ctx, request)
 	if err != nil {
