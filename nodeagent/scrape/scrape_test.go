@@ -548,7 +548,13 @@ func TestSlowScrapes(t *testing.T) {
 		<-gathering
 	}
 	slow.Wait()
-	response, body := w.do("GET", "/metrics", "Bearer good")
+	var response *http.Response
+	var body string
+	for range 10 { // a busy machine may take the second for an answer that needs none
+		if response, body = w.do("GET", "/metrics", "Bearer good"); response.StatusCode != http.StatusServiceUnavailable {
+			break
+		}
+	}
 	if response.StatusCode != http.StatusTooManyRequests || response.Header.Get("Retry-After") == "" {
 		t.Errorf("one more: %d %q", response.StatusCode, body)
 	}
