@@ -18,7 +18,8 @@ import (
 	"github.com/networkobservability/networkobservability/nodeagent/fakepod"
 )
 
-// TestNoWorkForPackets: the programs run at changes of state and not for packets.
+// TestNoWorkForPackets: the programs run at changes of state and not for packets. Others on this machine open and close
+// connections, too, and tests of other packages many at a time: one of some tries must be quiet.
 func TestNoWorkForPackets(t *testing.T) {
 	const bytes = 100 << 20
 	stats, err := ebpf.EnableStats(unix.BPF_STATS_RUN_TIME)
@@ -32,23 +33,24 @@ func TestNoWorkForPackets(t *testing.T) {
 	agent := m.start(t, nil, client, serverPod)
 	ipv4, _ := addresses(14)
 	server := listen(t, serverPod.Namespace, net.JoinHostPort(ipv4, "80"))
-	near := mustDial(t, client.Namespace, server.address())
-	far := server.next()
-	before := runs(t, m)
-	go func() {
-		_, _ = io.CopyN(near, zeros{}, bytes)
-		_ = near.(*net.TCPConn).CloseWrite()
-	}()
-	if n, err := io.Copy(io.Discard, far); err != nil || n != bytes {
-		t.Fatalf("received %d bytes: %v", n, err)
-	}
-	packets := agent.row(serverPod).Connections.SegmentsReceived
-	// Others on this machine open and close connections, too.
-	if more := runs(t, m) - before; packets < 10000 || int64(more) > packets/20 {
-		t.Errorf("%d runs for %d packets", more, packets)
-	} else {
+	for range 5 {
+		near := mustDial(t, client.Namespace, server.address())
+		far := server.next()
+		earlier, before := agent.row(serverPod).Connections.SegmentsReceived, runs(t, m)
+		go func() {
+			_, _ = io.CopyN(near, zeros{}, bytes)
+			_ = near.(*net.TCPConn).CloseWrite()
+		}()
+		if n, err := io.Copy(io.Discard, far); err != nil || n != bytes {
+			t.Fatalf("received %d bytes: %v", n, err)
+		}
+		packets, more := agent.row(serverPod).Connections.SegmentsReceived-earlier, runs(t, m)-before
 		t.Logf("%d runs for %d packets", more, packets)
+		if packets >= 10000 && int64(more) <= packets/20 {
+			return
+		}
 	}
+	t.Error("the programs ran too often each time")
 }
 
 type zeros struct{}
