@@ -252,15 +252,22 @@ func TestWatchLateNode(t *testing.T) {
 func TestSlowWatcher(t *testing.T) {
 	w := newWorld(t)
 	a := w.pod("x", "a", "n1", nil)
-	c := w.watch("x", streaming())
+	c, other := w.watch("x", streaming()), w.watch("x", streaming())
 	c.want("BOOKMARK true")
+	other.want("BOOKMARK true")
 	for i := range 20 {
 		w.agents.Record("n1", w.flow(a, "198.51.100.1", float64(i)))
 	}
+	for range 20 {
+		other.want("ADDED a 3")
+	}
 	watcher := c.watch.(*watcher)
 	b := batch{events: make([]event, maxQueue)}
+	// Under the lock it is certain that c was offered all flows too, more than go into its channel: it takes no batch out.
+	w.rest.hub.mu.Lock()
 	watcher.offer(b)
 	watcher.offer(b)
+	w.rest.hub.mu.Unlock()
 	for got := c.next(); got != "ERROR Expired"; got = c.next() {
 		if got == "end" {
 			t.Fatal("the watch ended without a reason")
