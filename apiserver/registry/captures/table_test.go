@@ -28,7 +28,7 @@ func TestTable(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range list.Items {
-		list.Items[i].CreationTimestamp = metav1.Time{Time: time.Now().Add(-90 * time.Second)}
+		list.Items[i].CreationTimestamp = metav1.Time{Time: time.Now().Add(-90 * time.Minute)}
 	}
 	convertor := tableConvertor{testingclock.NewFakePassiveClock(now)}
 	table, err := convertor.ConvertToTable(t.Context(), &list, nil)

@@ -17,7 +17,7 @@ func TestTable(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.pod("a", "shop", "n1", nil), w.pod("b", "db-0", "n2", nil)
 	add := func(flow *agentv1.Flow, change func(*agentv1.Flow)) {
-		flow.LastUnixNano = time.Now().Add(-90 * time.Second).UnixNano()
+		flow.LastUnixNano = time.Now().Add(-90 * time.Minute).UnixNano()
 		change(flow)
 		w.agents.Record("n1", flow)
 	}
@@ -50,11 +50,11 @@ func TestTable(t *testing.T) {
 		texts = append(texts, strings.Join(cells, " "))
 	}
 	want := []string{
-		"90s shop → svc/web TCP 80 Forwarded 300 3.91Ki 0.43ms n1 - b/db-0:8080 7",
-		"90s shop ← b/db-0 TCP 443 Forwarded 300 3.91Ki 2.50s n1 - - 7",
-		`90s shop → evil\027.example.com TCP 80 Dropped 0 3.91Ki - n1 NETFILTER_DROP - 4`,
-		"90s shop → 2001:db8::1 ICMPv6 128/0 Forwarded 300 3.91Ki - n1 - - 7",
-		"90s shop → node/n2 47 - <unknown> 300 3.91Ki - n1 - - 7",
+		"90m shop → svc/web TCP 80 Forwarded 300 3.91Ki 0.43ms n1 - b/db-0:8080 7",
+		"90m shop ← b/db-0 TCP 443 Forwarded 300 3.91Ki 2.50s n1 - - 7",
+		`90m shop → evil\027.example.com TCP 80 Dropped 0 3.91Ki - n1 NETFILTER_DROP - 4`,
+		"90m shop → 2001:db8::1 ICMPv6 128/0 Forwarded 300 3.91Ki - n1 - - 7",
+		"90m shop → node/n2 47 - <unknown> 300 3.91Ki - n1 - - 7",
 	}
 	if text := strings.Join(texts, "\n"); text != strings.Join(want, "\n") {
 		t.Errorf("printed\n%s\nwant\n%s", text, strings.Join(want, "\n"))

@@ -13,19 +13,19 @@ import (
 
 func TestTable(t *testing.T) {
 	for object, want := range map[string]string{
-		"{metadata: {name: cluster, generation: 1}}": "[cluster <unknown> - 90s - -]",
-		"{metadata: {name: cluster, generation: 2}, spec: {podMetrics: [{group: Traffic}, {group: DNS}]}, status: {observedGeneration: 2, nodes: {total: 13, applied: 12}}}": "[cluster 12/13 - 90s Traffic,DNS -]",
+		"{metadata: {name: cluster, generation: 1}}": "[cluster <unknown> - 90m - -]",
+		"{metadata: {name: cluster, generation: 2}, spec: {podMetrics: [{group: Traffic}, {group: DNS}]}, status: {observedGeneration: 2, nodes: {total: 13, applied: 12}}}": "[cluster 12/13 - 90m Traffic,DNS -]",
 		`{metadata: {name: cluster, generation: 2}, spec: {exporters: [{name: a}, {name: b}]}, status: {observedGeneration: 2, nodes: {total: 3, applied: 3},
-			conditions: [{type: Exporting, status: "False"}]}}`: "[cluster 3/3 False 90s - a,b]",
-		"{metadata: {name: cluster, generation: 2}, spec: {exporters: [{name: a}]}, status: {observedGeneration: 2, nodes: {total: 3, applied: 3}}}": "[cluster 3/3 <unknown> 90s - a]",
+			conditions: [{type: Exporting, status: "False"}]}}`: "[cluster 3/3 False 90m - a,b]",
+		"{metadata: {name: cluster, generation: 2}, spec: {exporters: [{name: a}]}, status: {observedGeneration: 2, nodes: {total: 3, applied: 3}}}": "[cluster 3/3 <unknown> 90m - a]",
 		// What is known is about another spec.
-		`{metadata: {name: cluster, generation: 3}, spec: {exporters: [{name: a}]}, status: {observedGeneration: 2, nodes: {total: 3, applied: 3}, conditions: [{type: Exporting, status: "True"}]}}`: "[cluster <unknown> <unknown> 90s - a]",
+		`{metadata: {name: cluster, generation: 3}, spec: {exporters: [{name: a}]}, status: {observedGeneration: 2, nodes: {total: 3, applied: 3}, conditions: [{type: Exporting, status: "True"}]}}`: "[cluster <unknown> <unknown> 90m - a]",
 	} {
 		telemetry := &v1alpha1.NetworkTelemetry{}
 		if err := yaml.Unmarshal([]byte(object), telemetry); err != nil {
 			t.Fatal(err)
 		}
-		telemetry.CreationTimestamp = metav1.Time{Time: time.Now().Add(-90 * time.Second)}
+		telemetry.CreationTimestamp = metav1.Time{Time: time.Now().Add(-90 * time.Minute)}
 		table, err := tableConvertor{}.ConvertToTable(t.Context(), telemetry, nil)
 		if err != nil {
 			t.Fatal(err)
