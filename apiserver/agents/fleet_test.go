@@ -27,6 +27,9 @@ const soon = 5 * time.Second
 
 func quick(c *Config) { c.NodeTimeout = soon }
 
+// still is a clock that stands: reads share a call however late they come, and nobody is probed.
+func still(c *Config) { c.Clock = testclock.NewFakeClock(epoch) }
+
 func ask(nodes ...string) map[string]Query {
 	queries := map[string]Query{}
 	for _, node := range nodes {
@@ -264,8 +267,7 @@ func TestNewPodAtTheOldAddressClosesTheBreaker(t *testing.T) {
 	w.agent("b")
 	a := w.agent("a")
 	a.now(silent)
-	// Probes are sent as the clock goes, and it does not.
-	f := w.fleet(quick, func(c *Config) { c.Clock = testclock.NewFakeClock(epoch) })
+	f := w.fleet(quick, still)
 	mustRead(t, f, ask("a", "b"))
 	wantError(t, mustRead(t, f, ask("a", "b"))["a"], "not asked again")
 	a.now(honest)
@@ -305,7 +307,7 @@ func TestEqualReadsShareOneCall(t *testing.T) {
 		<-release
 		return honest(r, s)
 	})
-	f := w.fleet()
+	f := w.fleet(still)
 	var readers sync.WaitGroup
 	const n = 50
 	for range n {
@@ -336,7 +338,7 @@ func TestOneReaderLeavesAndTheOthersAreServed(t *testing.T) {
 			return s.Context().Err()
 		}
 	})
-	f := w.fleet()
+	f := w.fleet(still)
 	ctx, cancel := context.WithCancel(t.Context())
 	left := make(chan error)
 	go func() {
