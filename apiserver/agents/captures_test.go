@@ -275,7 +275,7 @@ func TestSlowCapture(t *testing.T) {
 			return s.Send(stateOf(r.Uids[0]))
 		},
 	})
-	captures := capturesOf(t, w, quick)
+	captures := capturesOf(t, w, quick, still)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {
