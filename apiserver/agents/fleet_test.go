@@ -506,7 +506,7 @@ func TestNoEndpointsAtAll(t *testing.T) {
 func TestReadAfterTheEnd(t *testing.T) {
 	w := newWorld(t)
 	w.agent("a").now(silent)
-	f, err := New(Config{Client: w.kube, TLS: w, Register: w.registry.Register})
+	f, err := New(Config{Client: w.kube, TLS: w, Register: w.registry.Register, NodeTimeout: patience, ReadTimeout: patience})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"sync"
 	"testing"
-	"time"
 )
 
 // TestWideReadLeavesWorkers: reads of many silent nodes keep nobody from one that answers, not even when they wait for
@@ -21,7 +20,7 @@ func TestWideReadLeavesWorkers(t *testing.T) {
 		agents = append(agents, w.agent(node))
 		agents[i].now(silent)
 	}
-	f := w.fleet(func(c *Config) { c.Workers = 8 })
+	f := w.fleet(func(c *Config) { c.Workers, c.NodeTimeout, c.ReadTimeout = 8, 2*patience, 2*patience })
 	ctx, cancel := context.WithCancel(t.Context())
 	var wideRead sync.WaitGroup
 	wideRead.Go(func() { f.Read(ctx, ask(nodes...)) })
@@ -34,7 +33,8 @@ func TestWideReadLeavesWorkers(t *testing.T) {
 		}
 		return calls == 6
 	})
-	soon, done := context.WithTimeout(t.Context(), 10*time.Second)
+	// The silent nodes give their workers up after this only.
+	soon, done := context.WithTimeout(t.Context(), patience)
 	defer done()
 	replies, err := f.Read(soon, ask("well"))
 	if err != nil || replies["well"].Err != nil {
