@@ -196,8 +196,8 @@ func (d *director) follow(ctx context.Context, c *capture) error {
 		d.followed[node] = true
 		d.open.Add(1)
 		d.following.Go(func() {
-			defer d.open.Add(-1)
 			defer giveBack()
+			defer d.open.Add(-1)
 			d.feeder.follow(ctx, newInput(node, 1))
 		})
 	}

@@ -278,6 +278,12 @@ func TestAttachOutlivesTheCapture(t *testing.T) {
 	for range len(agents["a"].packets) + len(agents["b"].packets) {
 		c.packet()
 	}
+	// Their last packets are here, and what says that they were the last may not be yet.
+	eventually(t, "the nodes have ended", func() bool {
+		w.streams.limits.mu.Lock()
+		defer w.streams.limits.mu.Unlock()
+		return w.streams.limits.used == 0
+	})
 	w.store.change(nil)
 	if err := c.end(); err != nil {
 		t.Error(err)
