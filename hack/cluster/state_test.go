@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -57,7 +58,8 @@ func TestGrowRefuses(t *testing.T) {
 // TestAbandoned: what a killed run has left may be removed by others, and nothing else may.
 func TestAbandoned(t *testing.T) {
 	output := t.TempDir()
-	p := Plan{Name: "abandoned", Nodes: 1, Output: output}
+	// Machines are found by name, those of other runs of this test too.
+	p := Plan{Name: fmt.Sprint("abandoned-", os.Getpid()), Nodes: 1, Output: output}
 	want := func(what string, want bool) {
 		t.Helper()
 		if got, err := p.abandoned(); got != want || err != nil {
