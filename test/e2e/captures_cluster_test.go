@@ -159,7 +159,7 @@ func TestCaptureRing(t *testing.T) {
 	c := newCluster(t)
 	b := newBed(t, c)
 	namespace := b.sink.Namespace
-	const fileBytes, later = 1 << 20, 4 * time.Second
+	const fileBytes, later = 1 << 20, 8 * time.Second
 	start := metav1.NewTime(time.Now().Add(later).Truncate(time.Second))
 	capture := newCapture("ring", "port "+sinkPort)
 	capture.Spec.Pods = v1alpha1.CapturePods{Names: []string{b.sink.Name}}

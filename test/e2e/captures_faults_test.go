@@ -165,7 +165,7 @@ func TestCapturePodDeleted(t *testing.T) {
 	c.captureUntil(t, namespace, "deleted", "100 packets", func(s *v1alpha1.CaptureStatus) bool { return s.Totals.Packets == 100 })
 	ns := podNetns(t, b.far.Pod)
 	c.delete(t, b.far.Pod)
-	eventually(t, answerDeadline, "the pod's network namespace to go: no socket may hold it", func(context.Context) error {
+	eventually(t, podDeadline, "the pod's network namespace to go: no socket may hold it", func(context.Context) error {
 		if ns.exists() {
 			return fmt.Errorf("it is there")
 		}

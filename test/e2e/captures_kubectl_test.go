@@ -162,7 +162,7 @@ func (k captureTest) table(t *testing.T) {
 }
 
 func (k captureTest) describe(t *testing.T) {
-	eventually(t, answerDeadline, "events of the capture", func(context.Context) error {
+	eventually(t, podDeadline, "events of the capture", func(context.Context) error {
 		out := k.run(t, "describe", "capture", "first")
 		for _, want := range []string{`Name: +first`, `Filter: +udp port 9000`, `Vantage Point: +OncePerFlow`, `Reason: +Stopped`, `Headers Only: +true`, `Normal +Started `, `Normal +Completed +.*It was stopped`} {
 			if !regexp.MustCompile(want).MatchString(out) {
@@ -211,7 +211,7 @@ func (k captureTest) rights(t *testing.T) {
 	as := k.user(t, k.namespace, "somebody")
 	k.allow(t, k.namespace, "somebody", may("get", "captures/headers"))
 	for subresource, want := range map[string]string{"pcap": "no", "headers": "yes"} {
-		eventually(t, 15*time.Second, "auth can-i to say "+want, func(context.Context) error {
+		eventually(t, podDeadline, "auth can-i to say "+want, func(context.Context) error {
 			r := as.kubectlRun(t, "auth", "can-i", "get", "captures", "--subresource="+subresource, "--namespace", k.namespace)
 			if strings.TrimSpace(r.stdout) != want { // It ends with an error when it says no.
 				return fmt.Errorf("of %s it says %s%s", subresource, r.stdout, r.stderr)
@@ -302,7 +302,7 @@ func (c *cluster) followCaptures(t *testing.T, namespace string) *captureFollowe
 	ctx, cancel := context.WithCancel(context.Background())
 	factory.Start(ctx.Done())
 	t.Cleanup(func() { cancel(); factory.Shutdown() })
-	eventually(t, answerDeadline, "the informer to be in sync", func(context.Context) error {
+	eventually(t, podDeadline, "the informer to be in sync", func(context.Context) error {
 		if !registration.HasSynced() {
 			return fmt.Errorf("it is not")
 		}
@@ -314,7 +314,7 @@ func (c *cluster) followCaptures(t *testing.T, namespace string) *captureFollowe
 // wait waits until the informer has heard once that each came, that it changed, and once that it went.
 func (f *captureFollower) wait(t *testing.T, names ...string) {
 	t.Helper()
-	eventually(t, answerDeadline, "the informer to hear of everything", func(context.Context) error {
+	eventually(t, podDeadline, "the informer to hear of everything", func(context.Context) error {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		for _, name := range names {

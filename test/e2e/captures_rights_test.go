@@ -66,7 +66,7 @@ func (c *cluster) checkAttempt(t *testing.T, as *cluster, namespace string, righ
 		return
 	}
 	// A right that is new takes up to 10 s to be seen where the lack of it was asked for before.
-	eventually(t, 15*time.Second, "the right to be seen", func(ctx context.Context) error { return do(ctx, as) })
+	eventually(t, podDeadline, "the right to be seen", func(ctx context.Context) error { return do(ctx, as) })
 }
 
 // TestCaptureRights tries everything with real tokens and exactly those rights that each case names.
@@ -143,7 +143,7 @@ func (c *cluster) awaitRights(t *testing.T, namespace string, rights []rbacv1.Po
 			review := &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: &authorizationv1.ResourceAttributes{
 				Namespace: namespace, Verb: right.Verbs[0], Group: v1alpha1.GroupName, Resource: resource, Subresource: subresource,
 			}}}
-			eventually(t, 15*time.Second, "the right to be in force", func(ctx context.Context) error {
+			eventually(t, podDeadline, "the right to be in force", func(ctx context.Context) error {
 				answer, err := c.kube.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx, review, metav1.CreateOptions{})
 				if err == nil && !answer.Status.Allowed {
 					err = fmt.Errorf("it is not: %v", right)
@@ -172,7 +172,7 @@ func TestCaptureRightRevoked(t *testing.T) {
 	c.allow(t, namespace, account, may("get", "captures/attach", "captures/pcap"))
 
 	var stream io.ReadCloser
-	eventually(t, 15*time.Second, "the right to be seen", func(ctx context.Context) (err error) {
+	eventually(t, podDeadline, "the right to be seen", func(ctx context.Context) (err error) {
 		// Not the context of one try: the stream lives on.
 		stream, err = as.stats.NetworkobservabilityV1alpha1().RESTClient().Get().Namespace(namespace).
 			Resource("captures").Name("running").SubResource("attach").MaxRetries(0).Stream(t.Context())
@@ -269,7 +269,7 @@ func (c *cluster) contentOf(t *testing.T, namespace, name, subresource string, p
 		request = request.Param(parameters[i], parameters[i+1])
 	}
 	var content []byte
-	eventually(t, 15*time.Second, "the right to "+subresource+" to be seen", func(ctx context.Context) (err error) {
+	eventually(t, podDeadline, "the right to "+subresource+" to be seen", func(ctx context.Context) (err error) {
 		content, err = request.Do(ctx).Raw()
 		return err
 	})

@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -21,7 +20,7 @@ import (
 )
 
 // captureDeadline is for a capture to begin or end.
-const captureDeadline = 30 * time.Second
+const captureDeadline = podDeadline
 
 // newCapture describes a capture of all pods of a namespace.
 func newCapture(name, filter string) *v1alpha1.Capture {

@@ -94,7 +94,7 @@ var errDenied = errors.New("denied")
 // outcome waits until a request is signed, which gives nil, or denied, which gives errDenied.
 func (c *cluster) outcome(t *testing.T, name string) (certificate []byte, denied error) {
 	t.Helper()
-	eventually(t, answerDeadline, "the request to be signed or denied", func(ctx context.Context) error {
+	eventually(t, podDeadline, "the request to be signed or denied", func(ctx context.Context) error {
 		r, err := c.kube.CertificatesV1().CertificateSigningRequests().Get(ctx, name, metav1.GetOptions{})
 		if err != nil {
 			return err

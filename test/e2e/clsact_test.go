@@ -28,7 +28,7 @@ func TestClsact(t *testing.T) {
 		stop := b.keepSending(t)
 		c.deleteAgent(t)
 		c.waitHealthy(t)
-		c.waitMeasured(t, answerDeadline, b.sink.Pod, b.far.Pod)
+		c.waitMeasured(t, podDeadline, b.sink.Pod, b.far.Pod)
 		stop()
 		after := c.snapshot(t, b.sink, b.far)
 		for _, pod := range []counted{b.sink, b.far} {

@@ -21,7 +21,8 @@ import (
 )
 
 const (
-	// podDeadline is for a pod to start or to go on a machine that is busy with other things.
+	// podDeadline is for what happens at once where nothing else does: for a pod to start or to go, a right to be in force, a
+	// reading to be taken.
 	podDeadline = 90 * time.Second
 	// answerDeadline is what the design allows for a list while a node is silent, and for a recovery.
 	answerDeadline = 10 * time.Second

@@ -85,7 +85,7 @@ func TestNamespaceDeletion(t *testing.T) {
 		return fmt.Errorf("%v: %+v", err, now.Status)
 	})
 	t.Logf("the namespace was gone after %v", took.Round(time.Millisecond))
-	eventually(t, answerDeadline, "the informer to see both pods go", func(context.Context) error {
+	eventually(t, podDeadline, "the informer to see both pods go", func(context.Context) error {
 		if gone := f.deletions(); len(gone) != 2 {
 			return fmt.Errorf("it saw %v", gone)
 		}

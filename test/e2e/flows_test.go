@@ -45,7 +45,7 @@ func TestFlows(t *testing.T) {
 		}
 	}
 	t.Run("sums", func(t *testing.T) {
-		eventually(t, 30*time.Second, "flows to hold every packet", func(ctx context.Context) error {
+		eventually(t, podDeadline, "flows to hold every packet", func(ctx context.Context) error {
 			flows, err := c.flows(ctx, namespace, "")
 			if err != nil {
 				return err
@@ -121,7 +121,7 @@ func (b bed) checkVerdicts(t *testing.T, c *cluster) {
 	defer heal()
 	c.exec(t, b.far.Pod, "/bin/traffic", "connect", sink+":7101", "1", "5s")
 	c.exec(t, b.far.Pod, "/bin/traffic", "udp", sink+":7102", "20", "100")
-	eventually(t, 20*time.Second, "verdicts", func(ctx context.Context) error {
+	eventually(t, podDeadline, "verdicts", func(ctx context.Context) error {
 		for _, test := range []struct {
 			port    int
 			verdict v1alpha1.FlowVerdict
@@ -155,7 +155,7 @@ func (b bed) checkFollow(t *testing.T, c *cluster) {
 	defer events.Stop()
 	begun := time.Now()
 	c.exec(t, b.far.Pod, "/bin/traffic", "udp", address(t, b.sink.Pod, "ipv4")+":7103", "3", "100")
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(podDeadline)
 	for {
 		select {
 		case event := <-events.ResultChan():

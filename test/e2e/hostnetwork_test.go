@@ -63,7 +63,7 @@ func TestHostNetworkPod(t *testing.T) {
 // hostState waits for the state of a pod in the node's network.
 func (c *cluster) hostState(t *testing.T, pod *corev1.Pod) (state v1alpha1.MeasurementState) {
 	t.Helper()
-	eventually(t, answerDeadline, "the state of a pod in the node's network", func(ctx context.Context) error {
+	eventually(t, podDeadline, "the state of a pod in the node's network", func(ctx context.Context) error {
 		stats, err := c.get(ctx, pod)
 		if err != nil {
 			return err
@@ -86,7 +86,7 @@ func (c *cluster) hostState(t *testing.T, pod *corev1.Pod) (state v1alpha1.Measu
 func (c *cluster) freshStats(t *testing.T, pod *corev1.Pod) snapshot {
 	t.Helper()
 	now, s := time.Now(), snapshot{}
-	eventually(t, answerDeadline, "a reading of now", func(ctx context.Context) (err error) {
+	eventually(t, podDeadline, "a reading of now", func(ctx context.Context) (err error) {
 		s.stats, err = c.statsSince(ctx, now, []counted{{Pod: pod}})
 		return err
 	})
@@ -111,7 +111,7 @@ func TestHostNetworkOverReplacement(t *testing.T) {
 	signal(t, pid, unix.SIGCONT)
 	c.deleteAgent(t)
 	c.waitHealthy(t)
-	c.waitMeasured(t, answerDeadline, sender)
+	c.waitMeasured(t, podDeadline, sender)
 	signal(t, pid, unix.SIGSTOP)
 	after, arrived := c.freshStats(t, sender), there.counters(t)
 	signal(t, pid, unix.SIGCONT)

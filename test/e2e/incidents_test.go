@@ -215,7 +215,7 @@ func (b *stage) change(t *testing.T, change func(*v1alpha1.NetworkTelemetrySpec)
 		_, err = objects.Update(ctx, object, metav1.UpdateOptions{})
 		return err
 	}
-	eventually(t, answerDeadline, "the NetworkTelemetry to be changed", func(ctx context.Context) error { return update(ctx, change) })
+	eventually(t, podDeadline, "the NetworkTelemetry to be changed", func(ctx context.Context) error { return update(ctx, change) })
 	saved := before
 	t.Cleanup(func() {
 		if err := update(context.Background(), func(spec *v1alpha1.NetworkTelemetrySpec) { *spec = saved }); err != nil {

@@ -41,7 +41,7 @@ func (c *cluster) follow(t *testing.T, namespace string) *follower {
 	ctx, cancel := context.WithCancel(context.Background())
 	factory.Start(ctx.Done())
 	t.Cleanup(func() { cancel(); factory.Shutdown() })
-	eventually(t, answerDeadline, "the informer to be in sync", func(context.Context) error {
+	eventually(t, podDeadline, "the informer to be in sync", func(context.Context) error {
 		if !registration.HasSynced() {
 			return fmt.Errorf("it is not")
 		}
@@ -135,7 +135,7 @@ func TestInformer(t *testing.T) {
 	}
 
 	c.delete(t, followed)
-	eventually(t, answerDeadline, "the informer to see the pod go", func(context.Context) error {
+	eventually(t, podDeadline, "the informer to see the pod go", func(context.Context) error {
 		if _, err := f.lister.Get("followed"); !apierrors.IsNotFound(err) {
 			return fmt.Errorf("it is still there (%v)", err)
 		}

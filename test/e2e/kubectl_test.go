@@ -34,7 +34,7 @@ func TestKubectl(t *testing.T) {
 	web := sink("web", nodes[0])
 	web.Labels["tier"] = "front"
 	pods := c.start(t, namespace, web, sink("api", nodes[0]), sink("db", nodes[1]))
-	c.waitMeasured(t, answerDeadline, pods...)
+	c.waitMeasured(t, podDeadline, pods...)
 	// Enough for a prefix in the table.
 	c.exec(t, pods[2], "/bin/traffic", "tcp", target(t, pods[0], "ipv4"), "3000000")
 	c.outwaitShared(t, pods...)
@@ -222,7 +222,7 @@ func (k kubectlTest) missing(t *testing.T) {
 	if !strings.Contains(r.stderr, `Error from server (NotFound): podnetworkstats.networkobservability.k8s.io "nobody" not found`) {
 		t.Errorf("kubectl says %s", r.stderr)
 	}
-	if r.took > 5*time.Second {
+	if r.took > answerDeadline {
 		t.Errorf("kubectl took %v to say so", r.took)
 	}
 }
@@ -396,7 +396,7 @@ func TestFinishedPod(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.kubectl(t, "wait", "--for=condition=Complete", "job/short", "--namespace", namespace, "--timeout="+podDeadline.String())
-	eventually(t, answerDeadline, "the finished pod to be called Ended", func(context.Context) error {
+	eventually(t, podDeadline, "the finished pod to be called Ended", func(context.Context) error {
 		list := c.list(t, namespace)
 		if len(list.items) != 1 {
 			return fmt.Errorf("%d objects", len(list.items))

@@ -24,7 +24,7 @@ func TestPendingPod(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, answerDeadline, "the pod's object", func(ctx context.Context) error {
+	eventually(t, podDeadline, "the pod's object", func(ctx context.Context) error {
 		stats, err := c.get(ctx, pod)
 		if err != nil {
 			return err
@@ -37,7 +37,7 @@ func TestPendingPod(t *testing.T) {
 }
 
 // TestFirstSecondsAreCounted lets a pod send at once: what it sent before anybody asked is in its counters. The
-// agent has two seconds to see a new pod, and how much of what was sent earlier was counted is only logged.
+// agent has five seconds to see a new pod, and how much of what was sent earlier was counted is only logged.
 func TestFirstSecondsAreCounted(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
@@ -45,10 +45,10 @@ func TestFirstSecondsAreCounted(t *testing.T) {
 	receiver := c.start(t, namespace, sink("receiver", nodes[0]))[0]
 	to := target(t, receiver, "ipv4")
 	const early, late = 100, 500
-	script := fmt.Sprintf("/bin/traffic udp %s %d 100; sleep 2; /bin/traffic udp %s %d 100; exec sleep 3600", to, early, to, late)
+	script := fmt.Sprintf("/bin/traffic udp %s %d 100; sleep 5; /bin/traffic udp %s %d 100; exec sleep 3600", to, early, to, late)
 	pod := c.start(t, namespace, toolbox("early", nodes[1], "/bin/sh", "-c", script))[0]
 	var sent int64
-	eventually(t, 30*time.Second, "the first datagrams to be counted", func(ctx context.Context) error {
+	eventually(t, podDeadline, "the first datagrams to be counted", func(ctx context.Context) error {
 		stats, err := c.get(ctx, pod)
 		if err != nil {
 			return err
@@ -74,7 +74,7 @@ func TestContainerRestart(t *testing.T) {
 	eventually(t, podDeadline, "the container to start again", func(ctx context.Context) error {
 		return c.restarted(ctx, pod)
 	})
-	c.waitMeasured(t, answerDeadline, pod)
+	c.waitMeasured(t, podDeadline, pod)
 	c.outwaitShared(t, pod)
 	after, err := c.get(t.Context(), pod)
 	if err != nil {
@@ -101,7 +101,7 @@ func TestSandboxRestart(t *testing.T) {
 		}
 		return nil
 	})
-	c.waitMeasured(t, 2*answerDeadline, pod)
+	c.waitMeasured(t, podDeadline, pod)
 	c.outwaitShared(t, pod)
 	after, err := c.get(t.Context(), pod)
 	if err != nil {
@@ -113,12 +113,12 @@ func TestSandboxRestart(t *testing.T) {
 // pinged sends from a pod, so that it has counters, and returns them.
 func (c *cluster) pinged(t *testing.T, pod *corev1.Pod) *v1alpha1.PodNetworkStats {
 	t.Helper()
-	c.waitMeasured(t, answerDeadline, pod)
+	c.waitMeasured(t, podDeadline, pod)
 	gateway := net.ParseIP(address(t, pod, "ipv4")).To4()
 	gateway[3] = 1
 	c.exec(t, pod, "/bin/traffic", "udp", net.JoinHostPort(gateway.String(), "9"), "1", "100")
 	var stats *v1alpha1.PodNetworkStats
-	eventually(t, answerDeadline, "the pod's traffic", func(ctx context.Context) (err error) {
+	eventually(t, podDeadline, "the pod's traffic", func(ctx context.Context) (err error) {
 		if stats, err = c.get(ctx, pod); err != nil {
 			return err
 		}
@@ -156,7 +156,7 @@ func TestSecondInterface(t *testing.T) {
 		pod.netns.run(t, "", "ip", "addr", "add", fmt.Sprintf("192.0.2.%d/24", i+1), "dev", "extra")
 		pod.netns.run(t, "", "ip", "link", "set", "extra", "up")
 	}
-	eventually(t, answerDeadline, "the new interface to be counted", func(context.Context) error {
+	eventually(t, podDeadline, "the new interface to be counted", func(context.Context) error {
 		before := c.snapshot(t, left)
 		c.exec(t, left.Pod, "/bin/traffic", "udp", "192.0.2.2:"+sinkPort, "1", "100")
 		if moved := changeOf("left", before, c.snapshot(t, left)).stats["transmit4"]; moved.Packets == 0 {
@@ -183,7 +183,7 @@ func TestRates(t *testing.T) {
 	receiver := c.start(t, c.namespace(t), sink("receiver", nodes[0]))[0]
 	sender := c.start(t, receiver.Namespace, toolbox("sender", nodes[1], "/bin/traffic", "udp", target(t, receiver, "ipv4"), "0", "972", "10ms"))[0]
 	var first *v1alpha1.PodNetworkStats
-	eventually(t, 3*answerDeadline, "a rate over a window in which it always sent", func(ctx context.Context) error {
+	eventually(t, podDeadline, "a rate over a window in which it always sent", func(ctx context.Context) error {
 		now, err := c.get(ctx, sender)
 		if err != nil {
 			return err

@@ -14,7 +14,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
@@ -157,7 +156,7 @@ func (c *cluster) newMetricsReader(t *testing.T, namespace string) *metricsReade
 	}
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: agentv1.MetricsDNSName, MinVersion: tls.VersionTLS12}}
 	t.Cleanup(transport.CloseIdleConnections)
-	return &metricsReader{cluster: c, http: &http.Client{Transport: transport, Timeout: 10 * time.Second}, token: token.Status.Token}
+	return &metricsReader{cluster: c, http: &http.Client{Transport: transport, Timeout: answerDeadline}, token: token.Status.Token}
 }
 
 // counters are the counters of nodes and pods that a node's agent offers, and how often histograms counted; by name without the

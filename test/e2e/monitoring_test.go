@@ -126,7 +126,7 @@ func (c *cluster) scraper(t *testing.T, serverName string) (client *http.Client,
 	}
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: serverName, MinVersion: tls.VersionTLS12}}
 	t.Cleanup(transport.CloseIdleConnections)
-	return &http.Client{Transport: transport, Timeout: 10 * time.Second}, strings.TrimSpace(string(read))
+	return &http.Client{Transport: transport, Timeout: answerDeadline}, strings.TrimSpace(string(read))
 }
 
 // checkMetrics has promtool judge the text that agents and API servers offer; of the API server's only what is ours.

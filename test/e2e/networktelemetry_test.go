@@ -132,7 +132,7 @@ func (c *cluster) checkTelemetryLife(t *testing.T) {
 	if out := c.kubectl(t, "get", "ntel", "--no-headers", "-o", "wide"); !strings.HasPrefix(strings.Join(strings.Fields(out), " "), "cluster "+applied+" - ") || !strings.Contains(out, "Traffic,DNS") {
 		t.Errorf("get prints %s, want %s", out, applied)
 	}
-	eventually(t, answerDeadline, "the object to say whom nothing matches", func(context.Context) error {
+	eventually(t, podDeadline, "the object to say whom nothing matches", func(context.Context) error {
 		out := c.kubectl(t, "describe", "ntel", "cluster")
 		for _, says := range []string{"AppliedEverywhere", "Series Limit:  50000", "No pod matches the selectors of group DNS now."} {
 			if !strings.Contains(out, says) {
@@ -303,7 +303,7 @@ func TestNetworkTelemetryRights(t *testing.T) {
 				c.allowSecret(t, namespace, account, "networkobservability-telemetry-e2e")
 			}
 			// A right that is new takes up to 10 s to be seen where the lack of it was asked for before.
-			eventually(t, 15*time.Second, "the answer", func(ctx context.Context) error {
+			eventually(t, podDeadline, "the answer", func(ctx context.Context) error {
 				err := test.do(ctx, as)
 				if test.says == "" {
 					return err

@@ -125,7 +125,7 @@ type snapshot struct {
 // lies between them. The pods must be quiet by then, and in one namespace.
 func (c *cluster) snapshot(t *testing.T, pods ...counted) (s snapshot) {
 	t.Helper()
-	eventually(t, 30*time.Second, "both counts of one quiet moment", func(ctx context.Context) (err error) {
+	eventually(t, podDeadline, "both counts of one quiet moment", func(ctx context.Context) (err error) {
 		s.nft = readAll(t, pods)
 		if s.stats, err = c.statsSince(ctx, time.Now(), pods); err != nil {
 			return err

@@ -224,7 +224,7 @@ func (c *cluster) checkNothingLeft(t *testing.T, pod *corev1.Pod) {
 		t.Errorf("%d programs count for a pod with one interface, want one a direction", len(programs))
 	}
 	c.delete(t, pod)
-	eventually(t, answerDeadline, "the pod's programs to go", func(context.Context) error {
+	eventually(t, podDeadline, "the pod's programs to go", func(context.Context) error {
 		for _, id := range programs {
 			program, err := ebpf.NewProgramFromID(id)
 			if err == nil {

@@ -206,7 +206,7 @@ func (c *cluster) kill(t *testing.T, pod *corev1.Pod, program string) {
 		killings.Unlock()
 	}
 	signal(t, pid, unix.SIGKILL)
-	eventually(t, answerDeadline, program+" to end", func(context.Context) error {
+	eventually(t, podDeadline, program+" to end", func(context.Context) error {
 		if slices.Contains(processes(t, pod), pid) {
 			return errors.New("it runs")
 		}

@@ -171,7 +171,7 @@ func (c *cluster) checkRights(t *testing.T, namespace string, pod *corev1.Pod, a
 	attempts := c.attempts(namespace, pod)
 	for _, name := range allowed {
 		// kube-apiserver and our server learn of a new binding with a delay, and remember a refusal for 10 s.
-		eventually(t, 2*answerDeadline, name+" to be allowed", attempts[name])
+		eventually(t, podDeadline, name+" to be allowed", attempts[name])
 		delete(attempts, name)
 	}
 	for name, attempt := range attempts {
@@ -189,7 +189,7 @@ func TestRightsThroughKubectl(t *testing.T) {
 	c.start(t, namespace, sink("mine", c.nodes(t)[0]))
 	tenant := c.user(t, namespace, "tenant")
 	c.bind(t, namespace, "tenant", rbacv1.RoleRef{Kind: "ClusterRole", Name: "view"})
-	eventually(t, 2*answerDeadline, "the tenant to read its namespace", func(context.Context) error {
+	eventually(t, podDeadline, "the tenant to read its namespace", func(context.Context) error {
 		if r := tenant.kubectlRun(t, "get", "pns", "--namespace", namespace); r.err != nil || !strings.Contains(r.stdout, "mine") {
 			return fmt.Errorf("%v: %s%s", r.err, r.stdout, r.stderr)
 		}

@@ -63,7 +63,7 @@ func TestSilentNode(t *testing.T) {
 	nodes := c.nodes(t)
 	namespace := c.namespace(t)
 	pods := c.start(t, namespace, sink("here", nodes[0]), sink("there", nodes[1]))
-	c.waitMeasured(t, answerDeadline, pods...)
+	c.waitMeasured(t, podDeadline, pods...)
 	for _, test := range []struct {
 		name    string
 		silence func(*cluster, *testing.T, *corev1.Pod) func()
@@ -98,7 +98,7 @@ func TestAllSilent(t *testing.T) {
 	c := newCluster(t)
 	namespace := c.namespace(t)
 	pod := c.start(t, namespace, sink("any", c.nodes(t)[0]))[0]
-	c.waitMeasured(t, answerDeadline, pod)
+	c.waitMeasured(t, podDeadline, pod)
 	f := c.follow(t, namespace)
 	var resume []func()
 	for _, agent := range c.agents(t) {
@@ -128,12 +128,12 @@ func TestSlowAgent(t *testing.T) {
 	c := newCluster(t)
 	node := c.nodes(t)[1]
 	pod := c.start(t, c.namespace(t), sink("slow", node))[0]
-	c.waitMeasured(t, answerDeadline, pod)
+	c.waitMeasured(t, podDeadline, pod)
 	stopped := time.Now()
 	resume := c.stopAgent(t, c.agents(t)[node])
 	timer := time.AfterFunc(2*time.Second, resume)
 	defer timer.Stop()
-	eventually(t, answerDeadline, "an answer of the slow agent", func(context.Context) error {
+	eventually(t, podDeadline, "an answer of the slow agent", func(context.Context) error {
 		list := c.list(t, "")
 		stats := list.of(t, pod)
 		if stats.State != v1alpha1.Measured || len(list.warnings) != 0 {
@@ -283,7 +283,7 @@ func TestLossyNode(t *testing.T) {
 	c := newCluster(t)
 	node := c.nodes(t)[1]
 	pod := c.start(t, c.namespace(t), sink("lossy", node))[0]
-	c.waitMeasured(t, answerDeadline, pod)
+	c.waitMeasured(t, podDeadline, pod)
 	heal := c.dropAt(t, c.agents(t)[node], "numgen random mod 100 < 30 ")
 	answers := map[string]int{} // by the moment of the reading; shared ones count once
 	eventually(t, podDeadline, "enough answers", func(context.Context) error {

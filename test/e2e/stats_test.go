@@ -50,7 +50,7 @@ func (c *cluster) outwaitShared(t *testing.T, pods ...*corev1.Pod) {
 		all = append(all, counted{Pod: pod})
 	}
 	moment := time.Now().Add(time.Second)
-	eventually(t, answerDeadline, "a reading of a second from now", func(ctx context.Context) error {
+	eventually(t, podDeadline, "a reading of a second from now", func(ctx context.Context) error {
 		_, err := c.statsSince(ctx, moment, all)
 		return err
 	})

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -88,7 +87,7 @@ func TestDrops(t *testing.T) {
 				before := c.snapshot(t, b.sink)
 				c.exec(t, b.far.Pod, "/bin/traffic", "udp", net.JoinHostPort(sink, test.port), strconv.Itoa(injected), "100", "1ms")
 				var got int64
-				eventually(t, 20*time.Second, "drops to be counted", func(context.Context) error {
+				eventually(t, podDeadline, "drops to be counted", func(context.Context) error {
 					after := c.snapshot(t, b.sink)
 					got = dropsOf(after.stats["sink"], ours) - dropsOf(before.stats["sink"], ours)
 					if got != injected {
@@ -101,7 +100,7 @@ func TestDrops(t *testing.T) {
 		heal()
 	}
 	t.Run("kubectl shows them", func(t *testing.T) {
-		eventually(t, 20*time.Second, "the column to hold every drop", func(context.Context) error {
+		eventually(t, podDeadline, "the column to hold every drop", func(context.Context) error {
 			out := c.kubectl(t, "get", "podnetworkstats", "sink", "--namespace", b.sink.Namespace)
 			fields := strings.Fields(strings.Split(out, "\n")[1])
 			column := slices.Index(strings.Fields(out), "DROPS")
@@ -133,7 +132,7 @@ func TestConnections(t *testing.T) {
 			connect("9000", 50, "5s", "50 connected")
 			connect("7005", 40, "5s", "40 failed")
 			connect("7004", 5, "300ms", "5 failed")
-			eventually(t, 20*time.Second, "connections to be counted", func(context.Context) error {
+			eventually(t, podDeadline, "connections to be counted", func(context.Context) error {
 				after := c.snapshot(t, b.sink, b.far)
 				old, now := before.stats["far"].Connections, after.stats["far"].Connections
 				if old == nil || now == nil {
@@ -170,7 +169,7 @@ func TestAPIServerLatency(t *testing.T) {
 	c.waitMeasured(t, podDeadline, pod) // by then the agent has been told where the API is served
 	const calls = 20
 	c.exec(t, pod, "sh", "-c", fmt.Sprintf("/bin/traffic connect $KUBERNETES_SERVICE_HOST:$KUBERNETES_SERVICE_PORT %d 5s", calls))
-	eventually(t, 20*time.Second, "connections to the API to be measured", func(ctx context.Context) error {
+	eventually(t, podDeadline, "connections to the API to be measured", func(ctx context.Context) error {
 		stats, err := c.get(ctx, pod)
 		if err != nil {
 			return err
@@ -198,7 +197,7 @@ func TestDNS(t *testing.T) {
 	counters := counted{Pod: pod, netns: ns}
 	c.waitMeasured(t, podDeadline, pod)
 	c.exec(t, pod, "sh", "-c", `/bin/traffic dns kubernetes.default.svc.cluster.local 20 0s; /bin/traffic dns nothing.example.invalid 3 0s; true`)
-	eventually(t, 30*time.Second, "look-ups to be counted", func(ctx context.Context) error {
+	eventually(t, podDeadline, "look-ups to be counted", func(ctx context.Context) error {
 		nft := counters.counters(t)
 		stats, err := c.get(ctx, pod)
 		if err != nil {
