@@ -598,8 +598,10 @@ func (c *capture) makePart(state partState) *part {
 		p.writer.most = min(segmentBytes, c.request.GetRingFileBytes())
 		p.keep = files * c.request.GetRingFileBytes()
 	}
-	header := c.header()
-	p.writer.header = pcapfile.AppendInterface(pcapfile.AppendSection(nil, header), header, c.manager.config.Node, p.partState.row())
+	header, row := c.header(), p.partState.row()
+	p.writer.header = func() []byte {
+		return pcapfile.AppendInterface(pcapfile.AppendSection(nil, header), header, c.manager.config.Node, row)
+	}
 	return p
 }
 

@@ -37,8 +37,8 @@ type writer struct {
 	root *os.Root
 	disk *disk
 	part uint32
-	// header begins every segment.
-	header []byte
+	// header makes what every segment begins with. It has the text of the filter and is not kept: parts are many.
+	header func() []byte
 	// most is the size of a segment's file.
 	most int64
 
@@ -60,20 +60,22 @@ func (w *writer) begin() (segment, error) {
 	if err := w.close(); err != nil {
 		return segment{}, err
 	}
-	if err := w.disk.reserve(int64(len(w.header))); err != nil {
+	header := w.header()
+	size := int64(len(header))
+	if err := w.disk.reserve(size); err != nil {
 		return segment{}, err
 	}
 	name := segmentName(w.part, w.next)
 	file, err := w.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		w.disk.release(int64(len(w.header)))
+		w.disk.release(size)
 		return segment{}, fmt.Errorf("making a file for packets: %w", full(err))
 	}
-	if _, err := file.Write(w.header); err != nil {
-		w.disk.release(int64(len(w.header)))
+	if _, err := file.Write(header); err != nil {
+		w.disk.release(size)
 		return segment{}, errors.Join(fmt.Errorf("writing a file's header: %w", full(err)), file.Close(), w.root.Remove(name))
 	}
-	w.file, w.end = file, int64(len(w.header))
+	w.file, w.end = file, size
 	w.next++
 	return segment{Index: w.next - 1, Header: w.end}, nil
 }
