@@ -231,19 +231,48 @@ func TestTableStream(t *testing.T) {
 	cluster.Put(livetest.Pod("x", "a", "n1", nil))
 	cluster.Put(livetest.Pod("x", "b", "n1", nil))
 	config := start(t, cluster.View(), livetest.NewAgents())
-	got := get(t, config, group+"/podnetworkstats?watch=1&timeoutSeconds=1", "application/json;as=Table;v=v1;g=meta.k8s.io")
-	decoder := json.NewDecoder(strings.NewReader(got.body))
+	next := tables(t, config, "/podnetworkstats?watch=1")
 	for i := range 2 {
-		var event struct {
-			Type   string
-			Object metav1.Table
-		}
-		if err := decoder.Decode(&event); err != nil {
-			t.Fatalf("event %d of %s: %v", i, got.body, err)
-		}
+		event := next()
 		if columns := len(event.Object.ColumnDefinitions); event.Type != "ADDED" || len(event.Object.Rows) != 1 || (columns > 0) != (i == 0) {
 			t.Errorf("event %d is %s with %d columns and %d rows", i, event.Type, columns, len(event.Object.Rows))
 		}
+	}
+}
+
+// A tableEvent is one of a watch by kubectl get -w.
+type tableEvent struct {
+	Type   string
+	Object metav1.Table
+}
+
+// tables watches until the test ends. next waits for an event.
+func tables(t *testing.T, config *restclient.Config, path string) (next func() tableEvent) {
+	t.Helper()
+	client, err := restclient.HTTPClientFor(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.CloseIdleConnections)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, config.Host+group+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io")
+	resp, err := client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { resp.Body.Close() })
+	decoder := json.NewDecoder(resp.Body)
+	return func() (event tableEvent) {
+		t.Helper()
+		if err := decoder.Decode(&event); err != nil {
+			t.Fatalf("reading an event: %v", err)
+		}
+		return event
 	}
 }
 
