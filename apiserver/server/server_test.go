@@ -36,8 +36,9 @@ import (
 	"github.com/networkobservability/networkobservability/apiserver/registry/podnetworkstats"
 )
 
-// patience is how long a test waits for what must come.
-const patience = 30 * time.Second
+// patience is how long a test waits for what must come. Client-go's informers pause twice as long after each failure, up to a
+// minute.
+const patience = 2 * time.Minute
 
 // clientOf is a cluster's client that sees pods through a view, and one node that never changes.
 func clientOf(view *livetest.View, nodes ...string) kubernetes.Interface {
