@@ -788,7 +788,7 @@ func schema_networkobservability_apis_networkobservability_v1alpha1_CaptureMatch
 				Properties: map[string]spec.Schema{
 					"direction": {
 						SchemaProps: spec.SchemaProps{
-							Description: "direction is Ingress or Egress.\n\nPossible enum values:\n - `\"Egress\"` : from it.\n - `\"Ingress\"` : to the recorded pod or node.",
+							Description: "direction is Ingress or Egress.\n\nPossible enum values:\n - `\"Egress\"` : from the recorded pod or node.\n - `\"Ingress\"` : to the recorded pod or node.",
 							Type:        []string{"string"},
 							Format:      "",
 							Enum:        []interface{}{"Egress", "Ingress"},

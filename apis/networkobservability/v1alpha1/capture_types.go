@@ -255,7 +255,7 @@ type CaptureDirection string
 const (
 	// CaptureIngress: to the recorded pod or node.
 	CaptureIngress CaptureDirection = "Ingress"
-	// CaptureEgress: from it.
+	// CaptureEgress: from the recorded pod or node.
 	CaptureEgress CaptureDirection = "Egress"
 )
 
