@@ -272,7 +272,19 @@ func (h *hub) attempt(ctx context.Context, f *feed) error {
 		}
 	})
 	request := &agentv1.ReadFlowsRequest{PodKeys: keys, Follow: true, AfterRevision: f.revision, Instance: f.instance}
-	err := h.source.Read(ctx, f.node, request, func(batch *agentv1.ReadFlowsResponse) error { return h.publish(f, batch) })
+	there := map[int64]struct{}{}
+	err := h.source.Read(ctx, f.node, request, func(batch *agentv1.ReadFlowsResponse) error {
+		if f.revision == 0 {
+			// As in catchUp: it is not said what has gone, and somebody may have been told of it since the history was found empty.
+			for _, flow := range batch.Flows {
+				there[flow.Position] = struct{}{}
+			}
+			if batch.Current {
+				batch.Gone = h.missing(f.node, f.instance, there)
+			}
+		}
+		return h.publish(f, batch)
+	})
 	if errors.Is(context.Cause(ctx), errArrivals) {
 		return errArrivals
 	}

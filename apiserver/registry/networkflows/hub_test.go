@@ -62,6 +62,38 @@ func (h held) Read(ctx context.Context, node string, request *agentv1.ReadFlowsR
 	return err
 }
 
+// late is a source whose streams begin once begin is closed.
+type late struct {
+	Source
+	begin chan struct{}
+}
+
+func (l late) Read(ctx context.Context, node string, request *agentv1.ReadFlowsRequest, take func(*agentv1.ReadFlowsResponse) error) error {
+	if request.Follow {
+		select {
+		case <-l.begin:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return l.Source.Read(ctx, node, request, take)
+}
+
+// TestFlowGoesBeforeTheStream: a flow that was read and went between a history being found empty and it being followed is told to be gone.
+func TestFlowGoesBeforeTheStream(t *testing.T) {
+	w := newWorld(t)
+	source := late{w.agents, make(chan struct{})}
+	w.rest.hub.source = source
+	a := w.pod("x", "a", "n1", nil)
+	w.watch("x", streaming()).want("BOOKMARK true")
+	first := w.agents.Record("n1", w.flow(a, "198.51.100.1", 1))
+	c := w.watch("x", streaming())
+	c.want("ADDED a 3", "BOOKMARK true")
+	w.agents.Remove("n1", first)
+	close(source.begin)
+	c.want("DELETED a")
+}
+
 // TestFlowGoesWhileItIsRead: of a flow that goes while a watch begins the client is not told, and after a list the books
 // know that it went.
 func TestFlowGoesWhileItIsRead(t *testing.T) {
