@@ -3,6 +3,7 @@ package directory
 import (
 	"errors"
 	"iter"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -19,6 +20,8 @@ const (
 	remember = 35 * time.Minute
 	// maxGone bounds how many that went are known.
 	maxGone = 200_000
+	// rememberLabels is for how long changes of pods' labels are known, twice as long as a watch can go back, and maxRelabelled how many.
+	rememberLabels, maxRelabelled = 10 * time.Minute, 10_000
 	// sweepEvery is how often what went long ago is forgotten.
 	sweepEvery = time.Minute
 )
@@ -72,6 +75,15 @@ type Directory struct {
 	// gone are those that went, in this order.
 	gone       []*holder
 	podsListed bool
+	// relabelled are the last of so many changes of pods' labels, oldest first.
+	relabelled []relabelling
+	changes    uint64
+}
+
+// A relabelling is what a pod was before its labels, or what it belongs to, changed.
+type relabelling struct {
+	before *live.Record
+	at     time.Time
 }
 
 // A holder is one that holds addresses, or held them.
@@ -136,6 +148,47 @@ func (d *Directory) Arrivals(node string) uint64 {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	return d.arrivals[node]
+}
+
+// Relabelled is how often the labels of a pod, or what it belongs to, have changed.
+func (d *Directory) Relabelled() uint64 {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.changes
+}
+
+// RelabelledAfter are the pods of the changes after the first so many, as they were before, oldest first, as far as they are known
+// still. all says that these are all.
+func (d *Directory) RelabelledAfter(changes uint64) (before []*live.Record, all bool) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	wanted, known := d.changes-min(changes, d.changes), uint64(len(d.relabelled))
+	for _, one := range d.relabelled[known-min(wanted, known):] {
+		before = append(before, one.before)
+	}
+	return before, wanted <= known
+}
+
+// RelabelledBy is Relabelled at a time, as far as that is known still.
+func (d *Directory) RelabelledBy(at time.Time) uint64 {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	changes := d.changes
+	for i := len(d.relabelled) - 1; i >= 0 && d.relabelled[i].at.After(at); i-- {
+		changes--
+	}
+	return changes
+}
+
+func (d *Directory) noteLabels(before, after *live.Record) {
+	if before.OwnerKind == after.OwnerKind && before.OwnerName == after.OwnerName && maps.Equal(before.Labels, after.Labels) {
+		return
+	}
+	d.changes++
+	d.relabelled = append(d.relabelled, relabelling{before, d.clock.Now()})
+	if len(d.relabelled) > maxRelabelled {
+		d.relabelled = slices.Delete(d.relabelled, 0, 1)
+	}
 }
 
 type known struct {
@@ -283,6 +336,7 @@ func (d *Directory) sweep() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	now := d.clock.Now()
+	d.relabelled = slices.DeleteFunc(d.relabelled, func(one relabelling) bool { return now.Sub(one.at) > rememberLabels })
 	for len(d.gone) > 0 && now.Sub(d.gone[0].gone) > remember {
 		d.forgetFirst()
 	}

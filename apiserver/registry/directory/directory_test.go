@@ -3,6 +3,7 @@ package directory
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -154,6 +155,52 @@ func TestBounded(t *testing.T) {
 	c.sweep()
 	if len(c.gone)+len(c.Directory.pods)+len(c.addresses)+len(c.byNamespace)+len(c.byNode)+len(c.arrivals) != 0 {
 		t.Error("something is left when all is forgotten")
+	}
+}
+
+// TestRelabelled: what pods were before their labels changed is known for a while, and not for ever so many.
+func TestRelabelled(t *testing.T) {
+	c := newCluster(t)
+	label := func(value string) {
+		c.put("a", 0, func(r *live.Record) { r.Labels = map[string]string{"release": value} }, "10.0.0.1")
+	}
+	want := func(after uint64, wantAll bool, values ...string) {
+		t.Helper()
+		before, all := c.RelabelledAfter(after)
+		var got []string
+		for _, record := range before {
+			got = append(got, record.Labels["release"])
+		}
+		if all != wantAll || !slices.Equal(got, values) {
+			t.Errorf("after %d they were %v, all %t, want %v, %t", after, got, all, values, wantAll)
+		}
+	}
+	label("0")
+	want(0, true)
+	c.put("a", 0, func(r *live.Record) { r.Labels = map[string]string{"release": "0"} }, "10.0.0.2") // Another address is none.
+	label("1")
+	c.at(60)
+	label("2")
+	want(0, true, "0", "1")
+	want(1, true, "1")
+	want(2, true)
+	if got := c.Relabelled(); got != 2 {
+		t.Errorf("labels changed %d times", got)
+	}
+	for seconds, want := range map[float64]uint64{-1: 0, 0: 1, 59: 1, 60: 2} {
+		if got := c.RelabelledBy(began.Add(time.Duration(seconds) * time.Second)); got != want {
+			t.Errorf("after %v s labels had changed %d times, want %d", seconds, got, want)
+		}
+	}
+	c.at(630)
+	c.sweep()
+	want(0, false, "1")
+	want(1, true, "1")
+	for i := range maxRelabelled {
+		label(fmt.Sprint("next ", i))
+	}
+	if before, all := c.RelabelledAfter(1); len(before) != maxRelabelled || all {
+		t.Errorf("%d are known, all %t", len(before), all)
 	}
 }
 

@@ -19,6 +19,11 @@
 // set to an address that is not theirs. The first two addresses of a node's pod CIDR are the node's ends of bridges and
 // tunnels by the convention of the plugins that use such ranges, and are the node's unless a pod has them.
 //
+// # What pods were
+//
+// Changes of pods' labels and owners are remembered for ten minutes, the last 10,000, for watches that select by them and go on from
+// a version.
+//
 // # Memory
 //
 // Pods are the records of registry/podnetworkstats, shared with it, and 370 bytes more each. One that went takes some 1,100

@@ -99,6 +99,9 @@ func (d *Directory) putPod(pod *live.Record) {
 	if !pod.HostNetwork && !pod.Ended {
 		addresses = parse(pod.IPs)
 	}
+	if h := d.pods[pod.PodKey]; h != nil {
+		d.noteLabels(h.owner.Pod, pod)
+	}
 	d.put(d.pods, pod.PodKey, Owner{Pod: pod}, addresses, pod.Created.Time)
 }
 

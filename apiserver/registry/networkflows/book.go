@@ -39,10 +39,12 @@ type departed struct {
 	at       time.Time
 }
 
-// A checkpoint says that at a version all changes of a node's history up to a revision had been sent.
+// A checkpoint says that at a version all changes of a node's history up to a revision had been sent, and what so many changes of
+// pods' labels (Names.Relabelled) made of selections.
 type checkpoint struct {
 	version            uint64
 	instance, revision int64
+	relabelled         uint64
 	at                 time.Time
 }
 
@@ -111,6 +113,27 @@ func (h *hub) closeBook(node string) {
 	}
 }
 
+// of are flows of a node's pods of which clients have been told, as events that they have gone. Those that have, and before a time, are
+// left out.
+func (h *hub) of(node string, keys map[string]bool, since time.Time) (events []event) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	b := h.books[node]
+	if b == nil {
+		return nil
+	}
+	before := map[int64]bool{}
+	for _, d := range b.gone {
+		before[d.position] = d.at.Before(since)
+	}
+	for position, pod := range b.pods {
+		if keys[pod.PodKey] && !before[position] {
+			events = append(events, event{place: place{node, b.instance, position}, pod: pod, gone: true})
+		}
+	}
+	return events
+}
+
 // sweep forgets what is too old to begin a watch with. Under the lock.
 func (h *hub) sweep() {
 	now := h.clock.Now()
@@ -137,9 +160,10 @@ func (h *hub) sweep() {
 }
 
 // listed notes what a page of a list told, so that a watch can begin at the list's version.
-func (h *hub) listed(version uint64, first bool, m *merge, rows []place, pods []*live.Record) {
+func (h *hub) listed(p *page, first bool, m *merge, rows []place, pods []*live.Record) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	version := p.version
 	known := h.marks[version]
 	if known == nil {
 		if !first || len(h.marks) >= maxMarks {
@@ -149,7 +173,7 @@ func (h *hub) listed(version uint64, first bool, m *merge, rows []place, pods []
 		h.marks[version] = known
 		for _, l := range m.nodes {
 			if l.err == nil && l.started {
-				known.nodes[l.node] = checkpoint{version: version, instance: l.instance, revision: l.revision}
+				known.nodes[l.node] = checkpoint{version: version, instance: l.instance, revision: l.revision, relabelled: p.relabelled}
 			}
 		}
 	}

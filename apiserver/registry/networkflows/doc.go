@@ -43,14 +43,19 @@
 //     what has happened since V, with what has left the histories.
 //   - V is another replica's, and less than a minute old: all flows that had packets since 5 s before V. Flows that the
 //     client knows may come again, as MODIFIED. Flows that left a history between V and the watch's beginning
-//     are not told of: an informer that was moved between replicas keeps those until it lists again.
-//   - Otherwise, and when an agent has begun a new history or remembers less than was asked for: 410 Expired, and the
+//     are not told of: an informer that was moved between replicas keeps those until it lists again. So it is with flows that left the
+//     selection meanwhile by their pod's labels.
+//   - Otherwise, when an agent has begun a new history or remembers less than was asked for, and when labels of more than
+//     10,000 pods have changed since, of a selection by labels: 410 Expired, and the
 //     client lists again.
 //
 // # Watches
 //
 // ADDED, MODIFIED and DELETED are as for any resource: a flow whose verdict changes can come into a selection and leave it.
-// Labels are those that the pod has when the event happens. DELETED says that a flow left its node's history, or the
+// Labels are those that the pod has when the event happens. When a pod's labels, or what it belongs to, change, watches that select by
+// them say ADDED of its flows that come into the selection by it, and DELETED of those that leave it; others say nothing. These flows
+// are not tracked: which pods changed is remembered (registry/directory), so are the flows of which clients have been told, and what
+// comes in is read from its node. Some may be told of twice. DELETED says that a flow left its node's history, or the
 // selection; of one that left the history only the metadata and the pod are known. Its deletionTimestamp is set,
 // and Tables have no row for it, so that kubectl get -w writes each flow when it changes and not when it is forgotten.
 // A watch that goes on from a version, with selectors on what can change, says DELETED also of flows from before it that

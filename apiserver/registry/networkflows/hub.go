@@ -307,7 +307,7 @@ func (h *hub) probe(ctx context.Context, f *feed) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	f.instance, f.revision, f.known, f.asked = first.Instance, first.Revision, true, nil
-	h.checkpoint(f, h.versions.next(1))
+	h.checkpoint(f)
 	f.try(nil)
 	for w := range f.watchers {
 		w.wake()
@@ -392,7 +392,7 @@ func (h *hub) publish(f *feed, from *agentv1.ReadFlowsResponse) error {
 	}
 	if from.Current {
 		f.revision = from.Revision
-		h.checkpoint(f, h.versions.next(1))
+		h.checkpoint(f)
 	}
 	return nil
 }
@@ -440,10 +440,11 @@ func (h *hub) departures(f *feed, from *agentv1.ReadFlowsResponse) (events []eve
 	return events
 }
 
-// checkpoint notes what has been sent by a version, once a second at most.
-func (h *hub) checkpoint(f *feed, version uint64) {
+// checkpoint notes what has been sent by now, once a second at most.
+func (h *hub) checkpoint(f *feed) {
 	now := h.clock.Now()
-	c := checkpoint{version: version, instance: f.instance, revision: f.revision, at: now}
+	c := checkpoint{instance: f.instance, revision: f.revision, relabelled: h.names.Relabelled(), at: now}
+	c.version = h.versions.next(1) // After the labels: a list of this version has what they make of it.
 	if n := len(f.checkpoints); n > 1 && now.Sub(f.checkpoints[n-2].at) < time.Second {
 		f.checkpoints[n-1] = c
 		return

@@ -102,6 +102,15 @@ func (w *world) pod(namespace, name, node string, labels map[string]string) *liv
 	return record
 }
 
+// relabel gives a pod other labels.
+func (w *world) relabel(pod *live.Record, labels map[string]string) {
+	w.t.Helper()
+	after := *w.pods[pod.PodKey]
+	after.Labels = labels
+	w.names.Changed(w.pods[pod.PodKey], &after)
+	w.pods[pod.PodKey] = &after
+}
+
 // flow is one of a pod to a peer, that began so many seconds after start.
 func (w *world) flow(pod *live.Record, peer string, seconds float64) *agentv1.Flow {
 	began := start.Add(time.Duration(seconds * float64(time.Second)))

@@ -192,7 +192,7 @@ func (r *REST) List(ctx context.Context, options *metainternalversion.ListOption
 	if err := r.judgeErrors(ctx, m); err != nil {
 		return nil, err
 	}
-	r.hub.listed(page.version, options.Continue == "", m, told, pods)
+	r.hub.listed(page, options.Continue == "", m, told, pods)
 	warnOfUnknown(ctx, m.found.unknown)
 	list.Continue = page.token(m.cursors())
 	if options.Limit == 0 && list.Continue != "" {
@@ -204,16 +204,18 @@ func (r *REST) List(ctx context.Context, options *metainternalversion.ListOption
 // A page is what one request of a list reads.
 type page struct {
 	version uint64
-	limit   int
-	queries map[string]*agentv1.ReadFlowsRequest
-	cursors map[string]cursor
+	// relabelled is how often pods' labels had changed before it was found out which to ask for.
+	relabelled uint64
+	limit      int
+	queries    map[string]*agentv1.ReadFlowsRequest
+	cursors    map[string]cursor
 	// since and until are passed on to the next pages.
 	since, until time.Time
 }
 
 // begin finds out what a page is about: everything, or what is behind a token.
 func (r *REST) begin(options *metainternalversion.ListOptions, selection *selection) (*page, error) {
-	p := &page{limit: maxPage, cursors: map[string]cursor{}}
+	p := &page{limit: maxPage, cursors: map[string]cursor{}, relabelled: r.names.Relabelled()}
 	if options.Limit > 0 && options.Limit < maxPage {
 		p.limit = int(options.Limit)
 	}

@@ -96,6 +96,21 @@ func (s *selection) matchesPod(pod *live.Record) bool {
 	return s.labels.Empty() || s.labels.Matches(labels.Set(pod.Labels))
 }
 
+// byLabels says that a pod can come into the selection, and leave it: by its labels, or by what it belongs to.
+func (s *selection) byLabels() bool {
+	return !s.labels.Empty() || slices.ContainsFunc(s.ofPod, func(r fields.Requirement) bool { return r.Field == install.WorkloadField })
+}
+
+// leftNodes are those with pods that have left the selection lately.
+func (s *selection) leftNodes(names Names) []string {
+	left := map[string]bool{}
+	lately, _ := names.RelabelledAfter(0)
+	for _, pod := range lately {
+		left[pod.Node] = left[pod.Node] || s.byLabels() && s.matchesPod(pod)
+	}
+	return slices.DeleteFunc(names.Nodes(), func(node string) bool { return !left[node] })
+}
+
 func podHas(pod *live.Record, requirement fields.Requirement) bool {
 	switch requirement.Field {
 	case install.NamespaceField:

@@ -34,6 +34,13 @@ type Names interface {
 	PodsOn(node string) iter.Seq2[*live.Record, bool]
 	// Arrivals is another number than before when a pod has come to a node.
 	Arrivals(node string) uint64
+	// Relabelled is how often the labels of a pod, or what it belongs to, have changed.
+	Relabelled() uint64
+	// RelabelledAfter are the pods of the changes after the first so many, as they were before, oldest first, as far as they are known
+	// still. all says that these are all.
+	RelabelledAfter(changes uint64) (before []*live.Record, all bool)
+	// RelabelledBy is Relabelled at a time, as far as that is known still.
+	RelabelledBy(at time.Time) uint64
 	// Nodes are the names of all nodes, in order.
 	Nodes() []string
 	// Owner is who held an address at a time.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -28,6 +30,8 @@ const (
 	awaitNodes = 3 * time.Second
 	// bookmarkInterval is how often a watcher hears its version.
 	bookmarkInterval = time.Minute
+	// pollLabels is how often a watcher looks whether pods' labels have changed.
+	pollLabels = 250 * time.Millisecond
 	// renewNodes is how often a watcher looks for nodes that have come into its selection.
 	renewNodes = time.Second
 	// replayable is for how long a version of another replica can be gone on from, and replayMargin what clocks may differ.
@@ -99,6 +103,8 @@ type watcher struct {
 	came           map[string]bool
 	// read is up to which revision of a node what was read says all; older events are no news.
 	read map[string]checkpoint
+	// relabelled is up to which change of pods' labels the client was told what it makes of the selection.
+	relabelled uint64
 	// last is the version of the last event sent.
 	last uint64
 	// tracked are flows that the client knows of, or was told are gone; nil when the selection is by what cannot change.
@@ -118,6 +124,7 @@ func newWatcher(r *REST, selection *selection, bookmarks bool) *watcher {
 		rest: r, selection: selection, bookmarks: bookmarks,
 		results: make(chan watch.Event, 16), woken: make(chan struct{}, 1), done: make(chan struct{}),
 		feeds: map[string]*feed{}, waiting: map[string]*feed{}, came: map[string]bool{}, read: map[string]checkpoint{},
+		relabelled: r.names.Relabelled(),
 	}
 	if len(selection.ofFlow) > 0 || !selection.since.IsZero() {
 		w.tracked = map[place]bool{}
@@ -189,7 +196,11 @@ func (w *watcher) take() (b batch, ok, ended bool) {
 // subscribe follows the nodes that can have flows of the selection, those that are not followed yet, and waits a while
 // for them. errs are of those that gave no answer.
 func (w *watcher) subscribe(ctx context.Context) (errs []error, err error) {
-	for node := range w.selection.queries(w.rest.names) {
+	nodes := slices.Collect(maps.Keys(w.selection.queries(w.rest.names)))
+	if w.from > 0 {
+		nodes = append(nodes, w.selection.leftNodes(w.rest.names)...)
+	}
+	for _, node := range nodes {
 		if w.feeds[node] != nil {
 			continue
 		}
@@ -285,16 +296,18 @@ func (w *watcher) beginWithAll(ctx context.Context, ready map[string]*feed) bool
 			delete(queries, node)
 		}
 	}
-	return w.sendListed(ctx, queries, watch.Added)
+	return w.sendListed(ctx, queries, watch.Added, true)
 }
 
-// sendListed sends the flows that nodes have now.
-func (w *watcher) sendListed(ctx context.Context, queries map[string]*agentv1.ReadFlowsRequest, kind watch.EventType) bool {
+// sendListed sends the flows that nodes have now; whole says that this is all that is selected of them.
+func (w *watcher) sendListed(ctx context.Context, queries map[string]*agentv1.ReadFlowsRequest, kind watch.EventType, whole bool) bool {
 	defer w.rest.hub.reads()()
 	forever := time.Now().Add(24 * time.Hour)
 	m := newMerge(ctx, w.rest.source, judge{w.rest.names, w.selection, w.rest.metrics}, queries, nil, firstChunk, forever)
 	for _, l := range m.nodes {
-		w.read[l.node] = checkpoint{instance: l.instance, revision: l.revision}
+		if whole {
+			w.read[l.node] = checkpoint{instance: l.instance, revision: l.revision}
+		}
 	}
 	for {
 		row, ok := m.next(ctx)
@@ -333,21 +346,26 @@ func (w *watcher) tell(row row) (left, ok bool) {
 // beginAfter sends what has happened on a node since the watch's version: exactly, if this replica gave the version
 // out; else, if it is young, all flows that had packets since.
 func (w *watcher) beginAfter(ctx context.Context, node string) bool {
-	queries := w.selection.queries(w.rest.names)
-	request := queries[node]
-	if request == nil {
-		return true
-	}
 	since, known, elsewhere := w.rest.hub.since(node, w.from)
-	if known {
-		return w.catchUp(ctx, node, request, since)
+	if !known {
+		since.relabelled = w.rest.names.RelabelledBy(timeOf(w.from).Add(-replayMargin))
 	}
-	if !elsewhere || w.rest.clock.Since(timeOf(w.from)) > replayable {
+	request := w.selection.queries(w.rest.names)[node]
+	switch {
+	case request == nil && !w.selection.byLabels():
+		return true
+	case !known && (!elsewhere || w.rest.clock.Since(timeOf(w.from)) > replayable):
 		w.expire("what happened since on node "+node+" is not known here", "version")
 		return false
+	case !w.relabel(ctx, since.relabelled, node):
+		return false
+	case request == nil:
+		return true
+	case known:
+		return w.catchUp(ctx, node, request, since)
 	}
 	request.SinceUnixNano = max(request.SinceUnixNano, timeOf(w.from).Add(-replayMargin).UnixNano())
-	return w.sendListed(ctx, map[string]*agentv1.ReadFlowsRequest{node: request}, watch.Modified)
+	return w.sendListed(ctx, map[string]*agentv1.ReadFlowsRequest{node: request}, watch.Modified, true)
 }
 
 // errCaughtUp ends a stream that has told all.
@@ -443,6 +461,8 @@ func (w *watcher) follow(ctx context.Context) bool {
 	defer renew.Stop()
 	bookmark := w.rest.clock.NewTicker(bookmarkInterval)
 	defer bookmark.Stop()
+	labels := w.rest.clock.NewTicker(pollLabels)
+	defer labels.Stop()
 	for {
 		if !w.drain(ctx) {
 			return false
@@ -451,6 +471,7 @@ func (w *watcher) follow(ctx context.Context) bool {
 		case <-ctx.Done():
 			return false
 		case <-w.woken:
+		case <-labels.C():
 		case <-renew.C():
 			if !w.renew(ctx) {
 				return false
@@ -463,11 +484,12 @@ func (w *watcher) follow(ctx context.Context) bool {
 	}
 }
 
-// drain sends what waits in the queue.
+// drain sends what waits in the queue, and what changes of pods' labels mean.
 func (w *watcher) drain(ctx context.Context) bool {
 	for {
 		b, ok, ended := w.take()
-		if ended {
+		// Before the batch: who goes on from a version in it is told of no change that came before that version.
+		if ended || !w.relabelAll(ctx) {
 			return false
 		}
 		if !ok {
@@ -505,11 +527,82 @@ func (w *watcher) bookmark(ctx context.Context) bool {
 	w.mu.Lock()
 	idle := len(w.queue) == 0 && len(w.waiting) == 0
 	w.mu.Unlock()
+	last := w.last
 	if idle {
-		w.last = h.versions.next(1)
+		last = h.versions.next(1)
 	}
 	h.mu.Unlock()
+	if w.rest.names.Relabelled() == w.relabelled {
+		w.last = last // Else the client does not know all up to there.
+	}
 	return w.sendBookmark(ctx, false)
+}
+
+// relabelAll tells of changes of pods' labels since the last time.
+func (w *watcher) relabelAll(ctx context.Context) bool {
+	before := w.relabelled
+	w.relabelled = w.rest.names.Relabelled()
+	return w.relabelled == before || w.relabel(ctx, before, "")
+}
+
+// relabel tells of flows that came into the selection, and left it, with their pods, by the changes of labels after the first so many:
+// of those on one node, or on all when that is empty. What happens at the same time may be told twice.
+func (w *watcher) relabel(ctx context.Context, changes uint64, node string) bool {
+	if !w.selection.byLabels() {
+		return true
+	}
+	pods, all := w.rest.names.RelabelledAfter(changes)
+	if !all {
+		w.expire("labels of more pods have changed since than are remembered", "version")
+		return false
+	}
+	left, came := map[string]map[string]bool{}, map[string]map[string]bool{}
+	for _, before := range pods {
+		pod, known := w.rest.names.Pod(before.PodKey)
+		if !known || node != "" && pod.Node != node || w.feeds[pod.Node] == nil || w.waiting[pod.Node] != nil {
+			continue // Of nodes that are not read yet all is still to be told.
+		}
+		switch was, is := w.selection.matchesPod(before), w.selection.matchesPod(pod); {
+		case was && !is:
+			note(left, pod)
+		case is && !was:
+			note(came, pod)
+		}
+	}
+	for node, keys := range left {
+		for _, e := range w.rest.hub.of(node, keys, timeOf(w.last).Add(-replayMargin)) {
+			if !w.sendGone(ctx, e, w.last) {
+				return false
+			}
+		}
+	}
+	queries := map[string]*agentv1.ReadFlowsRequest{}
+	for node, keys := range came {
+		queries[node] = w.selection.query(slices.Collect(maps.Keys(keys)))
+	}
+	return len(queries) == 0 || w.sendListed(ctx, queries, watch.Added, false)
+}
+
+func note(pods map[string]map[string]bool, pod *live.Record) {
+	if pods[pod.Node] == nil {
+		pods[pod.Node] = map[string]bool{}
+	}
+	pods[pod.Node][pod.PodKey] = true
+}
+
+// selects says whether an event can be of the selection. What the pod is now counts: when that changes is told by itself. It may have
+// changed there and back since that was told, so of flows that go meanwhile it is always told.
+func (w *watcher) selects(e event) bool {
+	pod := e.pod
+	if w.selection.byLabels() {
+		if now, known := w.rest.names.Pod(pod.PodKey); known {
+			pod = now
+		}
+		if e.gone && w.rest.names.Relabelled() != w.relabelled && (w.selection.namespace == "" || w.selection.namespace == pod.Namespace) {
+			return true
+		}
+	}
+	return w.selection.matchesPod(pod)
 }
 
 // sendEvent sends what an event is to this watcher.
@@ -517,16 +610,11 @@ func (w *watcher) sendEvent(ctx context.Context, e event, version uint64) bool {
 	if read, ok := w.read[e.node]; ok && read.instance == e.instance && e.revision <= read.revision {
 		return true
 	}
-	if !w.selection.matchesPod(e.pod) {
+	if !w.selects(e) {
 		return true
 	}
 	if e.gone {
-		known, tracked := w.tracked[e.place]
-		delete(w.tracked, e.place)
-		if w.tracked != nil && (tracked && !known || !tracked && w.from == 0) {
-			return true
-		}
-		return w.send(ctx, watch.Event{Type: watch.Deleted, Object: departedObject(e, version)})
+		return w.sendGone(ctx, e, version)
 	}
 	if !w.selection.matchesFlow(e.row.object) {
 		return w.sendLeft(ctx, e, version)
@@ -536,6 +624,16 @@ func (w *watcher) sendEvent(ctx context.Context, e event, version uint64) bool {
 		kind = watch.Added
 	}
 	return w.sendRow(ctx, kind, e.row, version)
+}
+
+// sendGone tells of a flow that has gone, or whose pod has left the selection.
+func (w *watcher) sendGone(ctx context.Context, e event, version uint64) bool {
+	known, tracked := w.tracked[e.place]
+	delete(w.tracked, e.place)
+	if w.tracked != nil && (tracked && !known || !tracked && w.from == 0) {
+		return true
+	}
+	return w.send(ctx, watch.Event{Type: watch.Deleted, Object: departedObject(e, version)})
 }
 
 // sendLeft tells of a flow that is not, or no longer, in the selection. Of one that began before the watch did nobody

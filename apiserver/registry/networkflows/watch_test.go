@@ -13,10 +13,12 @@ import (
 
 	metainternalversion "k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/watch"
 
 	agentv1 "github.com/networkobservability/networkobservability/apis/agent/v1alpha1"
 	"github.com/networkobservability/networkobservability/apis/networkobservability/v1alpha1"
+	"github.com/networkobservability/networkobservability/apiserver/registry/live"
 )
 
 // watched is a client's watch, and what the client knows by it.
@@ -316,14 +318,146 @@ func TestStalledWatchers(t *testing.T) {
 	}
 }
 
+// TestWatchRelabelled: flows come into a selection by labels, and leave it, with their pods.
+func TestWatchRelabelled(t *testing.T) {
+	web, other := map[string]string{"app": "web"}, map[string]string{"app": "other"}
+	for _, fields := range []string{"", "verdict=Forwarded"} { // By what can change, too.
+		w := newWorld(t)
+		a, b, z := w.pod("x", "a", "n1", web), w.pod("x", "b", "n2", other), w.pod("x", "z", "n1", web)
+		w.pod("y", "c", "n1", web)
+		first := w.agents.Record("n1", w.flow(a, "198.51.100.1", 1))
+		w.agents.Record("n1", w.flow(w.pods["y/c"], "198.51.100.1", 1))
+		w.agents.Record("n2", w.flow(b, "198.51.100.1", 1))
+		options := w.options("app=web", fields)
+		options.SendInitialEvents, options.AllowWatchBookmarks = new(true), true
+		c := w.watch("x", options)
+		c.want("ADDED a 3", "BOOKMARK true")
+		w.relabel(a, map[string]string{"app": "web", "release": "2"})
+		w.relabel(w.pods["y/c"], other)
+		w.agents.Change("n1", first, packets(4))
+		c.want("MODIFIED a 4")
+		w.relabel(a, other)
+		c.want("DELETED a")
+		w.agents.Change("n1", first, packets(5))
+		w.agents.Record("n1", w.flow(z, "198.51.100.1", 1))
+		c.want("ADDED z 3") // And nothing of a, which came before on the same node.
+		w.relabel(a, web)
+		c.want("ADDED a 5")
+
+		// The node of b is not followed at first.
+		for _, labels := range []map[string]string{web, other, web} {
+			w.relabel(b, labels)
+			pods := []string{"a", "b", "z"}
+			if labels["app"] == "other" {
+				pods = []string{"a", "z"}
+			}
+			if !c.until(func() bool { return c.has(pods...) }) {
+				t.Fatal("the watch ended")
+			}
+		}
+		w.agents.Remove("n1", first)
+		if !c.until(func() bool { return c.has("b", "z") }) {
+			t.Fatal("the watch ended")
+		}
+	}
+}
+
+// TestWatchOtherOwner: what a pod belongs to can change as its labels can.
+func TestWatchOtherOwner(t *testing.T) {
+	w := newWorld(t)
+	a := w.pod("x", "a", "n1", nil)
+	w.agents.Record("n1", w.flow(a, "198.51.100.1", 1))
+	options := w.options("", "workload=ReplicaSet/web")
+	options.SendInitialEvents, options.AllowWatchBookmarks = new(true), true
+	c := w.watch("x", options)
+	c.want("BOOKMARK true")
+	adopted := *a
+	adopted.OwnerKind, adopted.OwnerName = "ReplicaSet", "web"
+	w.names.Changed(a, &adopted)
+	if !c.until(func() bool { return c.has("a") }) {
+		t.Fatal("the watch ended")
+	}
+	w.names.Changed(&adopted, a)
+	if !c.until(func() bool { return c.has() }) {
+		t.Fatal("the watch ended")
+	}
+}
+
+// TestWatchRelabelledAfter: a watch that goes on from a version tells of pods whose labels have changed since, also where none of a
+// node's is selected any more.
+func TestWatchRelabelledAfter(t *testing.T) {
+	web, other := map[string]string{"app": "web"}, map[string]string{"app": "other"}
+	w := newWorld(t)
+	a, b := w.pod("x", "a", "n1", web), w.pod("x", "b", "n2", other)
+	for range 2 {
+		w.agents.Record("n1", w.flow(a, "198.51.100.1", 1))
+	}
+	w.agents.Record("n2", w.flow(b, "198.51.100.1", 1))
+	list := w.list("x", w.options("app=web", ""))
+	byLabel := func(version string) *metainternalversion.ListOptions {
+		options := w.options("app=web", "")
+		options.ResourceVersion = version
+		return options
+	}
+	w.relabel(a, other)
+	w.relabel(b, web)
+	c := w.watch("x", byLabel(list.ResourceVersion))
+	for i := range list.Items {
+		c.cache["x/"+list.Items[i].Name] = &list.Items[i]
+	}
+	if !c.until(func() bool { return c.has("b") }) {
+		t.Fatal("the watch from the list's version ended")
+	}
+
+	// And on from there. What goes meanwhile is not missed either.
+	cache, version := c.cache, c.version
+	c.stop()
+	w.relabel(a, web)
+	w.relabel(b, other)
+	w.agents.Remove("n1", w.agents.Positions("n1")[0])
+	c = w.watch("x", byLabel(format(version)))
+	c.cache, c.version = cache, version
+	if !c.until(func() bool { return c.has("a") }) {
+		t.Fatal("the watch from the version of an event ended")
+	}
+
+	// But not behind more than is remembered.
+	version = c.version
+	c.stop()
+	for range 5001 {
+		w.relabel(a, other)
+		w.relabel(a, web)
+	}
+	c = w.watch("x", byLabel(format(version)))
+	c.want("ERROR Expired", "end")
+}
+
 // TestWatchModel: whatever happens, a client that goes on where it was, or starts anew when told so, ends with what the
-// agents have.
+// agents have, of what it selects.
 func TestWatchModel(t *testing.T) {
+	for name, selector := range map[string]string{"all": "", "by labels": "app=web"} {
+		t.Run(name, func(t *testing.T) { watchModel(t, selector) })
+	}
+}
+
+func watchModel(t *testing.T, selector string) {
 	random := seeded(t)
 	w := newWorld(t, "n1", "n2", "n3")
 	nodes := []string{"n1", "n2", "n3"}
+	labels := []map[string]string{{"app": "web"}, {"app": "other"}, {"app": "web", "release": "2"}}
+	var pods []*live.Record
 	for _, node := range nodes {
-		w.pod("x", node, node, nil)
+		for i := range 2 {
+			pods = append(pods, w.pod("x", fmt.Sprint(node, "-", i), node, labels[i]))
+		}
+	}
+	begin := func(version string) *metainternalversion.ListOptions {
+		options := streaming()
+		if version != "" {
+			options = after(version)
+		}
+		options.LabelSelector = w.options(selector, "").LabelSelector
+		return options
 	}
 	var trace []string
 	t.Cleanup(func() {
@@ -341,26 +475,28 @@ func TestWatchModel(t *testing.T) {
 			w.agents.Restart(node)
 		case what == 1:
 			w.agents.Forget(node)
+		case what < 10:
+			w.relabel(pods[random.IntN(len(pods))], labels[random.IntN(len(labels))])
 		case what < 50 || len(positions) == 0:
-			w.agents.Record(node, w.flow(w.pods["x/"+node], "198.51.100.1", 1))
+			w.agents.Record(node, w.flow(w.pods[fmt.Sprint("x/", node, "-", random.IntN(2))], "198.51.100.1", 1))
 		case what < 75:
 			w.agents.Change(node, positions[random.IntN(len(positions))], packets(random.Int64N(1000)))
 		default:
 			w.agents.Remove(node, positions[random.IntN(len(positions))])
 		}
 	}
-	c := w.watch("x", streaming())
+	c := w.watch("x", begin(""))
 	synced := false
 	for range 300 {
 		for range random.IntN(5) {
 			happen()
 		}
-		again := streaming()
+		again := begin("")
 		if synced && random.IntN(10) == 0 {
-			again = after(format(c.version))
+			again = begin(format(c.version))
 			trace = append(trace, "again")
 			c.stop()
-		} else if c.until(func() bool { return c.is(nodes) }) {
+		} else if c.until(func() bool { return c.is(nodes, selector) }) {
 			synced = true
 			trace = append(trace, "synced")
 			continue
@@ -385,12 +521,29 @@ func (c *watched) until(is func() bool) bool {
 	return true
 }
 
-// is says whether the client knows what the agents have.
-func (c *watched) is(nodes []string) bool {
+// has says whether the client knows of flows of these pods, in order of their names.
+func (c *watched) has(pods ...string) bool {
+	var got []string
+	for _, flow := range c.cache {
+		got = append(got, flow.Pod.Name)
+	}
+	slices.Sort(got)
+	return slices.Equal(got, pods)
+}
+
+// is says whether the client knows what the agents have, of pods with labels.
+func (c *watched) is(nodes []string, selector string) bool {
+	c.w.t.Helper()
+	selected, err := labels.Parse(selector)
+	if err != nil {
+		c.w.t.Fatal(err)
+	}
 	want := map[string]bool{}
 	for _, node := range nodes {
-		for _, position := range c.w.agents.Positions(node) {
-			want["x/"+place{node, c.w.agents.Instance(node), position}.name()] = true
+		for position, key := range c.w.agents.Pods(node) {
+			if selected.Matches(labels.Set(c.w.pods[key].Labels)) {
+				want["x/"+place{node, c.w.agents.Instance(node), position}.name()] = true
+			}
 		}
 	}
 	if len(want) != len(c.cache) {

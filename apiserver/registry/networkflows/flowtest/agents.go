@@ -126,6 +126,17 @@ func (a *Agents) Positions(node string) []int64 {
 	return slices.Sorted(maps.Keys(a.histories[node].flows))
 }
 
+// Pods are the keys of the pods of the flows in a node's history, by the flows' positions.
+func (a *Agents) Pods(node string) map[int64]string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	keys := map[int64]string{}
+	for position, flow := range a.histories[node].flows {
+		keys[position] = flow.PodKey
+	}
+	return keys
+}
+
 // Instance is that of a node's history.
 func (a *Agents) Instance(node string) int64 {
 	a.mu.Lock()
