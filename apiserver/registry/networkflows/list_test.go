@@ -335,3 +335,26 @@ func TestGet(t *testing.T) {
 		t.Errorf("of a silent node: %v", err)
 	}
 }
+
+// TestListRoom: a list waits for the memory of one that is being sent, and is refused when that takes long.
+func TestListRoom(t *testing.T) {
+	w := newWorld(t)
+	w.agents.Record("n1", w.flow(w.pod("x", "a", "n1", nil), "198.51.100.1", 1))
+	sending, sent := context.WithCancel(t.Context())
+	defer sent()
+	for w.rest.room.TryAcquire(1000) {
+		context.AfterFunc(sending, func() { w.rest.room.Release(1000) })
+	}
+	if _, err := w.rest.List(w.request("x"), nil); !apierrors.IsTooManyRequests(err) {
+		t.Errorf("a list without room gives %v", err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := w.rest.List(w.request("x"), nil)
+		done <- err
+	}()
+	sent()
+	if err := <-done; err != nil {
+		t.Errorf("a list that room is made for gives %v", err)
+	}
+}

@@ -31,6 +31,8 @@ const (
 	// maxListed bounds the flows of all lists that are under way: read, and not yet encoded and sent. One takes about
 	// 1.5 KiB.
 	maxListed = 150_000
+	// awaitRoom is how long a list waits for others to be sent.
+	awaitRoom = time.Second
 )
 
 // Config says what a REST stands on.
@@ -268,10 +270,13 @@ func (p *page) token(cursors map[string]cursor) string {
 	return t.encode()
 }
 
-// takeRoom takes the memory of a page until the request ends: it is encoded after List returns.
+// takeRoom takes the memory of a page until the request ends: it is encoded after List returns. What ends just now frees its own a
+// moment later, for which it waits.
 func (r *REST) takeRoom(ctx context.Context, limit int) error {
 	weight := int64(limit + 2*(limit+firstChunk))
-	if !r.room.TryAcquire(weight) {
+	waiting, cancel := context.WithTimeout(ctx, awaitRoom)
+	defer cancel()
+	if r.room.Acquire(waiting, weight) != nil {
 		return apierrors.NewTooManyRequests("too many flows are being sent to others", 1)
 	}
 	context.AfterFunc(ctx, func() { r.room.Release(weight) })
