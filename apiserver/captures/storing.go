@@ -124,7 +124,11 @@ func (m *machine) reportOutputs(status *v1alpha1.CaptureStatus, now time.Time) {
 	case !m.sealedEverywhere():
 		setCondition(status, v1alpha1.CaptureStored, false, "NodeUnreachable", "What some nodes recorded cannot be copied while they do not answer.", now)
 	default:
-		setCondition(status, v1alpha1.CaptureStored, true, storeDone, "Everything was copied to all outputs.", now)
+		message := "Everything was copied to all outputs."
+		if len(rows) == 0 {
+			message = "Nothing was recorded that could be copied."
+		}
+		setCondition(status, v1alpha1.CaptureStored, true, storeDone, message, now)
 		if !isFinished(status) {
 			m.complete(status, now)
 		}
