@@ -22,6 +22,8 @@ const (
 	maxGone = 200_000
 	// rememberLabels is for how long changes of pods' labels are known, twice as long as a watch can go back, and maxRelabelled how many.
 	rememberLabels, maxRelabelled = 10 * time.Minute, 10_000
+	// maxGoneLabels and maxRelabelledLabels bound the bytes of labels of both: a pod may have a megabyte of them.
+	maxGoneLabels, maxRelabelledLabels = 128 << 20, 32 << 20
 	// sweepEvery is how often what went long ago is forgotten.
 	sweepEvery = time.Minute
 )
@@ -72,12 +74,14 @@ type Directory struct {
 	addresses map[netip.Addr][]span
 	// conventional are addresses that are a node's unless somebody is known to hold them, by node.
 	conventional map[netip.Addr]string
-	// gone are those that went, in this order.
+	// gone are those that went, in this order, with so many bytes of labels.
 	gone       []*holder
+	goneLabels int
 	podsListed bool
-	// relabelled are the last of so many changes of pods' labels, oldest first.
-	relabelled []relabelling
-	changes    uint64
+	// relabelled are the last of so many changes of pods' labels, oldest first, with so many bytes of labels.
+	relabelled       []relabelling
+	relabelledLabels int
+	changes          uint64
 }
 
 // A relabelling is what a pod was before its labels, or what it belongs to, changed.
@@ -186,9 +190,26 @@ func (d *Directory) noteLabels(before, after *live.Record) {
 	}
 	d.changes++
 	d.relabelled = append(d.relabelled, relabelling{before, d.clock.Now()})
-	if len(d.relabelled) > maxRelabelled {
-		d.relabelled = slices.Delete(d.relabelled, 0, 1)
+	d.relabelledLabels += labelBytes(before)
+	for len(d.relabelled) > maxRelabelled || d.relabelledLabels > maxRelabelledLabels {
+		d.forgetFirstLabels()
 	}
+}
+
+func (d *Directory) forgetFirstLabels() {
+	d.relabelledLabels -= labelBytes(d.relabelled[0].before)
+	d.relabelled[0] = relabelling{} // Else the queue would keep it until it grows.
+	d.relabelled = d.relabelled[1:]
+}
+
+// labelBytes is how long the labels of a pod are.
+func labelBytes(pod *live.Record) (bytes int) {
+	if pod != nil {
+		for key, value := range pod.Labels {
+			bytes += len(key) + len(value)
+		}
+	}
+	return bytes
 }
 
 type known struct {
@@ -326,7 +347,8 @@ func (d *Directory) remove(table map[string]*holder, key string) {
 	}
 	h.addresses = nil
 	d.gone = append(d.gone, h)
-	for len(d.gone) > d.maxGone {
+	d.goneLabels += labelBytes(h.owner.Pod)
+	for len(d.gone) > d.maxGone || d.goneLabels > maxGoneLabels {
 		d.forgetFirst()
 	}
 }
@@ -336,7 +358,9 @@ func (d *Directory) sweep() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	now := d.clock.Now()
-	d.relabelled = slices.DeleteFunc(d.relabelled, func(one relabelling) bool { return now.Sub(one.at) > rememberLabels })
+	for len(d.relabelled) > 0 && now.Sub(d.relabelled[0].at) > rememberLabels {
+		d.forgetFirstLabels()
+	}
 	for len(d.gone) > 0 && now.Sub(d.gone[0].gone) > remember {
 		d.forgetFirst()
 	}
@@ -344,6 +368,7 @@ func (d *Directory) sweep() {
 
 func (d *Directory) forgetFirst() {
 	h := d.gone[0]
+	d.goneLabels -= labelBytes(h.owner.Pod)
 	d.gone[0] = nil // Else the queue would keep it until it grows.
 	d.gone = d.gone[1:]
 	if h.table[h.key] == h {

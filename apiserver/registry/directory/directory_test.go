@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -201,6 +202,35 @@ func TestRelabelled(t *testing.T) {
 	}
 	if before, all := c.RelabelledAfter(1); len(before) != maxRelabelled || all {
 		t.Errorf("%d are known, all %t", len(before), all)
+	}
+}
+
+// TestVastLabels: a pod may have a megabyte of labels, and nobody makes others keep many of these.
+func TestVastLabels(t *testing.T) {
+	c := newCluster(t)
+	vast := strings.Repeat("x", 1<<20)
+	labelled := func(value string) func(*live.Record) {
+		return func(r *live.Record) { r.Labels = map[string]string{value: vast} }
+	}
+	const times = maxGoneLabels >> 20
+	for i := range times {
+		c.put("changing", 0, labelled(fmt.Sprint("release-", i)), "10.0.0.1")
+	}
+	if before, all := c.RelabelledAfter(0); all || len(before) != maxRelabelledLabels>>20-1 || before[len(before)-1].Labels[fmt.Sprint("release-", times-2)] == "" {
+		t.Errorf("of %d changes %d are known, all %t", times-1, len(before), all)
+	}
+	for i := range times + 1 {
+		name := fmt.Sprint("pod-", i)
+		c.put(name, 0, labelled("release"), "10.0.0.2")
+		c.remove(name)
+	}
+	if len(c.gone) != times-1 {
+		t.Errorf("%d pods that went are known", len(c.gone))
+	}
+	c.at(3 * 3600)
+	c.sweep()
+	if c.goneLabels != 0 || c.relabelledLabels != 0 {
+		t.Errorf("%d and %d bytes of labels are counted when all is forgotten", c.goneLabels, c.relabelledLabels)
 	}
 }
 
